@@ -1,0 +1,61 @@
+//! Why a pull fails.
+//!
+//! One enum for everything between a client's request and its answer: the upstream client, the node and the
+//! server all speak it, and the server alone turns it into a status and the OCI error JSON.
+
+use shoal_proto::range::Unsatisfiable;
+use std::time::Duration;
+
+/// Why a manifest or blob cannot be had.
+///
+/// `Clone`, because one failed fetch answers every client that waited for it.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum PullError {
+    /// Upstream was asked and does not have it.
+    #[error("{registry} does not have it")]
+    NotFound {
+        /// Who was asked.
+        registry: String,
+    },
+    /// Upstream wants other credentials (401) or forbids it (403).
+    #[error("{registry} answered {status}: this node's credentials for it, or none, do not allow this pull")]
+    Denied {
+        /// Who was asked.
+        registry: String,
+        /// 401 or 403.
+        status: u16,
+    },
+    /// Upstream asked to slow down (429).
+    #[error("{registry} answered 429, too many requests{}", .retry_after.map(|after| format!(", retry after {} s", after.as_secs())).unwrap_or_default())]
+    Throttled {
+        /// Who was asked.
+        registry: String,
+        /// What its `Retry-After` said.
+        retry_after: Option<Duration>,
+    },
+    /// This node's configuration does not let it ask that registry. The text says which rule.
+    #[error("{0}")]
+    Refused(String),
+    /// Upstream answered with an error of its own, or with something that is not an answer.
+    #[error("{registry} failed: {reason}")]
+    Upstream {
+        /// Who was asked.
+        registry: String,
+        /// Its status, if it answered with one.
+        status: Option<u16>,
+        /// What happened.
+        reason: String,
+    },
+    /// Whoever sent the content, it was not what its digest promises, or ended early.
+    #[error("the content does not match: {0}")]
+    Content(String),
+    /// The range is not within the blob.
+    #[error(transparent)]
+    Unsatisfiable(#[from] Unsatisfiable),
+    /// Larger than Shoal carries.
+    #[error("{0}")]
+    TooLarge(String),
+    /// This node itself cannot serve now: its disk failed, or it is shutting down.
+    #[error("this node cannot serve now: {0}")]
+    Unavailable(String),
+}

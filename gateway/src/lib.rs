@@ -1,0 +1,13 @@
+//! Everything that speaks OCI over HTTP.
+//!
+//! | module | concept |
+//! | --- | --- |
+//! | [`source`] | what the gateway needs of the node: one small trait |
+//! | [`error`] | why a pull fails, and how that is said over HTTP |
+//! | [`server`] | the `/v2/` routes, on axum |
+//! | [`upstream`] | the registry client |
+
+pub mod error;
+pub mod server;
+pub mod source;
+pub mod upstream;

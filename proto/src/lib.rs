@@ -1,0 +1,30 @@
+//! Shoal's protocol, pure.
+//!
+//! Everything here is a value or a decision: what a digest, a name and a chunk are, what peers say to each
+//! other, and which chunk is asked of whom. Nothing here performs IO, reads a clock or rolls a die of its own;
+//! `clippy.toml` beside this crate bans that by name. The daemon drives it with sockets and a simulator can
+//! drive it with a virtual clock: one code, both uses.
+//!
+//! | module | concept |
+//! | --- | --- |
+//! | [`digest`] | `sha256:…` and `sha512:…`, and hashing towards them |
+//! | [`name`] | registries, repositories, tags, references, whole image names |
+//! | [`manifest`] | media types, and what a manifest lists |
+//! | [`range`] | byte ranges and HTTP's `Range` header |
+//! | [`chunk`] | how a blob is cut |
+//! | [`attestation`] | who vouches for a chunk |
+//! | [`wire`] | the messages on a stream, and their framing |
+//! | [`tag`] | signed tag mappings |
+//! | [`transfer`] | the sans-IO core of one blob's transfer |
+
+pub mod attestation;
+pub mod chunk;
+pub mod digest;
+pub mod manifest;
+pub mod name;
+pub mod range;
+pub mod tag;
+pub mod transfer;
+pub mod wire;
+
+pub use libp2p_identity as identity;

@@ -1,0 +1,155 @@
+//! Media types, and what a manifest lists.
+//!
+//! Manifests are stored and served byte for byte; this module only looks inside for the sizes of what they
+//! list. It reads the OCI and the Docker forms with one lenient view, because a mirror must carry what it
+//! does not understand (artifacts, attestations, whatever comes next).
+
+use serde::Deserialize;
+
+use crate::digest::Digest;
+
+/// Manifests larger than this are refused with 413: clients stop at 4 MiB too (OCI distribution spec,
+/// "Pushing Manifests", and containerd's limit).
+pub const MAX_MANIFEST: u64 = 4 * 1024 * 1024;
+
+/// The most descriptors that are read from one manifest.
+const MAX_DESCRIPTORS: usize = 10_000;
+
+/// OCI image manifest.
+pub const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+/// OCI image index.
+pub const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
+/// Docker image manifest, version 2 schema 2.
+pub const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
+/// Docker manifest list, version 2 schema 2.
+pub const DOCKER_LIST: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
+/// Docker schema 1, passed through and never parsed.
+pub const DOCKER_SCHEMA1: &str = "application/vnd.docker.distribution.manifest.v1+prettyjws";
+
+/// Every manifest type a client may accept, most wanted first: what Shoal's own pulls send as `Accept`.
+pub const ACCEPT_ALL: [&str; 4] = [OCI_INDEX, DOCKER_LIST, OCI_MANIFEST, DOCKER_MANIFEST];
+
+/// Whether a media type names a manifest that lists others.
+pub fn is_index(media_type: &str) -> bool {
+    matches!(media_type, OCI_INDEX | DOCKER_LIST)
+}
+
+/// What a manifest says of one thing it lists (OCI image spec, descriptor.md).
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Descriptor {
+    /// Its type.
+    #[serde(default)]
+    pub media_type: String,
+    /// Its digest.
+    pub digest: Digest,
+    /// Its size in bytes.
+    pub size: u64,
+    /// The platform, in an index.
+    #[serde(default)]
+    pub platform: Option<Platform>,
+}
+
+/// Where an index's entry runs.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct Platform {
+    /// As in `GOARCH`.
+    pub architecture: String,
+    /// As in `GOOS`.
+    pub os: String,
+}
+
+/// What a manifest lists.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Listing {
+    /// The media type that the manifest itself states, if it does.
+    pub media_type: Option<String>,
+    /// Config and layers of an image, in order; or an artifact's blobs.
+    pub blobs: Vec<Descriptor>,
+    /// The manifests of an index.
+    pub manifests: Vec<Descriptor>,
+}
+
+/// Why a manifest was not understood. It is still carried byte for byte.
+#[derive(Debug, thiserror::Error)]
+pub enum ManifestError {
+    /// Not JSON, or not of a manifest's form.
+    #[error("the manifest is not of a form that Shoal reads: {0}")]
+    Json(#[from] serde_json::Error),
+    /// Lists more than any image does.
+    #[error("the manifest lists more than {MAX_DESCRIPTORS} things")]
+    TooMany,
+}
+
+impl Listing {
+    /// Reads a manifest or index of either family.
+    ///
+    /// # Errors
+    /// [`ManifestError`] if it is not JSON of that form. Descriptors that cannot be read (another digest
+    /// algorithm, say) are left out: clients may not need them.
+    pub fn parse(manifest: &[u8]) -> Result<Self, ManifestError> {
+        #[derive(Deserialize)]
+        #[serde(rename_all = "camelCase")]
+        struct View {
+            media_type: Option<String>,
+            #[serde(default)]
+            config: Option<serde_json::Value>,
+            #[serde(default)]
+            layers: Vec<serde_json::Value>,
+            #[serde(default)]
+            blobs: Vec<serde_json::Value>,
+            #[serde(default)]
+            manifests: Vec<serde_json::Value>,
+        }
+        let view: View = serde_json::from_slice(manifest)?;
+        if view.layers.len() + view.blobs.len() + view.manifests.len() > MAX_DESCRIPTORS {
+            return Err(ManifestError::TooMany);
+        }
+        let read = |value| serde_json::from_value::<Descriptor>(value).ok();
+        let blobs = view.config.into_iter().chain(view.layers).chain(view.blobs).filter_map(read).collect();
+        let manifests = view.manifests.into_iter().filter_map(read).collect();
+        Ok(Self { media_type: view.media_type, blobs, manifests })
+    }
+
+    /// The media type to serve these bytes as when nothing better is known: what the manifest states, else
+    /// what its form implies.
+    pub fn implied_media_type(&self) -> &str {
+        match &self.media_type {
+            Some(media_type) => media_type,
+            None if self.manifests.is_empty() => OCI_MANIFEST,
+            None => OCI_INDEX,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_image_and_an_index() {
+        let digest = Digest::sha256_of(b"x");
+        let image = format!(
+            r#"{{"schemaVersion":2,"config":{{"mediaType":"c","digest":"{digest}","size":3}},
+               "layers":[{{"mediaType":"l","digest":"{digest}","size":9}},{{"digest":"md5:0","size":1}}]}}"#
+        );
+        let listing = Listing::parse(image.as_bytes()).unwrap();
+        assert_eq!(listing.blobs.iter().map(|d| d.size).collect::<Vec<_>>(), [3, 9]);
+        assert_eq!(listing.implied_media_type(), OCI_MANIFEST);
+
+        let index = format!(
+            r#"{{"mediaType":"{OCI_INDEX}","manifests":[{{"mediaType":"m","digest":"{digest}","size":7,
+               "platform":{{"architecture":"amd64","os":"linux"}}}}]}}"#
+        );
+        let listing = Listing::parse(index.as_bytes()).unwrap();
+        assert_eq!(listing.manifests[0].platform.as_ref().unwrap().architecture, "amd64");
+        assert_eq!(listing.implied_media_type(), OCI_INDEX);
+    }
+
+    #[test]
+    fn garbage_is_an_error_not_a_panic() {
+        for bytes in [&b""[..], b"[]", b"nul", b"{\"layers\":3}", b"\xff\xff", &[b'['; 100_000]] {
+            assert!(Listing::parse(bytes).is_err());
+        }
+    }
+}

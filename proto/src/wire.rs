@@ -1,0 +1,420 @@
+//! The messages on a stream, and their framing.
+//!
+//! `wire/shoal.proto` is the only description of the messages; [`generated`] is made from it. This module turns
+//! generated messages into checked values and back: outside this module nobody sees a field that a peer filled
+//! in and nobody checked.
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use fixedbitset::FixedBitSet;
+use libp2p_identity::PeerId;
+use prost::Message;
+
+use crate::attestation::{Attestation, ChunkHash};
+use crate::chunk::ChunkLayout;
+use crate::digest::Digest;
+use crate::name::{Scope, Tag};
+use crate::tag::{SignedTagMapping, TagMapping};
+
+/// The messages as prost makes them from `wire/shoal.proto`.
+#[allow(missing_docs, clippy::pedantic, unreachable_pub, reason = "generated; documented in shoal.proto")]
+pub mod generated {
+    include!(concat!(env!("OUT_DIR"), "/shoal.wire.rs"));
+}
+
+/// The version of these messages that this build speaks.
+pub const VERSION: u32 = 1;
+/// Stream protocol of questions and answers.
+pub const SESSION_PROTOCOL: &str = "/shoal/session/1";
+/// Stream protocol of chunks.
+pub const CHUNK_PROTOCOL: &str = "/shoal/chunk/1";
+/// The longest message in bytes, without the varint before it. A bitmap of the most chunks a blob can have
+/// takes half of it.
+pub const MAX_MESSAGE: usize = 64 * 1024;
+/// The most tag mappings in one answer.
+pub const MAX_TAG_MAPPINGS: usize = 8;
+/// The longest media type accepted (RFC 6838, section 4.2: type and subtype of at most 127 characters each).
+const MAX_MEDIA_TYPE: usize = 255;
+
+/// Why a message from a peer is not accepted. The connection's other streams are unaffected.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum WireError {
+    /// Longer than [`MAX_MESSAGE`].
+    #[error("a message of {0} bytes is longer than the {MAX_MESSAGE} allowed")]
+    TooLong(u64),
+    /// The length is not a varint.
+    #[error("the message's length is malformed")]
+    Length,
+    /// Not protobuf of the expected message.
+    #[error("the message is malformed")]
+    Malformed,
+    /// A field is missing or out of its bounds.
+    #[error("field {0} is missing or invalid")]
+    Field(&'static str),
+    /// The peer speaks no version that this build knows.
+    #[error("the peer speaks version {0} of the protocol, this node speaks {VERSION}")]
+    Version(u32),
+}
+
+/// Puts a message behind its length.
+pub fn encode_frame(message: &impl Message, out: &mut BytesMut) {
+    out.reserve(message.encoded_len() + 5);
+    prost::encoding::encode_varint(message.encoded_len() as u64, out);
+    // Encoding only fails for want of room, and BytesMut grows.
+    message.encode_raw(out);
+}
+
+/// Takes one whole message off the front of `buffer`, or `None` if more bytes are needed.
+///
+/// # Errors
+/// [`WireError::TooLong`], before anything of that length is awaited or allocated, [`WireError::Length`] and
+/// [`WireError::Malformed`].
+pub fn decode_frame<M: Message + Default>(buffer: &mut BytesMut) -> Result<Option<M>, WireError> {
+    let mut length = 0_u64;
+    let mut used = 0;
+    loop {
+        let Some(&byte) = buffer.get(used) else { return Ok(None) };
+        length |= u64::from(byte & 0x7f) << (7 * used);
+        used += 1;
+        if byte & 0x80 == 0 {
+            break;
+        }
+        // Four bytes hold more than MAX_MESSAGE needs.
+        if used == 4 {
+            return Err(WireError::Length);
+        }
+    }
+    if length > MAX_MESSAGE as u64 {
+        return Err(WireError::TooLong(length));
+    }
+    #[expect(clippy::cast_possible_truncation, reason = "at most MAX_MESSAGE")]
+    let length = length as usize;
+    if buffer.len() < used + length {
+        return Ok(None);
+    }
+    buffer.advance(used);
+    let message = buffer.split_to(length).freeze();
+    M::decode(message).map(Some).map_err(|_| WireError::Malformed)
+}
+
+/// The Hello of this build.
+pub fn hello() -> generated::Hello {
+    generated::Hello { version: VERSION, agent: concat!("shoal/", env!("CARGO_PKG_VERSION")).to_owned() }
+}
+
+/// The version both speak, from the other's Hello.
+///
+/// # Errors
+/// [`WireError::Version`] if there is none.
+pub fn negotiate(theirs: &generated::Hello) -> Result<u32, WireError> {
+    match theirs.version {
+        0 => Err(WireError::Version(0)),
+        version => Ok(version.min(VERSION)),
+    }
+}
+
+/// Which of a blob's chunks a peer can give.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Holding {
+    /// Nothing of it.
+    None,
+    /// These chunks of a blob of this size.
+    Partial {
+        /// In bytes; a hint.
+        size: u64,
+        /// A bit for each chunk.
+        chunks: FixedBitSet,
+    },
+    /// All of a blob of this size, its digest proven.
+    Complete {
+        /// In bytes; a hint.
+        size: u64,
+    },
+}
+
+/// A question or an answer on a session stream, checked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SessionMessage {
+    /// Which of this blob do you have?
+    AskBlob(Digest),
+    /// The answer to that.
+    Blob(Holding),
+    /// What did this tag mean?
+    AskTag(Scope, Tag),
+    /// The answer to that: signatures are checked by who uses them.
+    Tag(Vec<SignedTagMapping>),
+}
+
+impl SessionMessage {
+    /// Reads a generated message.
+    ///
+    /// # Errors
+    /// [`WireError::Field`] naming what is wrong.
+    pub fn from_wire(message: generated::SessionMessage) -> Result<(u64, Self), WireError> {
+        use generated::session_message::Body;
+        let body = match message.body.ok_or(WireError::Field("body"))? {
+            Body::AskBlob(ask) => Self::AskBlob(digest(&ask.digest)?),
+            Body::BlobAnswer(answer) => Self::Blob(holding(&answer)?),
+            Body::AskTag(ask) => {
+                let scope = scope(&ask.registry, &ask.repository)?;
+                Self::AskTag(scope, ask.tag.parse().map_err(|_| WireError::Field("tag"))?)
+            }
+            Body::TagAnswer(answer) if answer.mappings.len() > MAX_TAG_MAPPINGS => {
+                return Err(WireError::Field("mappings"));
+            }
+            Body::TagAnswer(answer) => {
+                Self::Tag(answer.mappings.into_iter().map(mapping_from_wire).collect::<Result<_, _>>()?)
+            }
+        };
+        Ok((message.id, body))
+    }
+
+    /// The generated form, as question or answer number `id`.
+    pub fn into_wire(self, id: u64) -> generated::SessionMessage {
+        use generated::session_message::Body;
+        let body = match self {
+            Self::AskBlob(digest) => Body::AskBlob(generated::AskBlob { digest: digest.multihash().into() }),
+            Self::Blob(holding) => Body::BlobAnswer(holding_to_wire(&holding)),
+            Self::AskTag(scope, tag) => Body::AskTag(generated::AskTag {
+                registry: scope.registry.to_string(),
+                repository: scope.repository.to_string(),
+                tag: tag.to_string(),
+            }),
+            Self::Tag(mappings) => Body::TagAnswer(generated::TagAnswer {
+                mappings: mappings.into_iter().map(mapping_to_wire).collect(),
+            }),
+        };
+        generated::SessionMessage { id, body: Some(body) }
+    }
+}
+
+/// A request on a chunk stream, checked: the chunk exists in a blob of that size.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ChunkRequest {
+    /// Echoed in the reply.
+    pub id: u64,
+    /// Which blob.
+    pub digest: Digest,
+    /// The blob's size in bytes, as the asker knows it.
+    pub size: u64,
+    /// Which chunk.
+    pub chunk: u32,
+}
+
+impl ChunkRequest {
+    /// Reads a generated message.
+    ///
+    /// # Errors
+    /// [`WireError::Field`] naming what is wrong.
+    pub fn from_wire(request: &generated::ChunkRequest) -> Result<Self, WireError> {
+        let layout = ChunkLayout::of(request.size).map_err(|_| WireError::Field("size"))?;
+        if request.chunk >= layout.count() {
+            return Err(WireError::Field("chunk"));
+        }
+        Ok(Self {
+            id: request.id,
+            digest: digest(&request.digest)?,
+            size: request.size,
+            chunk: request.chunk,
+        })
+    }
+
+    /// The generated form.
+    pub fn into_wire(self) -> generated::ChunkRequest {
+        generated::ChunkRequest {
+            id: self.id,
+            digest: self.digest.multihash().into(),
+            size: self.size,
+            chunk: self.chunk,
+        }
+    }
+}
+
+/// Why a peer does not give a chunk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// Its upload slots are taken.
+    #[error("the peer's upload slots are taken")]
+    Busy,
+    /// It does not hold the chunk.
+    #[error("the peer does not hold the chunk")]
+    Missing,
+    /// It says that the request makes no sense.
+    #[error("the peer calls the request invalid")]
+    Invalid,
+}
+
+/// What comes before a chunk's bytes, checked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ChunkReply {
+    /// The chunk follows: so many raw bytes, and who vouches for them.
+    Chunk {
+        /// Signed word on the bytes that follow.
+        attestation: Attestation,
+        /// How many bytes follow.
+        length: u32,
+    },
+    /// It does not.
+    Refused(Refusal),
+}
+
+impl ChunkReply {
+    /// Reads the reply to a request for a chunk of `expected` bytes.
+    ///
+    /// # Errors
+    /// [`WireError::Field`] naming what is wrong: a length other than the chunk's is refused here, so nothing of
+    /// a peer's choosing is ever allocated.
+    pub fn from_wire(reply: &generated::ChunkReply, expected: u32) -> Result<(u64, Self), WireError> {
+        use generated::ChunkStatus as Status;
+        let refused = |refusal| match reply.length {
+            0 => Ok((reply.id, Self::Refused(refusal))),
+            _ => Err(WireError::Field("length")),
+        };
+        match Status::try_from(reply.status).map_err(|_| WireError::Field("status"))? {
+            Status::Unspecified => Err(WireError::Field("status")),
+            Status::Busy => refused(Refusal::Busy),
+            Status::Missing => refused(Refusal::Missing),
+            Status::Invalid => refused(Refusal::Invalid),
+            Status::Ok if reply.length != expected => Err(WireError::Field("length")),
+            Status::Ok => {
+                let attestation = reply.attestation.as_ref().ok_or(WireError::Field("attestation"))?;
+                let attestation = attestation_from_wire(attestation)?;
+                Ok((reply.id, Self::Chunk { attestation, length: expected }))
+            }
+        }
+    }
+
+    /// The generated form, in reply to request `id`.
+    pub fn into_wire(self, id: u64) -> generated::ChunkReply {
+        use generated::ChunkStatus as Status;
+        let (status, attestation, length) = match self {
+            Self::Chunk { attestation, length } => {
+                (Status::Ok, Some(attestation_to_wire(&attestation)), length)
+            }
+            Self::Refused(Refusal::Busy) => (Status::Busy, None, 0),
+            Self::Refused(Refusal::Missing) => (Status::Missing, None, 0),
+            Self::Refused(Refusal::Invalid) => (Status::Invalid, None, 0),
+        };
+        generated::ChunkReply { id, status: status.into(), attestation, length }
+    }
+}
+
+fn digest(multihash: &[u8]) -> Result<Digest, WireError> {
+    Digest::from_multihash(multihash).map_err(|_| WireError::Field("digest"))
+}
+
+fn scope(registry: &str, repository: &str) -> Result<Scope, WireError> {
+    Ok(Scope {
+        registry: registry.parse().map_err(|_| WireError::Field("registry"))?,
+        repository: repository.parse().map_err(|_| WireError::Field("repository"))?,
+    })
+}
+
+fn peer(bytes: &[u8]) -> Result<PeerId, WireError> {
+    PeerId::from_bytes(bytes).map_err(|_| WireError::Field("signer"))
+}
+
+fn holding(answer: &generated::BlobAnswer) -> Result<Holding, WireError> {
+    use generated::Holding as Wire;
+    let size = answer.size;
+    let layout = ChunkLayout::of(size).map_err(|_| WireError::Field("size"))?;
+    Ok(match Wire::try_from(answer.holding).map_err(|_| WireError::Field("holding"))? {
+        Wire::None => Holding::None,
+        Wire::Complete => Holding::Complete { size },
+        Wire::Partial => {
+            let count = layout.count() as usize;
+            if answer.chunks.len() != count.div_ceil(8) {
+                return Err(WireError::Field("chunks"));
+            }
+            let mut chunks = FixedBitSet::with_capacity(count);
+            for index in 0..count {
+                chunks.set(index, answer.chunks[index / 8] >> (index % 8) & 1 == 1);
+            }
+            Holding::Partial { size, chunks }
+        }
+    })
+}
+
+fn holding_to_wire(holding: &Holding) -> generated::BlobAnswer {
+    use generated::Holding as Wire;
+    let (kind, size, chunks) = match holding {
+        Holding::None => (Wire::None, 0, Bytes::new()),
+        Holding::Complete { size } => (Wire::Complete, *size, Bytes::new()),
+        Holding::Partial { size, chunks } => {
+            let mut bits = vec![0_u8; chunks.len().div_ceil(8)];
+            for index in chunks.ones() {
+                bits[index / 8] |= 1 << (index % 8);
+            }
+            (Wire::Partial, *size, bits.into())
+        }
+    };
+    generated::BlobAnswer { holding: kind.into(), size, chunks }
+}
+
+/// The generated form of an attestation: also how the store keeps one.
+pub fn attestation_to_wire(attestation: &Attestation) -> generated::Attestation {
+    generated::Attestation {
+        hash: Bytes::copy_from_slice(attestation.hash.as_bytes()),
+        signer: attestation.signer.to_bytes().into(),
+        signature: Bytes::copy_from_slice(&attestation.signature),
+    }
+}
+
+/// Reads an attestation; its signature is not yet verified.
+///
+/// # Errors
+/// [`WireError::Field`] naming what is wrong.
+pub fn attestation_from_wire(attestation: &generated::Attestation) -> Result<Attestation, WireError> {
+    let hash = attestation.hash.as_ref().try_into().map_err(|_| WireError::Field("hash"))?;
+    Ok(Attestation {
+        hash: ChunkHash::from_bytes(hash),
+        signer: peer(&attestation.signer)?,
+        signature: attestation.signature.as_ref().try_into().map_err(|_| WireError::Field("signature"))?,
+    })
+}
+
+/// The generated form of a tag mapping: also how the store keeps one.
+pub fn mapping_to_wire(signed: SignedTagMapping) -> generated::SignedTagMapping {
+    let SignedTagMapping { mapping, signer, signature } = signed;
+    generated::SignedTagMapping {
+        registry: mapping.scope.registry.to_string(),
+        repository: mapping.scope.repository.to_string(),
+        tag: mapping.tag.to_string(),
+        digest: mapping.digest.multihash().into(),
+        size: mapping.size,
+        media_type: mapping.media_type,
+        checked_unix_ms: mapping.checked_unix_ms,
+        signer: signer.to_bytes().into(),
+        signature: Bytes::copy_from_slice(&signature),
+    }
+}
+
+/// Reads a tag mapping; its signature is not yet verified.
+///
+/// # Errors
+/// [`WireError::Field`] naming what is wrong.
+pub fn mapping_from_wire(wire: generated::SignedTagMapping) -> Result<SignedTagMapping, WireError> {
+    if wire.media_type.len() > MAX_MEDIA_TYPE {
+        return Err(WireError::Field("media_type"));
+    }
+    Ok(SignedTagMapping {
+        mapping: TagMapping {
+            scope: scope(&wire.registry, &wire.repository)?,
+            tag: wire.tag.parse().map_err(|_| WireError::Field("tag"))?,
+            digest: digest(&wire.digest)?,
+            size: wire.size,
+            media_type: wire.media_type,
+            checked_unix_ms: wire.checked_unix_ms,
+        },
+        signer: peer(&wire.signer)?,
+        signature: wire.signature.as_ref().try_into().map_err(|_| WireError::Field("signature"))?,
+    })
+}
+
+/// Puts raw bytes in the buffer: for tests that speak the protocol badly.
+pub fn encode_raw_frame(message: &[u8], out: &mut BytesMut) {
+    prost::encoding::encode_varint(message.len() as u64, out);
+    out.put_slice(message);
+}
+
+#[cfg(test)]
+mod tests;
