@@ -25,7 +25,7 @@ impl Algorithm {
     }
 
     /// How many bytes a digest of this algorithm has.
-    pub const fn len(self) -> usize {
+    pub const fn digest_len(self) -> usize {
         match self {
             Self::Sha256 => 32,
             Self::Sha512 => 64,
@@ -47,7 +47,7 @@ impl Algorithm {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Digest {
     algorithm: Algorithm,
-    /// The first `algorithm.len()` bytes count, the rest is zero.
+    /// The first `algorithm.digest_len()` bytes count, the rest is zero.
     bytes: [u8; 64],
 }
 
@@ -84,10 +84,10 @@ impl Digest {
     /// # Errors
     /// [`DigestError::Length`] unless `raw` has as many bytes as the algorithm yields.
     pub fn from_raw(algorithm: Algorithm, raw: &[u8]) -> Result<Self, DigestError> {
-        if raw.len() != algorithm.len() {
+        if raw.len() != algorithm.digest_len() {
             return Err(DigestError::Length {
                 algorithm: algorithm.as_str(),
-                expected: algorithm.len() * 2,
+                expected: algorithm.digest_len() * 2,
                 actual: raw.len() * 2,
             });
         }
@@ -104,6 +104,7 @@ impl Digest {
     }
 
     /// The digest of `content` under this digest's own algorithm, to compare with.
+    #[must_use]
     pub fn same_algorithm_of(&self, content: &[u8]) -> Self {
         let mut hasher = Hasher::new(self.algorithm);
         hasher.update(content);
@@ -117,7 +118,7 @@ impl Digest {
 
     /// The digest's own bytes, 32 or 64.
     pub fn raw(&self) -> &[u8] {
-        &self.bytes[..self.algorithm.len()]
+        &self.bytes[..self.algorithm.digest_len()]
     }
 
     /// The lower-case hex after the colon.
@@ -129,7 +130,7 @@ impl Digest {
     ///
     /// go-libp2p keys a CID's provider records the same way.
     pub fn multihash(&self) -> Vec<u8> {
-        let length = u8::try_from(self.algorithm.len()).unwrap_or(u8::MAX);
+        let length = u8::try_from(self.algorithm.digest_len()).unwrap_or(u8::MAX);
         let mut key = vec![self.algorithm.multihash_code(), length];
         key.extend_from_slice(self.raw());
         key
@@ -148,7 +149,7 @@ impl Digest {
             0x13 => Algorithm::Sha512,
             _ => return Err(DigestError::NotMultihash),
         };
-        if usize::from(*length) != algorithm.len() {
+        if usize::from(*length) != algorithm.digest_len() {
             return Err(DigestError::NotMultihash);
         }
         Self::from_raw(algorithm, raw).map_err(|_| DigestError::NotMultihash)
@@ -178,7 +179,7 @@ impl FromStr for Digest {
             // The name may be as long as the client liked: keep what a person needs to see.
             other => return Err(DigestError::UnknownAlgorithm(other.chars().take(32).collect())),
         };
-        let expected = algorithm.len() * 2;
+        let expected = algorithm.digest_len() * 2;
         if encoded.len() != expected {
             return Err(DigestError::Length {
                 algorithm: algorithm.as_str(),

@@ -1,1 +1,493 @@
-//! x
+//! The sans-IO core of one blob's transfer: which chunk is asked of whom, and when upstream is.
+//!
+//! ```text
+//! gateway: GET blob ─► node: fetch driver ─► Transfer::handle(event, now) ─► actions
+//!                        │  ▲                                               │
+//!                        │  └── chunk stored / refused / peer found / timer ┘
+//!                        └── Request chunk of peer · FetchUpstream range · Discover · SetTimer · Finish
+//! ```
+//!
+//! [`Transfer`] owns what is known of one blob: which chunks are held, who has which, what is in flight, where
+//! its readers stand. It performs nothing. The driver feeds it [`Event`]s and carries out [`Action`]s, which
+//! hold ids and ranges and never blob bytes. Time is a [`Duration`] since any fixed instant.
+//!
+//! Its rules:
+//! - A chunk is asked of a peer that says it has it; the window ahead of a reader comes first, in order, then
+//!   the chunks that fewest peers have.
+//! - How many chunks are in flight at a peer follows its measured rate, and all of them together a byte bound.
+//! - A peer that stalls, disappears or lies costs the chunks asked of it: they are asked of another. A chunk
+//!   that takes much longer than its peer's rate promises is asked of a second peer as well.
+//! - Upstream gives only what no usable peer has, in contiguous ranges, and only once discovery has had its
+//!   time. What peers bring meanwhile shortens the range.
+//! - A digest that does not come out has every chunk that somebody else vouched for fetched again: from
+//!   upstream if it answers, else from peers other than those that gave them.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use fixedbitset::FixedBitSet;
+use libp2p_identity::PeerId;
+
+use crate::chunk::ChunkLayout;
+
+mod pick;
+mod provider;
+mod upstream;
+
+use provider::Provider;
+use upstream::Upstream;
+pub use upstream::UpstreamFailure;
+
+/// Numbers a chunk request within its transfer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RequestId(pub u64);
+
+/// Numbers an upstream fetch within its transfer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct FetchId(pub u64);
+
+/// Numbers a reader within its transfer; chosen by the driver.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ReaderId(pub u64);
+
+/// How often a peer may go away and come back within one transfer.
+const MAX_DROPS: u32 = 3;
+
+/// What a transfer is tuned by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Options {
+    /// How many chunks ahead of each reader are fetched in order before anything else.
+    pub window: u32,
+    /// The most bytes asked of peers and not yet arrived. At least two chunks are always allowed.
+    pub max_in_flight: u64,
+    /// No chunk is asked of a second peer sooner than this.
+    pub hedge_after: Duration,
+    /// How long to wait before peers are looked for again.
+    pub rediscover_after: Duration,
+    /// How often in a row upstream may fail without a byte of progress.
+    pub upstream_tries: u32,
+    /// Breaks ties among equally rare chunks: other nodes should choose otherwise.
+    pub seed: u64,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            window: 8,
+            max_in_flight: 4 * 1024 * 1024,
+            hedge_after: Duration::from_secs(1),
+            rediscover_after: Duration::from_secs(2),
+            upstream_tries: 3,
+            seed: 0,
+        }
+    }
+}
+
+/// Which chunks a peer can be asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Availability {
+    /// All of them.
+    Complete,
+    /// Those whose bit is set.
+    Partial(FixedBitSet),
+}
+
+/// Why a chunk request brought no chunk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ChunkFailure {
+    /// The peer's upload slots are taken: later again.
+    Busy,
+    /// The peer does not have this chunk after all.
+    Missing,
+    /// The peer was silent for too long.
+    Stalled,
+    /// The connection ended, or no connection was to be had.
+    Gone,
+    /// The bytes or their attestation were wrong, or the peer broke the protocol.
+    Corrupt,
+}
+
+/// What happened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// A peer said what it has of this blob.
+    Provider(PeerId, Availability),
+    /// The search for providers that [`Action::Discover`] began is over.
+    DiscoveryEnded,
+    /// A requested chunk arrived, was checked, and is stored.
+    Chunk(RequestId),
+    /// A requested chunk did not arrive.
+    ChunkFailed(RequestId, ChunkFailure),
+    /// Upstream brought this chunk, and it is stored.
+    UpstreamChunk(FetchId, u32),
+    /// An upstream fetch ended: by itself, by failure, or because it was stopped.
+    UpstreamEnded(FetchId, Result<(), UpstreamFailure>),
+    /// A reader waits for this chunk next.
+    ReaderAt(ReaderId, u32),
+    /// A reader left.
+    ReaderGone(ReaderId),
+    /// All chunks are there but the digest is another: these came on somebody else's word.
+    Mismatch(Vec<(u32, PeerId)>),
+    /// The time that [`Action::SetTimer`] named has come.
+    Timer,
+}
+
+/// What the driver is to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Action {
+    /// Look for providers, and say [`Event::DiscoveryEnded`] when done: within 300 ms.
+    Discover,
+    /// Ask a peer for a chunk.
+    Request {
+        /// Which request.
+        id: RequestId,
+        /// Of whom.
+        peer: PeerId,
+        /// Which chunk.
+        chunk: u32,
+    },
+    /// A request's answer is no longer of use.
+    Cancel(RequestId),
+    /// Fetch these chunks from upstream, in order.
+    FetchUpstream {
+        /// Which fetch.
+        id: FetchId,
+        /// Which chunks.
+        chunks: std::ops::Range<u32>,
+    },
+    /// End this upstream fetch: others have brought the rest of its range.
+    StopUpstream(FetchId),
+    /// Forget that these chunks are held.
+    Forget(Vec<u32>),
+    /// Wake the core at this time with [`Event::Timer`]. Replaces the time set before.
+    SetTimer(Duration),
+    /// Count this against a peer, by name.
+    Blame(PeerId, ChunkFailure),
+    /// Every chunk is stored: prove the digest.
+    Finish,
+    /// The blob cannot be had now: for the reason upstream gave last.
+    Fail(Option<UpstreamFailure>),
+}
+
+/// A chunk that was asked of a peer.
+#[derive(Debug, Clone, Copy)]
+struct Asked {
+    peer: PeerId,
+    chunk: u32,
+    at: Duration,
+    /// When this is later than its peer's rate promises.
+    overdue: Duration,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Discovery {
+    Running,
+    Ended(Duration),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Fetching,
+    /// [`Action::Finish`] was given.
+    Proving,
+    /// [`Action::Fail`] was given.
+    Failed,
+}
+
+/// One blob's transfer.
+#[derive(Debug)]
+pub struct Transfer {
+    layout: ChunkLayout,
+    options: Options,
+    have: FixedBitSet,
+    providers: BTreeMap<PeerId, Provider>,
+    /// How often each peer was dropped: who stalled, lied or claimed too much is not asked for this blob again,
+    /// who went away may come back a few times.
+    dropped: BTreeMap<PeerId, u32>,
+    asked: BTreeMap<RequestId, Asked>,
+    /// The requests for each chunk in flight.
+    flights: BTreeMap<u32, Vec<RequestId>>,
+    upstream: Upstream,
+    readers: BTreeMap<ReaderId, u32>,
+    discovery: Discovery,
+    /// After a mismatch: who must not bring these chunks again.
+    excluded: BTreeMap<u32, PeerId>,
+    repaired: bool,
+    phase: Phase,
+    next_request: u64,
+    /// No chunk below this is missing.
+    first_missing: u32,
+    timer: Option<Duration>,
+}
+
+impl Transfer {
+    /// A transfer of a blob of which `have` is already stored, and its first actions.
+    pub fn start(
+        layout: ChunkLayout,
+        have: FixedBitSet,
+        options: Options,
+        now: Duration,
+    ) -> (Self, Vec<Action>) {
+        let mut have = have;
+        have.grow(layout.count() as usize);
+        let mut transfer = Self {
+            layout,
+            options,
+            have,
+            providers: BTreeMap::new(),
+            dropped: BTreeMap::new(),
+            asked: BTreeMap::new(),
+            flights: BTreeMap::new(),
+            upstream: Upstream::new(options.upstream_tries),
+            readers: BTreeMap::new(),
+            discovery: Discovery::Running,
+            excluded: BTreeMap::new(),
+            repaired: false,
+            phase: Phase::Fetching,
+            next_request: 0,
+            first_missing: 0,
+            timer: None,
+        };
+        let mut actions = Vec::new();
+        if transfer.missing() > 0 {
+            actions.push(Action::Discover);
+        }
+        transfer.plan(now, &mut actions);
+        (transfer, actions)
+    }
+
+    /// Takes an event, says what to do about it. Events for requests and fetches that are over are ignored, so
+    /// the driver need not keep order between what it cancels and what still arrives.
+    pub fn handle(&mut self, event: Event, now: Duration) -> Vec<Action> {
+        let mut actions = Vec::new();
+        match event {
+            Event::Provider(peer, availability) => self.provider_found(peer, availability),
+            Event::DiscoveryEnded => self.discovery = Discovery::Ended(now),
+            Event::Chunk(request) => self.chunk_arrived(request, now, &mut actions),
+            Event::ChunkFailed(request, failure) => self.chunk_failed(request, failure, now, &mut actions),
+            Event::UpstreamChunk(fetch, chunk) => self.upstream_chunk(fetch, chunk, &mut actions),
+            Event::UpstreamEnded(fetch, result) => self.upstream.ended(fetch, result, now),
+            Event::ReaderAt(reader, chunk) => {
+                self.readers.insert(reader, chunk);
+            }
+            Event::ReaderGone(reader) => {
+                self.readers.remove(&reader);
+            }
+            Event::Mismatch(suspects) => self.mismatch(&suspects, &mut actions),
+            Event::Timer => self.timer = None,
+        }
+        self.plan(now, &mut actions);
+        actions
+    }
+
+    /// Which chunks are stored.
+    pub fn have(&self) -> &FixedBitSet {
+        &self.have
+    }
+
+    /// How many chunks are not stored.
+    pub fn missing(&self) -> usize {
+        self.layout.count() as usize - self.have.count_ones(..)
+    }
+
+    fn has(&self, chunk: u32) -> bool {
+        self.have.contains(chunk as usize)
+    }
+
+    fn provider_found(&mut self, peer: PeerId, availability: Availability) {
+        if self.dropped.get(&peer).is_some_and(|&times| times >= MAX_DROPS) {
+            return;
+        }
+        let availability = match availability {
+            // A bitmap of another length speaks of a blob of another size.
+            Availability::Partial(chunks) if chunks.len() != self.layout.count() as usize => return,
+            availability => availability,
+        };
+        if availability == Availability::Complete && self.excluded.is_empty() {
+            // From here on this peer can bring everything: upstream finishes the chunk it is at.
+            self.upstream.yield_rest();
+        }
+        self.providers
+            .entry(peer)
+            .and_modify(|provider| provider.update(availability.clone()))
+            .or_insert_with(|| Provider::new(availability));
+    }
+
+    fn store(&mut self, chunk: u32, actions: &mut Vec<Action>) {
+        self.have.insert(chunk as usize);
+        // Whoever else was asked for it need not answer.
+        for request in self.flights.remove(&chunk).unwrap_or_default() {
+            if let Some(asked) = self.asked.remove(&request) {
+                if let Some(provider) = self.providers.get_mut(&asked.peer) {
+                    provider.cancelled();
+                }
+                actions.push(Action::Cancel(request));
+            }
+        }
+    }
+
+    /// Takes a request out of the books.
+    fn settle(&mut self, request: RequestId) -> Option<Asked> {
+        let asked = self.asked.remove(&request)?;
+        if let Some(requests) = self.flights.get_mut(&asked.chunk) {
+            requests.retain(|&other| other != request);
+            if requests.is_empty() {
+                self.flights.remove(&asked.chunk);
+            }
+        }
+        Some(asked)
+    }
+
+    fn chunk_arrived(&mut self, request: RequestId, now: Duration, actions: &mut Vec<Action>) {
+        let Some(asked) = self.settle(request) else { return };
+        let bytes = self.layout.range(asked.chunk).map_or(0, crate::range::ByteRange::len);
+        if let Some(provider) = self.providers.get_mut(&asked.peer) {
+            provider.arrived(bytes, now.saturating_sub(asked.at), now);
+        }
+        self.store(asked.chunk, actions);
+    }
+
+    fn chunk_failed(
+        &mut self,
+        request: RequestId,
+        failure: ChunkFailure,
+        now: Duration,
+        actions: &mut Vec<Action>,
+    ) {
+        let Some(asked) = self.settle(request) else { return };
+        let Some(provider) = self.providers.get_mut(&asked.peer) else { return };
+        let keep = provider.failed(asked.chunk, failure, now);
+        if !matches!(failure, ChunkFailure::Busy | ChunkFailure::Missing) {
+            actions.push(Action::Blame(asked.peer, failure));
+        }
+        if !keep {
+            self.providers.remove(&asked.peer);
+            let weight = if failure == ChunkFailure::Gone { 1 } else { MAX_DROPS };
+            *self.dropped.entry(asked.peer).or_default() += weight;
+            // What else it was asked for will not come either.
+            let lost: Vec<_> =
+                self.asked.iter().filter(|(_, other)| other.peer == asked.peer).map(|(&id, _)| id).collect();
+            for id in lost {
+                self.settle(id);
+                actions.push(Action::Cancel(id));
+            }
+        }
+    }
+
+    fn upstream_chunk(&mut self, fetch: FetchId, chunk: u32, actions: &mut Vec<Action>) {
+        if chunk >= self.layout.count() {
+            return;
+        }
+        self.store(chunk, actions);
+        // Stop where another has already brought what comes next.
+        let next_is_held = chunk + 1 < self.layout.count() && self.has(chunk + 1);
+        if self.upstream.arrived(fetch, chunk) || next_is_held && self.upstream.is_running(fetch) {
+            self.upstream.stop(fetch);
+            actions.push(Action::StopUpstream(fetch));
+        }
+    }
+
+    fn mismatch(&mut self, suspects: &[(u32, PeerId)], actions: &mut Vec<Action>) {
+        self.phase = Phase::Fetching;
+        if suspects.is_empty() || self.repaired {
+            // Upstream itself sent other bytes than the digest promises, or the repair did not help.
+            self.phase = Phase::Failed;
+            actions.push(Action::Fail(Some(UpstreamFailure::WrongBytes)));
+            return;
+        }
+        self.repaired = true;
+        self.upstream.revive();
+        for &(chunk, signer) in suspects {
+            if chunk < self.layout.count() {
+                self.have.set(chunk as usize, false);
+                self.excluded.insert(chunk, signer);
+            }
+        }
+        self.first_missing = 0;
+        actions.push(Action::Forget(suspects.iter().map(|&(chunk, _)| chunk).collect()));
+    }
+
+    /// Decides everything that follows from the state: called after every event.
+    fn plan(&mut self, now: Duration, actions: &mut Vec<Action>) {
+        if self.phase != Phase::Fetching {
+            return;
+        }
+        while self.first_missing < self.layout.count() && self.has(self.first_missing) {
+            self.first_missing += 1;
+        }
+        if self.missing() == 0 {
+            self.phase = Phase::Proving;
+            if let Some(fetch) = self.upstream.running() {
+                self.upstream.stop(fetch);
+                actions.push(Action::StopUpstream(fetch));
+            }
+            actions.push(Action::Finish);
+            return;
+        }
+        self.assign(now, actions);
+        self.consider_upstream(now, actions);
+        self.set_timer(now, actions);
+    }
+
+    fn ask(&mut self, peer: PeerId, chunk: u32, now: Duration, actions: &mut Vec<Action>) {
+        let id = RequestId(self.next_request);
+        self.next_request += 1;
+        let bytes = self.layout.range(chunk).map_or(0, crate::range::ByteRange::len);
+        let Some(provider) = self.providers.get_mut(&peer) else { return };
+        let patience = provider.asked(bytes, self.options.hedge_after);
+        self.asked.insert(id, Asked { peer, chunk, at: now, overdue: now + patience });
+        self.flights.entry(chunk).or_default().push(id);
+        // Upstream need not bring what a peer was asked for at the end of its range.
+        self.upstream.yield_from(chunk);
+        actions.push(Action::Request { id, peer, chunk });
+    }
+
+    /// Asks upstream for what nobody else has, or gives up.
+    fn consider_upstream(&mut self, now: Duration, actions: &mut Vec<Action>) {
+        let Discovery::Ended(ended) = self.discovery else { return };
+        if self.upstream.running().is_some() {
+            return;
+        }
+        let Some(start) = self.first_uncovered() else { return };
+        if now >= ended + self.options.rediscover_after
+            && self.providers.is_empty()
+            && self.excluded.is_empty()
+        {
+            // The providers are lost, or a fetch failed: somebody else may have the blob by now.
+            self.discovery = Discovery::Running;
+            actions.push(Action::Discover);
+            return;
+        }
+        if let Some(id) = self.upstream.next_fetch(now) {
+            let mut end = start + 1;
+            while end < self.layout.count() && self.uncovered(end) {
+                end += 1;
+            }
+            self.upstream.begin(id, start..end);
+            actions.push(Action::FetchUpstream { id, chunks: start..end });
+        } else if self.upstream.is_dead() && self.asked.is_empty() && !self.any_usable_for_missing() {
+            self.phase = Phase::Failed;
+            actions.push(Action::Fail(self.upstream.last_failure()));
+        }
+    }
+
+    /// The earliest time at which something is due that no event will announce.
+    fn set_timer(&mut self, now: Duration, actions: &mut Vec<Action>) {
+        let overdue = self.asked.values().map(|asked| asked.overdue).filter(|&at| at > now);
+        let paused = self.providers.values().filter_map(|provider| provider.paused_until(now));
+        let upstream = self.upstream.paused_until(now);
+        let earliest = overdue.chain(paused).chain(upstream).min();
+        if earliest != self.timer {
+            self.timer = earliest;
+            actions.extend(earliest.map(Action::SetTimer));
+        }
+    }
+
+    /// Whose word on this chunk is not taken again, after a digest did not come out.
+    pub fn excluded_signer(&self, chunk: u32) -> Option<PeerId> {
+        self.excluded.get(&chunk).copied()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 
 fn layout_bits(size: u64, ones: &[usize]) -> FixedBitSet {
     let mut bits = FixedBitSet::with_capacity(ChunkLayout::of(size).unwrap().count() as usize);
-    ones.iter().for_each(|&index| bits.insert(index));
+    bits.extend(ones.iter().copied());
     bits
 }
 

@@ -1,0 +1,128 @@
+//! Which chunk is asked of which peer next.
+
+use std::time::Duration;
+
+use libp2p_identity::PeerId;
+
+use super::{Action, Transfer};
+
+impl Transfer {
+    /// Gives every peer with room the chunks that are best asked of it.
+    pub(super) fn assign(&mut self, now: Duration, actions: &mut Vec<Action>) {
+        if !self.excluded.is_empty() && !self.upstream.is_dead() {
+            // A repair asks upstream first: it alone is known to be on nobody's word.
+            return;
+        }
+        let chunk_size = self.layout.chunk_size();
+        let most = usize::try_from(self.options.max_in_flight / chunk_size).unwrap_or(usize::MAX).max(2);
+        while self.asked.len() < most {
+            // Who would bring one more chunk soonest goes first.
+            let mut peers: Vec<(Duration, PeerId)> = self
+                .providers
+                .iter()
+                .filter(|(_, provider)| provider.room(chunk_size, now) > 0)
+                .map(|(&peer, provider)| (provider.expected(chunk_size), peer))
+                .collect();
+            peers.sort_unstable();
+            let choice =
+                peers.into_iter().find_map(|(_, peer)| self.pick(peer, now).map(|chunk| (peer, chunk)));
+            let Some((peer, chunk)) = choice else { return };
+            self.ask(peer, chunk, now, actions);
+        }
+    }
+
+    /// The chunk to ask of this peer next, if it has any of use.
+    fn pick(&self, peer: PeerId, now: Duration) -> Option<u32> {
+        let free = |chunk: u32| {
+            !self.flights.contains_key(&chunk)
+                && !self.upstream.will_bring(chunk)
+                && self.can_give(peer, chunk)
+        };
+        self.pick_for_readers(&free)
+            .or_else(|| if self.any_partial() { self.rarest(&free) } else { self.first(&free) })
+            .or_else(|| {
+                self.upstream
+                    .last_to_bring()
+                    .filter(|&chunk| !self.flights.contains_key(&chunk) && self.can_give(peer, chunk))
+            })
+            .or_else(|| self.overdue(peer, now))
+    }
+
+    /// In order, within the window ahead of a reader.
+    fn pick_for_readers(&self, free: &impl Fn(u32) -> bool) -> Option<u32> {
+        let end = |start: u32| start.saturating_add(self.options.window).min(self.layout.count());
+        self.readers.values().filter_map(|&start| (start..end(start)).find(|&chunk| free(chunk))).min()
+    }
+
+    fn first(&self, free: &impl Fn(u32) -> bool) -> Option<u32> {
+        // Readers move the window; behind it, what they want soonest.
+        let start = self.readers.values().copied().min().unwrap_or(0).max(self.first_missing);
+        (start..self.layout.count()).chain(self.first_missing..start).find(|&chunk| free(chunk))
+    }
+
+    /// The chunk that fewest peers have, ties broken at random but the same way each time on this node.
+    fn rarest(&self, free: &impl Fn(u32) -> bool) -> Option<u32> {
+        (self.first_missing..self.layout.count()).filter(|&chunk| free(chunk)).min_by_key(|&chunk| {
+            let holders = self.providers.values().filter(|provider| provider.has(chunk)).count();
+            (holders, mix(self.options.seed, chunk))
+        })
+    }
+
+    /// A chunk whose every request takes longer than was promised, and that this peer was not asked for.
+    fn overdue(&self, peer: PeerId, now: Duration) -> Option<u32> {
+        self.flights
+            .iter()
+            .filter(|&(&chunk, _)| self.can_give(peer, chunk))
+            .find(|(_, requests)| {
+                requests.len() < 3
+                    && requests
+                        .iter()
+                        .filter_map(|request| self.asked.get(request))
+                        .all(|asked| asked.overdue <= now && asked.peer != peer)
+            })
+            .map(|(&chunk, _)| chunk)
+    }
+
+    fn can_give(&self, peer: PeerId, chunk: u32) -> bool {
+        !self.has(chunk)
+            && self.excluded.get(&chunk) != Some(&peer)
+            && self.providers.get(&peer).is_some_and(|provider| provider.has(chunk))
+    }
+
+    fn any_partial(&self) -> bool {
+        self.providers.values().any(super::Provider::is_partial)
+    }
+
+    /// Whether upstream has to bring this chunk, because no peer can.
+    pub(super) fn uncovered(&self, chunk: u32) -> bool {
+        if self.has(chunk) || self.flights.contains_key(&chunk) {
+            return false;
+        }
+        let repairing = !self.excluded.is_empty() && !self.upstream.is_dead();
+        repairing || !self.providers.keys().any(|&peer| self.can_give(peer, chunk))
+    }
+
+    /// The first chunk that upstream has to bring: what a reader waits for before anything else.
+    pub(super) fn first_uncovered(&self) -> Option<u32> {
+        // The common case, said without a walk: somebody has everything.
+        if self.excluded.is_empty() && self.providers.values().any(|provider| !provider.is_partial()) {
+            return None;
+        }
+        let ahead = self.readers.values().copied().min().unwrap_or(0).max(self.first_missing);
+        (ahead..self.layout.count()).chain(self.first_missing..ahead).find(|&chunk| self.uncovered(chunk))
+    }
+
+    /// Whether any peer could still bring a missing chunk.
+    pub(super) fn any_usable_for_missing(&self) -> bool {
+        (self.first_missing..self.layout.count())
+            .any(|chunk| self.providers.keys().any(|&peer| self.can_give(peer, chunk)))
+    }
+}
+
+/// A well-mixed number from seed and chunk (the finaliser of `SplitMix64`).
+fn mix(seed: u64, chunk: u32) -> u64 {
+    let mut z = seed.wrapping_add(u64::from(chunk).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}

@@ -1,0 +1,154 @@
+//! What a transfer knows of one peer: what it has, how fast it is, whether it may be asked now.
+
+use std::time::Duration;
+
+use super::{Availability, ChunkFailure};
+
+/// Chunks in flight at a peer whose rate is not known yet.
+const FIRST_WINDOW: u32 = 2;
+/// The most chunks in flight at one peer.
+const MAX_WINDOW: u32 = 32;
+/// A peer has as much in flight as it brings in this time: long enough to cover round trips and its queue,
+/// short enough that little is lost with it.
+const WINDOW_TIME: Duration = Duration::from_millis(100);
+/// The pause after a first "busy"; it doubles with each that follows.
+const FIRST_PAUSE: Duration = Duration::from_millis(25);
+/// The longest pause.
+const MAX_PAUSE: Duration = Duration::from_millis(800);
+/// How often a peer may stall before it is dropped.
+const MAX_STALLS: u32 = 2;
+
+#[derive(Debug)]
+pub(super) struct Provider {
+    availability: Availability,
+    /// In bytes a second, smoothed; 0 when not measured.
+    rate: f64,
+    in_flight: u32,
+    in_flight_bytes: u64,
+    /// When its last chunk arrived: under pipelining the time between arrivals is what measures its rate.
+    last_arrival: Option<Duration>,
+    paused_until: Duration,
+    busy_in_a_row: u32,
+    stalls: u32,
+}
+
+impl Provider {
+    pub(super) fn new(availability: Availability) -> Self {
+        Self {
+            availability,
+            rate: 0.0,
+            in_flight: 0,
+            in_flight_bytes: 0,
+            last_arrival: None,
+            paused_until: Duration::ZERO,
+            busy_in_a_row: 0,
+            stalls: 0,
+        }
+    }
+
+    pub(super) fn update(&mut self, availability: Availability) {
+        self.availability = availability;
+    }
+
+    pub(super) fn is_partial(&self) -> bool {
+        matches!(self.availability, Availability::Partial(_))
+    }
+
+    pub(super) fn has(&self, chunk: u32) -> bool {
+        match &self.availability {
+            Availability::Complete => true,
+            Availability::Partial(chunks) => chunks.contains(chunk as usize),
+        }
+    }
+
+    /// How many more chunks of this size it may be asked for now.
+    pub(super) fn room(&self, chunk_size: u64, now: Duration) -> u32 {
+        if now < self.paused_until {
+            return 0;
+        }
+        let window = if self.rate > 0.0 {
+            #[expect(clippy::cast_precision_loss, reason = "an estimate")]
+            let chunks = self.rate * WINDOW_TIME.as_secs_f64() / chunk_size as f64;
+            #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped, positive")]
+            let chunks = chunks.ceil().clamp(f64::from(FIRST_WINDOW), f64::from(MAX_WINDOW)) as u32;
+            chunks
+        } else {
+            FIRST_WINDOW
+        };
+        window.saturating_sub(self.in_flight)
+    }
+
+    /// How long until it would have brought one more chunk of this size; a peer not measured yet goes first,
+    /// so that it gets measured.
+    pub(super) fn expected(&self, chunk_size: u64) -> Duration {
+        if self.rate <= 0.0 {
+            return Duration::from_millis(u64::from(self.in_flight));
+        }
+        #[expect(clippy::cast_precision_loss, reason = "an estimate")]
+        let seconds = (self.in_flight_bytes + chunk_size) as f64 / self.rate;
+        Duration::from_secs_f64(seconds.min(3600.0))
+    }
+
+    /// Notes a request, and says how long it may take before a second peer is asked.
+    pub(super) fn asked(&mut self, bytes: u64, at_least: Duration) -> Duration {
+        let expected = self.expected(bytes);
+        self.in_flight += 1;
+        self.in_flight_bytes += bytes;
+        if self.rate > 0.0 { at_least.max(expected * 4) } else { at_least * 2 }
+    }
+
+    pub(super) fn arrived(&mut self, bytes: u64, took: Duration, now: Duration) {
+        self.release(bytes);
+        self.busy_in_a_row = 0;
+        self.stalls = 0;
+        let since_last = self.last_arrival.map_or(took, |last| now.saturating_sub(last));
+        self.last_arrival = Some(now);
+        let seconds = took.min(since_last).as_secs_f64().max(1e-5);
+        #[expect(clippy::cast_precision_loss, reason = "an estimate")]
+        let rate = bytes as f64 / seconds;
+        self.rate = if self.rate > 0.0 { self.rate * 0.8 + rate * 0.2 } else { rate };
+    }
+
+    /// A request to it is no longer awaited.
+    pub(super) fn cancelled(&mut self) {
+        let share = self.in_flight_bytes / u64::from(self.in_flight.max(1));
+        self.release(share);
+    }
+
+    fn release(&mut self, bytes: u64) {
+        self.in_flight = self.in_flight.saturating_sub(1);
+        self.in_flight_bytes =
+            if self.in_flight == 0 { 0 } else { self.in_flight_bytes.saturating_sub(bytes) };
+    }
+
+    /// Notes a failure, and says whether the peer is kept.
+    pub(super) fn failed(&mut self, chunk: u32, failure: ChunkFailure, now: Duration) -> bool {
+        self.cancelled();
+        match failure {
+            ChunkFailure::Busy => {
+                let pause = FIRST_PAUSE * 2_u32.pow(self.busy_in_a_row.min(5));
+                self.busy_in_a_row += 1;
+                self.paused_until = now + pause.min(MAX_PAUSE);
+                true
+            }
+            ChunkFailure::Missing => match &mut self.availability {
+                // It said it had everything: nothing it says of this blob can be planned with.
+                Availability::Complete => false,
+                Availability::Partial(chunks) => {
+                    chunks.set(chunk as usize, false);
+                    true
+                }
+            },
+            ChunkFailure::Stalled => {
+                self.stalls += 1;
+                self.paused_until = now + Duration::from_secs(1);
+                self.stalls < MAX_STALLS
+            }
+            ChunkFailure::Gone | ChunkFailure::Corrupt => false,
+        }
+    }
+
+    pub(super) fn paused_until(&self, now: Duration) -> Option<Duration> {
+        (self.paused_until > now).then_some(self.paused_until)
+    }
+}

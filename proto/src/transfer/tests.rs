@@ -1,0 +1,370 @@
+//! The transfer core against a small virtual network: every schedule ends, and ends right.
+
+use std::collections::BTreeSet;
+
+use libp2p_identity::Keypair;
+use proptest::prelude::*;
+
+use super::*;
+use crate::chunk::MIN_CHUNK;
+
+fn peer(seed: u8) -> PeerId {
+    Keypair::ed25519_from_bytes([seed; 32]).unwrap().public().to_peer_id()
+}
+
+fn layout(chunks: u32) -> ChunkLayout {
+    ChunkLayout::of(u64::from(chunks) * MIN_CHUNK).unwrap()
+}
+
+fn ms(ms: u64) -> Duration {
+    Duration::from_millis(ms)
+}
+
+fn fresh(chunks: u32) -> (Transfer, Vec<Action>) {
+    Transfer::start(layout(chunks), FixedBitSet::new(), Options::default(), ms(0))
+}
+
+fn requests(actions: &[Action]) -> Vec<(RequestId, PeerId, u32)> {
+    actions
+        .iter()
+        .filter_map(|action| match action {
+            Action::Request { id, peer, chunk } => Some((*id, *peer, *chunk)),
+            _ => None,
+        })
+        .collect()
+}
+
+fn upstream_range(actions: &[Action]) -> Option<(FetchId, std::ops::Range<u32>)> {
+    actions.iter().find_map(|action| match action {
+        Action::FetchUpstream { id, chunks } => Some((*id, chunks.clone())),
+        _ => None,
+    })
+}
+
+#[test]
+fn an_empty_blob_only_needs_its_proof() {
+    let (_, actions) = fresh(0);
+    assert_eq!(actions, [Action::Finish]);
+}
+
+#[test]
+fn upstream_waits_for_discovery_and_gets_one_range() {
+    let (mut transfer, actions) = fresh(10);
+    assert_eq!(actions, [Action::Discover]);
+    let actions = transfer.handle(Event::DiscoveryEnded, ms(300));
+    let (id, range) = upstream_range(&actions).unwrap();
+    assert_eq!(range, 0..10);
+    for chunk in 0..9 {
+        assert!(!transfer.handle(Event::UpstreamChunk(id, chunk), ms(301)).contains(&Action::Finish));
+    }
+    let actions = transfer.handle(Event::UpstreamChunk(id, 9), ms(302));
+    assert!(actions.contains(&Action::Finish), "{actions:?}");
+}
+
+#[test]
+fn what_is_held_is_not_fetched() {
+    let mut have = FixedBitSet::with_capacity(10);
+    have.insert_range(0..4);
+    have.insert_range(7..10);
+    let (mut transfer, _) = Transfer::start(layout(10), have, Options::default(), ms(0));
+    let actions = transfer.handle(Event::DiscoveryEnded, ms(1));
+    assert_eq!(upstream_range(&actions).unwrap().1, 4..7);
+}
+
+#[test]
+fn a_complete_peer_spares_upstream_and_the_reader_is_served_in_order() {
+    let (mut transfer, _) = fresh(100);
+    transfer.handle(Event::ReaderAt(ReaderId(1), 50), ms(0));
+    let actions = transfer.handle(Event::Provider(peer(1), Availability::Complete), ms(5));
+    let asked: Vec<u32> = requests(&actions).iter().map(|&(_, _, chunk)| chunk).collect();
+    assert_eq!(asked, [50, 51]);
+    let actions = transfer.handle(Event::DiscoveryEnded, ms(300));
+    assert_eq!(upstream_range(&actions), None);
+}
+
+#[test]
+fn a_lost_peer_costs_upstream_only_what_is_missing() {
+    let (mut transfer, _) = fresh(8);
+    let mut pending = requests(&transfer.handle(Event::Provider(peer(1), Availability::Complete), ms(0)));
+    transfer.handle(Event::DiscoveryEnded, ms(1));
+    for step in 0..4 {
+        let (id, ..) = pending.remove(0);
+        pending.extend(requests(&transfer.handle(Event::Chunk(id), ms(10 + step))));
+    }
+    let (id, ..) = pending[0];
+    let actions = transfer.handle(Event::ChunkFailed(id, ChunkFailure::Gone), ms(20));
+    assert!(actions.contains(&Action::Blame(peer(1), ChunkFailure::Gone)));
+    assert_eq!(upstream_range(&actions).unwrap().1, 4..8);
+}
+
+#[test]
+fn a_slow_chunk_is_asked_of_a_second_peer() {
+    let (mut transfer, _) = fresh(2);
+    let first = requests(&transfer.handle(Event::Provider(peer(1), Availability::Complete), ms(0)));
+    assert_eq!(first.len(), 2);
+    assert!(requests(&transfer.handle(Event::Provider(peer(2), Availability::Complete), ms(1))).is_empty());
+    let late = transfer.handle(Event::Timer, ms(2100));
+    let hedged = requests(&late);
+    assert_eq!(hedged.iter().map(|&(_, peer, _)| peer).collect::<BTreeSet<_>>(), [peer(2)].into());
+    // The second answers: the first request is cancelled, and its late answer is ignored.
+    let (id, _, chunk) = hedged[0];
+    let actions = transfer.handle(Event::Chunk(id), ms(2200));
+    let (loser, ..) = *first.iter().find(|&&(_, _, asked)| asked == chunk).unwrap();
+    assert!(actions.contains(&Action::Cancel(loser)));
+    assert!(transfer.handle(Event::Chunk(loser), ms(2300)).is_empty());
+}
+
+#[test]
+fn a_lying_signer_is_repaired_from_upstream() {
+    let (mut transfer, _) = fresh(2);
+    let asked = requests(&transfer.handle(Event::Provider(peer(1), Availability::Complete), ms(0)));
+    transfer.handle(Event::DiscoveryEnded, ms(0));
+    transfer.handle(Event::Chunk(asked[0].0), ms(1));
+    assert!(transfer.handle(Event::Chunk(asked[1].0), ms(2)).contains(&Action::Finish));
+    let actions = transfer.handle(Event::Mismatch(vec![(1, peer(1))]), ms(3));
+    assert!(actions.contains(&Action::Forget(vec![1])));
+    let (id, range) = upstream_range(&actions).unwrap();
+    assert_eq!(range, 1..2);
+    assert!(transfer.handle(Event::UpstreamChunk(id, 1), ms(4)).contains(&Action::Finish));
+    // A second mismatch is upstream's.
+    let actions = transfer.handle(Event::Mismatch(vec![(1, peer(1))]), ms(5));
+    assert_eq!(actions, [Action::Fail(Some(UpstreamFailure::WrongBytes))]);
+}
+
+#[test]
+fn a_final_upstream_failure_without_peers_ends_it_at_once() {
+    let (mut transfer, _) = fresh(2);
+    let (id, _) = upstream_range(&transfer.handle(Event::DiscoveryEnded, ms(1))).unwrap();
+    let actions = transfer.handle(Event::UpstreamEnded(id, Err(UpstreamFailure::Final)), ms(2));
+    assert_eq!(actions, [Action::Fail(Some(UpstreamFailure::Final))]);
+}
+
+#[test]
+fn a_bitmap_of_another_size_is_not_believed() {
+    let (mut transfer, _) = fresh(9);
+    let bits = FixedBitSet::with_capacity(1_000_000);
+    assert!(
+        requests(&transfer.handle(Event::Provider(peer(1), Availability::Partial(bits)), ms(0))).is_empty()
+    );
+}
+
+/// How a simulated peer behaves.
+#[derive(Debug, Clone)]
+enum Manner {
+    Honest { delay: u64 },
+    Partial { delay: u64, every: usize },
+    BusyAtFirst { times: u32, delay: u64 },
+    DiesAfter { chunks: u32 },
+    Stalls,
+    Corrupts,
+    ClaimsTooMuch,
+}
+
+fn manner() -> impl Strategy<Value = Manner> {
+    prop_oneof![
+        (1..200_u64).prop_map(|delay| Manner::Honest { delay }),
+        (1..200_u64, 2..5_usize).prop_map(|(delay, every)| Manner::Partial { delay, every }),
+        (1..6_u32, 1..50_u64).prop_map(|(times, delay)| Manner::BusyAtFirst { times, delay }),
+        (0..10_u32).prop_map(|chunks| Manner::DiesAfter { chunks }),
+        Just(Manner::Stalls),
+        Just(Manner::Corrupts),
+        Just(Manner::ClaimsTooMuch),
+    ]
+}
+
+/// A virtual network: peers of given manners and an upstream that breaks now and then.
+struct Network {
+    transfer: Transfer,
+    layout: ChunkLayout,
+    manners: BTreeMap<PeerId, (Manner, u32)>,
+    /// How many chunks upstream gives before each break; the last entry holds for ever.
+    upstream_breaks: Vec<u32>,
+    queue: BTreeMap<(Duration, u64), Event>,
+    stopped: BTreeSet<FetchId>,
+    in_flight: BTreeMap<RequestId, u32>,
+    sequence: u64,
+    upstream_chunks: Vec<u32>,
+    outcome: Option<Action>,
+    most_in_flight: usize,
+}
+
+impl Network {
+    fn new(chunks: u32, manners: Vec<Manner>, upstream_breaks: Vec<u32>) -> Self {
+        let layout = layout(chunks);
+        let (transfer, actions) =
+            Transfer::start(layout, FixedBitSet::new(), Options::default(), Duration::ZERO);
+        let manners = manners
+            .into_iter()
+            .enumerate()
+            .map(|(index, manner)| (peer(u8::try_from(index).unwrap() + 1), (manner, 0)))
+            .collect();
+        let mut network = Self {
+            transfer,
+            layout,
+            manners,
+            upstream_breaks,
+            queue: BTreeMap::new(),
+            stopped: BTreeSet::new(),
+            in_flight: BTreeMap::new(),
+            sequence: 0,
+            upstream_chunks: vec![0; chunks as usize],
+            outcome: None,
+            most_in_flight: 0,
+        };
+        network.perform(actions, Duration::ZERO);
+        network
+    }
+
+    fn at(&mut self, when: Duration, event: Event) {
+        self.sequence += 1;
+        self.queue.insert((when, self.sequence), event);
+    }
+
+    fn perform(&mut self, actions: Vec<Action>, now: Duration) {
+        for action in actions {
+            match action {
+                Action::Discover => self.discover(now),
+                Action::Request { id, peer, chunk } => self.request(id, peer, chunk, now),
+                Action::Cancel(id) => {
+                    self.in_flight.remove(&id);
+                }
+                Action::FetchUpstream { id, chunks } => self.fetch(id, chunks, now),
+                Action::StopUpstream(id) => {
+                    self.stopped.insert(id);
+                }
+                Action::SetTimer(at) => self.at(at, Event::Timer),
+                Action::Finish | Action::Fail(_) => self.outcome = Some(action),
+                Action::Blame(..) | Action::Forget(_) => {}
+            }
+        }
+        self.most_in_flight = self.most_in_flight.max(self.in_flight.len());
+    }
+
+    fn discover(&mut self, now: Duration) {
+        let count = self.layout.count() as usize;
+        for (index, (&peer, (manner, _))) in self.manners.clone().iter().enumerate() {
+            let availability = match manner {
+                Manner::Partial { every, .. } => {
+                    let mut bits = FixedBitSet::with_capacity(count);
+                    (0..count).step_by(*every).for_each(|chunk| bits.insert(chunk));
+                    Availability::Partial(bits)
+                }
+                _ => Availability::Complete,
+            };
+            self.at(now + ms(index as u64 * 20), Event::Provider(peer, availability));
+        }
+        self.at(now + ms(300), Event::DiscoveryEnded);
+    }
+
+    fn request(&mut self, id: RequestId, peer: PeerId, chunk: u32, now: Duration) {
+        assert!(self.in_flight.insert(id, chunk).is_none());
+        let (manner, seen) = self.manners.get_mut(&peer).unwrap();
+        *seen += 1;
+        let failed = |failure| Event::ChunkFailed(id, failure);
+        let (delay, event) = match *manner {
+            Manner::BusyAtFirst { times, .. } if *seen <= times => (1, failed(ChunkFailure::Busy)),
+            Manner::Honest { delay } | Manner::Partial { delay, .. } | Manner::BusyAtFirst { delay, .. } => {
+                (delay, Event::Chunk(id))
+            }
+            Manner::DiesAfter { chunks } if *seen > chunks => (5, failed(ChunkFailure::Gone)),
+            Manner::DiesAfter { .. } => (5, Event::Chunk(id)),
+            Manner::Stalls => (3000, failed(ChunkFailure::Stalled)),
+            Manner::Corrupts => (5, failed(ChunkFailure::Corrupt)),
+            Manner::ClaimsTooMuch => (5, failed(ChunkFailure::Missing)),
+        };
+        self.at(now + ms(delay), event);
+    }
+
+    fn fetch(&mut self, id: FetchId, chunks: std::ops::Range<u32>, now: Duration) {
+        let gives = if self.upstream_breaks.len() > 1 {
+            self.upstream_breaks.remove(0)
+        } else {
+            self.upstream_breaks[0]
+        };
+        let mut when = now;
+        for chunk in chunks.clone().take(gives as usize) {
+            when += ms(10);
+            self.at(when, Event::UpstreamChunk(id, chunk));
+        }
+        let result = if chunks.len() <= gives as usize { Ok(()) } else { Err(UpstreamFailure::Retry) };
+        self.at(when + ms(1), Event::UpstreamEnded(id, result));
+    }
+
+    /// Runs until the transfer says how it ended.
+    fn run(&mut self) -> (Duration, Action) {
+        let mut now = Duration::ZERO;
+        for _ in 0..100_000 {
+            if let Some(outcome) = self.outcome.clone() {
+                return (now, outcome);
+            }
+            let Some(((when, _), event)) = self.queue.pop_first() else {
+                panic!("nothing is due and the transfer has not ended: {:?}", self.transfer);
+            };
+            now = now.max(when);
+            match &event {
+                Event::UpstreamChunk(id, _) | Event::UpstreamEnded(id, _) if self.stopped.contains(id) => {
+                    continue;
+                }
+                Event::UpstreamChunk(_, chunk) => self.upstream_chunks[*chunk as usize] += 1,
+                // A cancelled request answers nothing.
+                Event::Chunk(id) | Event::ChunkFailed(id, _) if self.in_flight.remove(id).is_none() => {
+                    continue;
+                }
+                _ => {}
+            }
+            let actions = self.transfer.handle(event, now);
+            self.perform(actions, now);
+        }
+        panic!("no end after 100,000 events");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+
+    /// With an upstream that works in the end, every mix of peers ends with every chunk stored, the bound on
+    /// what is in flight holds, and upstream gives no chunk that an unfailing fetch gave before.
+    #[test]
+    fn every_chunk_is_fetched(
+        chunks in 0..60_u32,
+        manners in proptest::collection::vec(manner(), 0..6),
+        breaks in proptest::collection::vec(1..20_u32, 0..2),
+    ) {
+        let mut breaks = breaks;
+        breaks.push(u32::MAX);
+        let mut network = Network::new(chunks, manners, breaks);
+        let (_, outcome) = network.run();
+        prop_assert_eq!(outcome, Action::Finish);
+        prop_assert_eq!(network.transfer.missing(), 0);
+        prop_assert!(network.most_in_flight <= 16, "{}", network.most_in_flight);
+        prop_assert!(network.upstream_chunks.iter().all(|&times| times <= 1), "{:?}", network.upstream_chunks);
+    }
+
+    /// Without an upstream, one honest peer is enough.
+    #[test]
+    fn one_honest_peer_is_enough(
+        chunks in 1..60_u32,
+        manners in proptest::collection::vec(manner(), 0..5),
+        delay in 1..100_u64,
+    ) {
+        let mut manners = manners;
+        manners.push(Manner::Honest { delay });
+        let mut network = Network::new(chunks, manners, vec![0]);
+        let (_, outcome) = network.run();
+        prop_assert_eq!(outcome, Action::Finish);
+        prop_assert!(network.upstream_chunks.iter().all(|&times| times == 0));
+    }
+
+    /// Without upstream and without honest peers it fails, and says so in bounded time.
+    #[test]
+    fn hopeless_transfers_end(
+        chunks in 1..40_u32,
+        bad in proptest::collection::vec(
+            prop_oneof![Just(Manner::Stalls), Just(Manner::Corrupts), Just(Manner::ClaimsTooMuch)], 0..5),
+    ) {
+        let mut network = Network::new(chunks, bad, vec![0]);
+        let (when, outcome) = network.run();
+        prop_assert!(matches!(outcome, Action::Fail(_)), "{:?}", outcome);
+        prop_assert!(when < Duration::from_secs(30), "{when:?}");
+    }
+}
