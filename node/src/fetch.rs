@@ -1,0 +1,304 @@
+//! Fetching blobs: one task a blob, however many want it.
+//!
+//! ```text
+//! gateway: GET blob ─► source ─► Fetcher::open ─► driver (one task) ─► proto: Transfer (decides)
+//!                                   │                │  ├─ discovery: who has it?
+//!                        reader ◄───┘                │  ├─ chunks from peers, checked, stored
+//!                        (bytes in order)            │  └─ ranges from upstream, cut, vouched for, stored
+//!                                                    └─► store: digest proven, blob held, announced
+//! ```
+//!
+//! [`Fetcher`] is the handle; its desk (an actor) owns the table of running transfers, so that a blob is fetched
+//! once at a time. Each transfer is a task that owns its [`shoal_proto::transfer::Transfer`] and its partial
+//! blob. It goes on when its clients leave, and stops with the node; what it stored until then is resumed.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use fixedbitset::FixedBitSet;
+use shoal_gateway::error::PullError;
+use shoal_gateway::upstream::Upstreams;
+use shoal_proto::digest::Digest;
+use shoal_proto::identity::Keypair;
+use shoal_proto::name::Scope;
+use shoal_store::{Partial, Store};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
+
+use crate::metrics::Metrics;
+
+pub mod barred;
+mod discovery;
+mod driver;
+pub mod reader;
+mod range;
+
+use barred::Barred;
+
+/// The most transfers at once: what comes after waits in the desk's queue for its answer.
+const MAX_TRANSFERS: usize = 512;
+/// Requests to the desk that may wait.
+const DESK_QUEUE: usize = 256;
+/// Questions to one transfer that may wait.
+const TRANSFER_QUEUE: usize = 64;
+
+/// What fetching works with.
+#[derive(Clone)]
+pub struct Ports {
+    /// Where blobs are kept.
+    pub store: Store,
+    /// The other nodes.
+    pub peers: shoal_swarm::Handle,
+    /// The registries.
+    pub upstreams: Upstreams,
+    /// Signs for what this node fetched from upstream.
+    pub keypair: Arc<Keypair>,
+    /// Counts.
+    pub metrics: Metrics,
+    /// Peers that are not asked for now.
+    pub barred: Barred,
+}
+
+impl std::fmt::Debug for Ports {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Ports").finish_non_exhaustive()
+    }
+}
+
+/// How a transfer stands.
+#[derive(Debug, Clone)]
+pub enum Status {
+    /// So many chunks are stored.
+    Running {
+        /// Chunks stored.
+        have: u32,
+    },
+    /// The digest is proven and the blob is held.
+    Held,
+    /// It cannot be had.
+    Failed(PullError),
+}
+
+/// What a running transfer is asked.
+#[derive(Debug)]
+enum Question {
+    /// A reader waits for this chunk.
+    Want { reader: u64, chunk: u32, reply: oneshot::Sender<Given> },
+    /// A reader left.
+    Gone { reader: u64 },
+    /// Another repository that the blob is in.
+    AlsoIn(Scope),
+    /// Which chunks are stored?
+    Have(oneshot::Sender<FixedBitSet>),
+}
+
+/// A chunk for a reader.
+#[derive(Debug)]
+enum Given {
+    /// It just came.
+    Bytes(bytes::Bytes),
+    /// It is in the partial blob.
+    Stored,
+}
+
+/// A running transfer, to wait for and to ask.
+#[derive(Debug, Clone)]
+pub struct TransferHandle {
+    /// The blob's size in bytes.
+    pub size: u64,
+    partial: Partial,
+    questions: mpsc::Sender<Question>,
+    /// How it stands.
+    pub status: watch::Receiver<Status>,
+}
+
+impl TransferHandle {
+    /// Waits until the blob is held, or cannot be had.
+    ///
+    /// # Errors
+    /// Why it cannot be had.
+    pub async fn finished(&mut self) -> Result<(), PullError> {
+        let ended = self.status.wait_for(|status| !matches!(status, Status::Running { .. })).await;
+        match ended.as_deref() {
+            Ok(Status::Failed(error)) => Err(error.clone()),
+            Ok(_) => Ok(()),
+            Err(_) => Err(PullError::Unavailable("the node is shutting down".to_owned())),
+        }
+    }
+
+    /// Which chunks are stored now.
+    pub async fn have(&self) -> Option<FixedBitSet> {
+        let (reply, answer) = oneshot::channel();
+        self.questions.send(Question::Have(reply)).await.ok()?;
+        answer.await.ok()
+    }
+
+    /// A stored chunk and who vouches for it, to serve it to a peer.
+    pub fn partial(&self) -> &Partial {
+        &self.partial
+    }
+}
+
+/// One line of what is being fetched.
+#[derive(Debug, Clone)]
+pub struct InProgress {
+    /// Which blob.
+    pub digest: Digest,
+    /// Its size in bytes.
+    pub size: u64,
+    /// Chunks stored.
+    pub have: u32,
+}
+
+enum Command {
+    Open { digest: Digest, size: u64, scope: Scope, reply: oneshot::Sender<Result<TransferHandle, PullError>> },
+    Find { digest: Digest, reply: oneshot::Sender<Option<TransferHandle>> },
+    List { reply: oneshot::Sender<Vec<InProgress>> },
+}
+
+/// Opens transfers. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Fetcher {
+    commands: mpsc::Sender<Command>,
+}
+
+impl Fetcher {
+    /// Starts the desk. It ends with `shutdown`.
+    pub fn start(ports: Ports, tasks: &mut JoinSet<()>, shutdown: CancellationToken) -> Self {
+        let (commands, queue) = mpsc::channel(DESK_QUEUE);
+        let desk = Desk { ports, running: HashMap::new(), tasks: JoinSet::new() };
+        tasks.spawn(desk.run(queue, shutdown));
+        Self { commands }
+    }
+
+    /// Begins to fetch a blob, or joins whoever already does.
+    ///
+    /// # Errors
+    /// [`PullError`] if it cannot even begin: too large, or the disk fails.
+    pub async fn open(&self, digest: Digest, size: u64, scope: Scope) -> Result<TransferHandle, PullError> {
+        let (reply, answer) = oneshot::channel();
+        let closing = || PullError::Unavailable("the node is shutting down".to_owned());
+        self.commands
+            .send(Command::Open { digest, size, scope, reply })
+            .await
+            .map_err(|_| closing())?;
+        answer.await.map_err(|_| closing())?
+    }
+
+    /// The running transfer of this blob, if there is one.
+    pub async fn find(&self, digest: Digest) -> Option<TransferHandle> {
+        let (reply, answer) = oneshot::channel();
+        self.commands.send(Command::Find { digest, reply }).await.ok()?;
+        answer.await.ok()?
+    }
+
+    /// Everything that is being fetched.
+    pub async fn in_progress(&self) -> Vec<InProgress> {
+        let (reply, answer) = oneshot::channel();
+        if self.commands.send(Command::List { reply }).await.is_err() {
+            return Vec::new();
+        }
+        answer.await.unwrap_or_default()
+    }
+}
+
+/// The actor that owns the table of running transfers.
+struct Desk {
+    ports: Ports,
+    running: HashMap<Digest, TransferHandle>,
+    tasks: JoinSet<Digest>,
+}
+
+impl Desk {
+    async fn run(mut self, mut queue: mpsc::Receiver<Command>, shutdown: CancellationToken) {
+        loop {
+            // Cancel-safe: both branches only receive.
+            tokio::select! {
+                () = shutdown.cancelled() => break,
+                Some(ended) = self.tasks.join_next(), if !self.tasks.is_empty() => self.ended(ended),
+                command = queue.recv(), if self.running.len() < MAX_TRANSFERS => match command {
+                    Some(command) => self.handle(command).await,
+                    None => break,
+                },
+            }
+        }
+        self.tasks.shutdown().await;
+    }
+
+    fn ended(&mut self, ended: Result<Digest, tokio::task::JoinError>) {
+        match ended {
+            Ok(digest) => {
+                self.running.remove(&digest);
+            }
+            Err(error) => {
+                tracing::error!(%error, "a transfer's task died");
+                // Which one is not said: those whose task is gone no longer take questions.
+                self.running.retain(|_, handle| !handle.questions.is_closed());
+            }
+        }
+    }
+
+    async fn handle(&mut self, command: Command) {
+        // Who asked may have left meanwhile: then nobody minds that the reply is lost.
+        match command {
+            Command::Find { digest, reply } => drop(reply.send(self.live(&digest))),
+            Command::List { reply } => drop(reply.send(self.list())),
+            Command::Open { digest, size, scope, reply } => {
+                let opened = self.open(digest, size, scope).await;
+                drop(reply.send(opened));
+            }
+        }
+    }
+
+    fn live(&self, digest: &Digest) -> Option<TransferHandle> {
+        self.running.get(digest).filter(|handle| !handle.questions.is_closed()).cloned()
+    }
+
+    fn list(&self) -> Vec<InProgress> {
+        let line = |(digest, handle): (&Digest, &TransferHandle)| match *handle.status.borrow() {
+            Status::Running { have } => Some(InProgress { digest: *digest, size: handle.size, have }),
+            _ => None,
+        };
+        self.running.iter().filter_map(line).collect()
+    }
+
+    async fn open(&mut self, digest: Digest, size: u64, scope: Scope) -> Result<TransferHandle, PullError> {
+        if let Some(handle) = self.live(&digest) {
+            if handle.size == size {
+                // Its queue may be full of questions: then this repository is not needed.
+                drop(handle.questions.try_send(Question::AlsoIn(scope)));
+                return Ok(handle);
+            }
+            return Err(PullError::Content(format!(
+                "{digest} is being fetched as {} bytes and was now asked for as {size}",
+                handle.size
+            )));
+        }
+        let partial = self.partial(&digest, size).await?;
+        let (questions, inbox) = mpsc::channel(TRANSFER_QUEUE);
+        let (status, watch) = watch::channel(Status::Running { have: 0 });
+        let handle = TransferHandle { size, partial: partial.clone(), questions, status: watch };
+        let driver = driver::Driver::new(self.ports.clone(), digest, scope, partial, status);
+        let span = tracing::info_span!("fetch", %digest);
+        self.tasks.spawn(
+            async move {
+                driver.run(inbox).await;
+                digest
+            }
+            .instrument(span),
+        );
+        self.running.insert(digest, handle.clone());
+        Ok(handle)
+    }
+
+    async fn partial(&self, digest: &Digest, size: u64) -> Result<Partial, PullError> {
+        shoal_proto::chunk::ChunkLayout::of(size).map_err(|error| PullError::TooLarge(error.to_string()))?;
+        self.ports
+            .store
+            .partial(digest, size)
+            .await
+            .map_err(|error| PullError::Unavailable(error.to_string()))
+    }
+}

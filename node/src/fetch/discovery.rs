@@ -1,0 +1,133 @@
+//! Who has this blob? Connected peers first, then the DHT, within 300 ms.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use rand::seq::SliceRandom as _;
+use shoal_proto::digest::Digest;
+use shoal_proto::identity::PeerId;
+use shoal_proto::transfer::Availability;
+use shoal_proto::wire::Holding;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, timeout, timeout_at};
+
+use super::Ports;
+
+/// How long finding providers may take before a transfer goes on without.
+pub const LIMIT: Duration = Duration::from_millis(300);
+/// How long a peer's late answer is still listened to: it can join a transfer that runs.
+const LATE: Duration = Duration::from_secs(2);
+/// The most connected peers asked: more know no more, and each is a message.
+const MAX_ASKED: usize = 32;
+/// With so many providers among the connected peers, the DHT is not asked.
+const ENOUGH: usize = 4;
+
+/// A peer and what it said it has.
+#[derive(Debug)]
+pub(crate) struct Found {
+    /// Who.
+    pub(crate) peer: PeerId,
+    /// The blob's size in bytes, as it said.
+    pub(crate) size: u64,
+    /// What it has.
+    pub(crate) availability: Availability,
+}
+
+/// One search, which yields what it finds as it comes.
+pub(crate) struct Search {
+    ports: Ports,
+    digest: Digest,
+    asked: HashSet<PeerId>,
+    answers: JoinSet<Option<Found>>,
+    found: usize,
+}
+
+impl Search {
+    /// Asks the connected peers.
+    pub(crate) fn begin(ports: Ports, digest: Digest) -> Self {
+        let mut search =
+            Self { ports, digest, asked: HashSet::new(), answers: JoinSet::new(), found: 0 };
+        let mut connected: Vec<PeerId> = search.ports.peers.connected().iter().map(|peer| peer.peer).collect();
+        connected.shuffle(&mut rand::rng());
+        for peer in connected.into_iter().take(MAX_ASKED) {
+            search.ask(peer);
+        }
+        search
+    }
+
+    fn ask(&mut self, peer: PeerId) {
+        if self.ports.barred.is_barred(&peer) || !self.asked.insert(peer) {
+            return;
+        }
+        let (peers, digest) = (self.ports.peers.clone(), self.digest);
+        self.answers.spawn(async move {
+            let holding = timeout(LATE, peers.ask_blob(peer, &digest)).await.ok()?.ok()?;
+            match holding {
+                Holding::None => None,
+                Holding::Complete { size } => Some(Found { peer, size, availability: Availability::Complete }),
+                Holding::Partial { size, chunks } => {
+                    Some(Found { peer, size, availability: Availability::Partial(chunks) })
+                }
+            }
+        });
+    }
+
+    async fn next_answer(&mut self) -> Option<Found> {
+        while let Some(answer) = self.answers.join_next().await {
+            if let Ok(Some(found)) = answer {
+                self.found += 1;
+                return Some(found);
+            }
+        }
+        None
+    }
+
+    /// Runs the search within its limit; `each` gets what is found. The answers that are late can be had from
+    /// [`Search::late`].
+    pub(crate) async fn run(&mut self, mut each: impl FnMut(Found)) {
+        let deadline = Instant::now() + LIMIT;
+        if self.asked.is_empty() {
+            // Nobody is connected: the DHT's table is as empty.
+            return;
+        }
+        // The connected peers get the first half: most answer within a round trip.
+        let half = Instant::now() + LIMIT / 2;
+        while let Ok(Some(found)) = timeout_at(half, self.next_answer()).await {
+            each(found);
+        }
+        if self.found >= ENOUGH {
+            return;
+        }
+        let left = deadline.saturating_duration_since(Instant::now());
+        let mut providers = self.ports.peers.providers(&self.digest, left).await;
+        let mut searching = true;
+        while searching || !self.answers.is_empty() {
+            let step = async {
+                tokio::select! {
+                    provider = providers.recv(), if searching => Step::Provider(provider),
+                    Some(answer) = self.answers.join_next() => Step::Answer(answer.ok().flatten()),
+                }
+            };
+            match timeout_at(deadline, step).await {
+                Ok(Step::Provider(Some(peer))) => self.ask(peer),
+                Ok(Step::Provider(None)) => searching = false,
+                Ok(Step::Answer(Some(found))) => {
+                    self.found += 1;
+                    each(found);
+                }
+                Ok(Step::Answer(None)) => {}
+                Err(_) => return,
+            }
+        }
+    }
+
+    /// The next answer that came after the limit.
+    pub(crate) async fn late(&mut self) -> Option<Found> {
+        self.next_answer().await
+    }
+}
+
+enum Step {
+    Provider(Option<PeerId>),
+    Answer(Option<Found>),
+}

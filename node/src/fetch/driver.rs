@@ -1,0 +1,455 @@
+//! The driver of one blob's transfer: feeds the pure core events, carries out its actions.
+//!
+//! It owns the core, the waiting readers and every task that the transfer started; all of them end with it.
+
+use std::collections::{BTreeMap, HashMap};
+use std::time::Duration;
+
+use bytes::Bytes;
+use shoal_gateway::error::PullError;
+use shoal_proto::attestation::{Attestation, AttestationError, Claim};
+use shoal_proto::digest::Digest;
+use shoal_proto::identity::PeerId;
+use shoal_proto::name::Scope;
+use shoal_proto::transfer::{
+    Action, ChunkFailure, Event, FetchId, Options, ReaderId, RequestId, Transfer, UpstreamFailure,
+};
+use shoal_proto::wire::Refusal;
+use shoal_store::{FinishError, Partial};
+use shoal_swarm::ChunkError;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::{AbortHandle, JoinSet};
+use tokio::time::{Instant, sleep_until};
+
+use super::discovery::{Found, Search};
+use super::range::RangeFetch;
+use super::{Given, Ports, Question, Status};
+
+/// What the driver's tasks may have said and it not yet read.
+const EVENTS: usize = 32;
+/// Chunks that upstream may be ahead of the driver.
+const UPSTREAM_AHEAD: usize = 2;
+/// The most repositories remembered for one blob.
+const MAX_SCOPES: usize = 8;
+
+/// What a task of the transfer says.
+enum Said {
+    Found(Found),
+    DiscoveryEnded,
+    Chunk { id: RequestId, chunk: u32, bytes: Bytes },
+    Failed { id: RequestId, failure: ChunkFailure },
+    /// This node's own disk failed.
+    Disk(PullError),
+    UpstreamChunk { id: FetchId, chunk: u32, bytes: Bytes },
+    UpstreamEnded { id: FetchId, result: Result<(), PullError> },
+}
+
+pub(super) struct Driver {
+    ports: Ports,
+    digest: Digest,
+    scopes: Vec<Scope>,
+    partial: Partial,
+    status: watch::Sender<Status>,
+    began: Instant,
+    tasks: JoinSet<()>,
+    said: mpsc::Sender<Said>,
+    hears: mpsc::Receiver<Said>,
+    requests: HashMap<RequestId, AbortHandle>,
+    fetches: HashMap<FetchId, AbortHandle>,
+    waiting: BTreeMap<u32, Vec<oneshot::Sender<Given>>>,
+    wake: Option<Instant>,
+    /// Why upstream failed last: what clients are told.
+    upstream_error: Option<PullError>,
+    /// After a mismatch: who vouched for what before.
+    suspects: BTreeMap<u32, Attestation>,
+}
+
+impl Driver {
+    pub(super) fn new(
+        ports: Ports,
+        digest: Digest,
+        scope: Scope,
+        partial: Partial,
+        status: watch::Sender<Status>,
+    ) -> Self {
+        let (said, hears) = mpsc::channel(EVENTS);
+        Self {
+            ports,
+            digest,
+            scopes: vec![scope],
+            partial,
+            status,
+            began: Instant::now(),
+            tasks: JoinSet::new(),
+            said,
+            hears,
+            requests: HashMap::new(),
+            fetches: HashMap::new(),
+            waiting: BTreeMap::new(),
+            wake: None,
+            upstream_error: None,
+            suspects: BTreeMap::new(),
+        }
+    }
+
+    fn now(&self) -> Duration {
+        self.began.elapsed()
+    }
+
+    /// Runs the transfer to its end.
+    pub(super) async fn run(mut self, mut questions: mpsc::Receiver<Question>) {
+        let layout = self.partial.layout();
+        let options = Options { seed: rand::random(), ..Options::default() };
+        let (mut core, first) = Transfer::start(layout, self.partial.have(), options, Duration::ZERO);
+        let mut actions = first;
+        loop {
+            if let Some(end) = self.perform(&mut core, actions).await {
+                self.end(end);
+                return;
+            }
+            actions = self.next(&mut core, &mut questions).await;
+        }
+    }
+
+    /// Waits for the next thing that happens, and has the core decide.
+    ///
+    /// Cancel-safe: every branch only receives or sleeps.
+    async fn next(&mut self, core: &mut Transfer, questions: &mut mpsc::Receiver<Question>) -> Vec<Action> {
+        let wake = self.wake.unwrap_or_else(|| Instant::now() + Duration::from_secs(3600));
+        tokio::select! {
+            Some(said) = self.hears.recv() => self.heard(core, said),
+            Some(question) = questions.recv() => self.answer(core, question),
+            Some(_) = self.tasks.join_next(), if !self.tasks.is_empty() => Vec::new(),
+            () = sleep_until(wake) => {
+                self.wake = None;
+                let now = self.now();
+                core.handle(Event::Timer, now)
+            }
+        }
+    }
+
+    fn heard(&mut self, core: &mut Transfer, said: Said) -> Vec<Action> {
+        let now = self.now();
+        match said {
+            Said::Found(found) if found.size != self.partial.layout().size() => {
+                tracing::debug!(peer = %found.peer, size = found.size, "a peer holds this digest in another size");
+                Vec::new()
+            }
+            Said::Found(found) => core.handle(Event::Provider(found.peer, found.availability), now),
+            Said::DiscoveryEnded => core.handle(Event::DiscoveryEnded, now),
+            Said::Chunk { id, chunk, bytes } => {
+                self.requests.remove(&id);
+                let actions = core.handle(Event::Chunk(id), now);
+                self.stored(core, chunk, &bytes);
+                actions
+            }
+            Said::Failed { id, failure } => {
+                self.requests.remove(&id);
+                core.handle(Event::ChunkFailed(id, failure), now)
+            }
+            Said::Disk(error) => {
+                self.upstream_error = Some(error);
+                vec![Action::Fail(None)]
+            }
+            Said::UpstreamChunk { id, chunk, bytes } => {
+                let actions = core.handle(Event::UpstreamChunk(id, chunk), now);
+                self.stored(core, chunk, &bytes);
+                actions
+            }
+            Said::UpstreamEnded { id, result } => {
+                self.fetches.remove(&id);
+                let result = result.map_err(|error| self.upstream_failed(error));
+                core.handle(Event::UpstreamEnded(id, result), now)
+            }
+        }
+    }
+
+    fn upstream_failed(&mut self, error: PullError) -> UpstreamFailure {
+        tracing::info!(%error, "upstream failed");
+        let failure = match &error {
+            PullError::Upstream { .. } => UpstreamFailure::Retry,
+            _ => UpstreamFailure::Final,
+        };
+        self.upstream_error = Some(error);
+        failure
+    }
+
+    /// Tells the world that a chunk is stored.
+    fn stored(&mut self, core: &Transfer, chunk: u32, bytes: &Bytes) {
+        let have = u32::try_from(core.have().count_ones(..)).unwrap_or(u32::MAX);
+        self.status.send_replace(Status::Running { have });
+        if chunk + 1 == self.partial.layout().count() {
+            // The last byte is given only after the digest is proven: its readers learn of it by the status.
+            return;
+        }
+        for reader in self.waiting.remove(&chunk).unwrap_or_default() {
+            // A reader that left does not mind.
+            drop(reader.send(Given::Bytes(bytes.clone())));
+        }
+    }
+
+    fn answer(&mut self, core: &mut Transfer, question: Question) -> Vec<Action> {
+        let now = self.now();
+        match question {
+            Question::Have(reply) => drop(reply.send(core.have().clone())),
+            Question::AlsoIn(scope) => {
+                if !self.scopes.contains(&scope) && self.scopes.len() < MAX_SCOPES {
+                    self.scopes.push(scope);
+                }
+            }
+            Question::Gone { reader } => return core.handle(Event::ReaderGone(ReaderId(reader)), now),
+            Question::Want { reader, chunk, reply } => {
+                let is_last = chunk + 1 >= self.partial.layout().count();
+                if core.have().contains(chunk as usize) && !is_last {
+                    drop(reply.send(Given::Stored));
+                } else {
+                    self.waiting.entry(chunk).or_default().push(reply);
+                }
+                return core.handle(Event::ReaderAt(ReaderId(reader), chunk), now);
+            }
+        }
+        Vec::new()
+    }
+
+    /// Carries out actions; says how it ended, if it did.
+    async fn perform(&mut self, core: &mut Transfer, actions: Vec<Action>) -> Option<Status> {
+        let mut actions = std::collections::VecDeque::from(actions);
+        while let Some(action) = actions.pop_front() {
+            match action {
+                Action::Discover => self.discover(),
+                Action::Request { id, peer, chunk } => {
+                    self.request(id, peer, chunk, core.excluded_signer(chunk));
+                }
+                Action::Cancel(id) => abort(self.requests.remove(&id)),
+                Action::FetchUpstream { id, chunks } => self.fetch_upstream(id, chunks),
+                Action::StopUpstream(id) => abort(self.fetches.remove(&id)),
+                Action::SetTimer(at) => self.wake = Some(self.began + at),
+                Action::Blame(peer, failure) => self.blame(peer, failure),
+                Action::Forget(chunks) => {
+                    if let Err(error) = self.partial.forget(&chunks).await {
+                        return Some(Status::Failed(PullError::Unavailable(error.to_string())));
+                    }
+                }
+                Action::Fail(failure) => return Some(self.failed(failure).await),
+                Action::Finish => match self.finish().await {
+                    Ok(status) => return Some(status),
+                    Err(suspects) => {
+                        let now = self.now();
+                        actions.extend(core.handle(Event::Mismatch(suspects), now));
+                    }
+                },
+            }
+        }
+        None
+    }
+
+    fn discover(&mut self) {
+        let mut search = Search::begin(self.ports.clone(), self.digest);
+        let said = self.said.clone();
+        self.tasks.spawn(async move {
+            let mut found = Vec::new();
+            // What is found is passed on at once where the queue has room, and else at the end.
+            search
+                .run(|provider| {
+                    if let Err(error) = said.try_send(Said::Found(provider))
+                        && let Said::Found(provider) = error.into_inner()
+                    {
+                        found.push(provider);
+                    }
+                })
+                .await;
+            for provider in found {
+                said.send(Said::Found(provider)).await.ok();
+            }
+            said.send(Said::DiscoveryEnded).await.ok();
+            while let Some(provider) = search.late().await {
+                said.send(Said::Found(provider)).await.ok();
+            }
+        });
+    }
+
+    fn request(&mut self, id: RequestId, peer: PeerId, chunk: u32, excluded: Option<PeerId>) {
+        let (ports, partial, said) = (self.ports.clone(), self.partial.clone(), self.said.clone());
+        let claim = Claim { digest: self.digest, size: partial.layout().size(), chunk };
+        let task = self.tasks.spawn(async move {
+            let event = match request(&ports, &partial, peer, claim, excluded).await {
+                Ok(bytes) => Said::Chunk { id, chunk, bytes },
+                Err(RequestError::Peer(failure)) => Said::Failed { id, failure },
+                Err(RequestError::Disk(error)) => Said::Disk(error),
+            };
+            said.send(event).await.ok();
+        });
+        self.requests.insert(id, task);
+    }
+
+    fn fetch_upstream(&mut self, id: FetchId, chunks: std::ops::Range<u32>) {
+        let (stored, mut arrivals) = mpsc::channel(UPSTREAM_AHEAD);
+        let fetch = RangeFetch {
+            ports: self.ports.clone(),
+            digest: self.digest,
+            scopes: self.scopes.clone(),
+            partial: self.partial.clone(),
+            chunks,
+            stored,
+        };
+        let said = self.said.clone();
+        let task = self.tasks.spawn(async move {
+            let pass_on = async {
+                while let Some((chunk, bytes)) = arrivals.recv().await {
+                    said.send(Said::UpstreamChunk { id, chunk, bytes }).await.ok();
+                }
+            };
+            // The range drops its sender when it ends, which ends the passing on.
+            let (result, ()) = tokio::join!(fetch.run(), pass_on);
+            said.send(Said::UpstreamEnded { id, result }).await.ok();
+        });
+        self.fetches.insert(id, task);
+    }
+
+    fn blame(&self, peer: PeerId, failure: ChunkFailure) {
+        if failure == ChunkFailure::Corrupt {
+            let time = self.ports.barred.bar(peer);
+            self.ports.metrics.corrupt_chunk();
+            tracing::warn!(%peer, seconds = time.as_secs(), "a peer sent wrong bytes and is not asked for a while");
+        } else {
+            tracing::info!(%peer, ?failure, "a peer failed a chunk");
+        }
+    }
+
+    /// Proves the digest. `Err` names the chunks that came on somebody else's word, if it does not come out.
+    async fn finish(&mut self) -> Result<Status, Vec<(u32, PeerId)>> {
+        match self.partial.finish().await {
+            Ok(_) => {
+                self.name_liars().await;
+                self.ports.peers.announce(self.digest).await;
+                Ok(Status::Held)
+            }
+            Err(FinishError::Mismatch { actual }) => {
+                tracing::warn!(%actual, "the digest did not come out");
+                self.ports.metrics.digest_mismatch();
+                let own = self.ports.peers.local_peer();
+                let others: Vec<(u32, Attestation)> = self
+                    .partial
+                    .attestations()
+                    .await
+                    .into_iter()
+                    .filter(|(_, attestation)| attestation.signer != own)
+                    .collect();
+                self.suspects.extend(others.iter().copied());
+                Err(others.into_iter().map(|(chunk, attestation)| (chunk, attestation.signer)).collect())
+            }
+            Err(error) => Ok(Status::Failed(PullError::Unavailable(error.to_string()))),
+        }
+    }
+
+    /// After a repair that came out: whoever had vouched for other bytes lied, and signed it.
+    async fn name_liars(&mut self) {
+        if self.suspects.is_empty() {
+            return;
+        }
+        let layout = self.partial.layout();
+        let (store, digest) = (self.ports.store.clone(), self.digest);
+        for (chunk, attestation) in std::mem::take(&mut self.suspects) {
+            let Ok(proven) = store.read_chunk(&digest, chunk).await else { continue };
+            let claim = Claim { digest, size: layout.size(), chunk };
+            if proven.hash != attestation.hash && attestation.verify(&claim).is_ok() {
+                let time = self.ports.barred.bar(attestation.signer);
+                self.ports.metrics.false_attestation();
+                tracing::warn!(
+                    peer = %attestation.signer, chunk, seconds = time.as_secs(),
+                    "a peer vouched for wrong bytes, by its signature, and is not asked for a while"
+                );
+            }
+        }
+    }
+
+    async fn failed(&mut self, failure: Option<UpstreamFailure>) -> Status {
+        if failure == Some(UpstreamFailure::WrongBytes) {
+            // Nothing of it can be trusted to be of this digest.
+            if let Err(error) = self.partial.discard().await {
+                tracing::warn!(%error, "could not discard a partial blob");
+            }
+            return Status::Failed(PullError::Content(format!(
+                "what upstream and peers sent does not have the digest {}",
+                self.digest
+            )));
+        }
+        Status::Failed(self.upstream_error.take().unwrap_or_else(|| {
+            PullError::Unavailable("no peer and no upstream could give the blob".to_owned())
+        }))
+    }
+
+    fn end(mut self, status: Status) {
+        let seconds = self.began.elapsed().as_secs_f64();
+        match &status {
+            Status::Failed(error) => tracing::info!(%error, seconds, "not fetched"),
+            _ => tracing::info!(size = self.partial.layout().size(), seconds, "fetched and proven"),
+        }
+        self.tasks.abort_all();
+        // Readers see the status once their question is dropped unanswered.
+        self.status.send_replace(status);
+    }
+}
+
+fn abort(task: Option<AbortHandle>) {
+    if let Some(task) = task {
+        task.abort();
+    }
+}
+
+enum RequestError {
+    Peer(ChunkFailure),
+    Disk(PullError),
+}
+
+/// Gets a chunk of a peer, checks it off the reactor, stores it.
+async fn request(
+    ports: &Ports,
+    partial: &Partial,
+    peer: PeerId,
+    claim: Claim,
+    excluded: Option<PeerId>,
+) -> Result<Bytes, RequestError> {
+    ports.metrics.peer_request();
+    let (bytes, attestation) = ports
+        .peers
+        .chunk(peer, &claim.digest, claim.size, claim.chunk)
+        .await
+        .map_err(|error| RequestError::Peer(failure(&error)))?;
+    ports.metrics.peer_bytes(bytes.len() as u64);
+    if excluded == Some(attestation.signer) {
+        // Not this peer's fault, but it has nothing better to offer.
+        return Err(RequestError::Peer(ChunkFailure::Missing));
+    }
+    let checked = check(attestation, claim, bytes.clone()).await?;
+    if let Err(error) = checked {
+        tracing::debug!(%peer, %error, "a chunk failed its check");
+        return Err(RequestError::Peer(ChunkFailure::Corrupt));
+    }
+    partial
+        .write(claim.chunk, bytes.clone(), attestation)
+        .await
+        .map_err(|error| RequestError::Disk(PullError::Unavailable(error.to_string())))?;
+    Ok(bytes)
+}
+
+async fn check(
+    attestation: Attestation,
+    claim: Claim,
+    bytes: Bytes,
+) -> Result<Result<(), AttestationError>, RequestError> {
+    tokio::task::spawn_blocking(move || attestation.check(&claim, &bytes))
+        .await
+        .map_err(|error| RequestError::Disk(PullError::Unavailable(error.to_string())))
+}
+
+fn failure(error: &ChunkError) -> ChunkFailure {
+    match error {
+        ChunkError::Refused(Refusal::Busy) => ChunkFailure::Busy,
+        ChunkError::Refused(Refusal::Missing | Refusal::Invalid) => ChunkFailure::Missing,
+        ChunkError::Stalled => ChunkFailure::Stalled,
+        ChunkError::Protocol(_) => ChunkFailure::Corrupt,
+        _ => ChunkFailure::Gone,
+    }
+}
+

@@ -1,0 +1,130 @@
+//! A contiguous range of a blob from upstream: cut into chunks, vouched for, stored.
+
+use std::ops::Range;
+
+use bytes::{Bytes, BytesMut};
+use futures::StreamExt as _;
+use shoal_gateway::error::PullError;
+use shoal_gateway::upstream::BlobDownload;
+use shoal_proto::attestation::{Attestation, ChunkHash, Claim};
+use shoal_proto::chunk::ChunkLayout;
+use shoal_proto::digest::Digest;
+use shoal_proto::name::Scope;
+use shoal_proto::range::ByteRange;
+use shoal_store::Partial;
+use tokio::sync::mpsc;
+
+use super::Ports;
+
+/// One fetch.
+pub(crate) struct RangeFetch {
+    pub(crate) ports: Ports,
+    pub(crate) digest: Digest,
+    pub(crate) scopes: Vec<Scope>,
+    pub(crate) partial: Partial,
+    pub(crate) chunks: Range<u32>,
+    /// Gets each chunk once it is stored.
+    pub(crate) stored: mpsc::Sender<(u32, Bytes)>,
+}
+
+impl RangeFetch {
+    /// Runs to the end of the range, or to the first failure.
+    pub(crate) async fn run(self) -> Result<(), PullError> {
+        let layout = self.partial.layout();
+        let Some(range) = bytes_of(layout, &self.chunks) else { return Ok(()) };
+        let download = self.download(layout, range).await?;
+        if let Some(size) = download.size
+            && size != layout.size()
+        {
+            return Err(PullError::Content(format!(
+                "{} is {size} bytes at upstream, where the manifest says {}",
+                self.digest,
+                layout.size()
+            )));
+        }
+        self.store(layout, range, download).await
+    }
+
+    /// Asks the repositories in turn: the blob may be gone from one and still in another.
+    async fn download(&self, layout: ChunkLayout, range: ByteRange) -> Result<BlobDownload, PullError> {
+        let range = (range.len() < layout.size()).then_some(range);
+        let mut last = None;
+        for scope in &self.scopes {
+            self.ports.metrics.upstream_request();
+            match self.ports.upstreams.blob(scope, &self.digest, range).await {
+                Ok(download) => return Ok(download),
+                Err(error) => last = Some(error),
+            }
+        }
+        Err(last.unwrap_or_else(|| PullError::Refused("no repository of this blob is known".to_owned())))
+    }
+
+    async fn store(
+        &self,
+        layout: ChunkLayout,
+        range: ByteRange,
+        mut download: BlobDownload,
+    ) -> Result<(), PullError> {
+        let mut skip = range.start.saturating_sub(download.start);
+        let mut chunks = self.chunks.clone();
+        let Some(mut chunk) = chunks.next() else { return Ok(()) };
+        let mut wanted = length_of(layout, chunk);
+        let mut buffer = BytesMut::with_capacity(wanted);
+        while let Some(piece) = download.stream.next().await {
+            let mut piece = piece?;
+            self.ports.metrics.upstream_bytes(piece.len() as u64);
+            if skip > 0 {
+                // An upstream that ignores Range sends from the start.
+                let skipped = usize::try_from(skip).unwrap_or(usize::MAX).min(piece.len());
+                drop(piece.split_to(skipped));
+                skip -= skipped as u64;
+            }
+            while !piece.is_empty() {
+                let part = piece.split_to(piece.len().min(wanted - buffer.len()));
+                buffer.extend_from_slice(&part);
+                if buffer.len() < wanted {
+                    continue;
+                }
+                self.store_chunk(chunk, buffer.split().freeze()).await?;
+                let Some(next) = chunks.next() else { return Ok(()) };
+                chunk = next;
+                wanted = length_of(layout, chunk);
+                buffer.reserve(wanted);
+            }
+        }
+        Err(PullError::Upstream {
+            registry: self.scopes.first().map_or_else(String::new, |scope| scope.registry.to_string()),
+            status: None,
+            reason: format!("the body of {} ended early", self.digest),
+        })
+    }
+
+    async fn store_chunk(&self, chunk: u32, bytes: Bytes) -> Result<(), PullError> {
+        let claim = Claim { digest: self.digest, size: self.partial.layout().size(), chunk };
+        let (keypair, hashed) = (self.ports.keypair.clone(), bytes.clone());
+        let attestation =
+            tokio::task::spawn_blocking(move || Attestation::sign(&keypair, &claim, ChunkHash::of(&hashed)))
+                .await
+                .map_err(|error| PullError::Unavailable(error.to_string()))?
+                .map_err(|error| PullError::Unavailable(error.to_string()))?;
+        self.partial
+            .write(chunk, bytes.clone(), attestation)
+            .await
+            .map_err(|error| PullError::Unavailable(error.to_string()))?;
+        // The driver is gone only when the transfer is over.
+        self.stored.send((chunk, bytes)).await.ok();
+        Ok(())
+    }
+}
+
+fn bytes_of(layout: ChunkLayout, chunks: &Range<u32>) -> Option<ByteRange> {
+    let start = layout.range(chunks.start)?.start;
+    let end = layout.range(chunks.end.checked_sub(1)?)?.end;
+    ByteRange::new(start, end)
+}
+
+fn length_of(layout: ChunkLayout, chunk: u32) -> usize {
+    let length = layout.range(chunk).map_or(0, ByteRange::len);
+    // At most MAX_CHUNK.
+    usize::try_from(length).unwrap_or(0)
+}

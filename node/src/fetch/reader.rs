@@ -1,0 +1,172 @@
+//! A blob's bytes in order, for one client: from the store, or from a transfer while it runs.
+//!
+//! A reader that meets a damaged chunk in the store has it fetched again and goes on. The last chunk of a blob
+//! that is being fetched is given only after the digest is proven.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bytes::Bytes;
+use futures::stream::{self, BoxStream, StreamExt as _};
+use shoal_gateway::error::PullError;
+use shoal_proto::chunk::ChunkLayout;
+use shoal_proto::digest::Digest;
+use shoal_proto::name::Scope;
+use shoal_proto::range::ByteRange;
+use shoal_store::{ReadError, Store};
+use tokio::sync::{mpsc, oneshot};
+
+use super::{Fetcher, Given, Question, TransferHandle};
+use crate::metrics::Metrics;
+
+/// Chunks read ahead of the client.
+const AHEAD: usize = 1;
+
+static NEXT_READER: AtomicU64 = AtomicU64::new(0);
+
+/// Where the next chunk comes from.
+enum From {
+    Store,
+    Transfer(TransferHandle),
+}
+
+/// Reads one range of one blob.
+pub struct Reader {
+    /// The store.
+    pub store: Store,
+    /// To fetch what the store turns out not to have.
+    pub fetcher: Fetcher,
+    /// Counts.
+    pub metrics: Metrics,
+    /// Which blob.
+    pub digest: Digest,
+    /// The repository that the client named.
+    pub scope: Scope,
+    /// The blob's chunks.
+    pub layout: ChunkLayout,
+}
+
+impl std::fmt::Debug for Reader {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Reader").field("digest", &self.digest).finish_non_exhaustive()
+    }
+}
+
+impl Reader {
+    /// The bytes of `range`. `transfer` is the running transfer, or `None` for a blob that is held.
+    ///
+    /// Reading runs ahead in a task of its own, which ends when the stream is dropped.
+    pub fn read(
+        self,
+        range: ByteRange,
+        transfer: Option<TransferHandle>,
+    ) -> BoxStream<'static, Result<Bytes, PullError>> {
+        let (bytes, stream) = mpsc::channel(AHEAD);
+        let from = transfer.map_or(From::Store, From::Transfer);
+        let task = tokio::spawn(self.run(range, from, bytes));
+        // Dropping the stream ends the task at once, also while it waits for a chunk.
+        let guard = tokio_util::task::AbortOnDropHandle::new(task);
+        stream::unfold((stream, guard), |(mut stream, guard)| async move {
+            let item = stream.recv().await?;
+            Some((item, (stream, guard)))
+        })
+        .boxed()
+    }
+
+    async fn run(self, range: ByteRange, mut from: From, out: mpsc::Sender<Result<Bytes, PullError>>) {
+        let id = NEXT_READER.fetch_add(1, Ordering::Relaxed);
+        let _place = Place { id, questions: from.questions() };
+        for chunk in self.layout.covering(range) {
+            let item = self.chunk(id, chunk, &mut from).await.map(|bytes| self.cut(range, chunk, bytes));
+            let failed = item.is_err();
+            if out.send(item).await.is_err() || failed {
+                return;
+            }
+        }
+    }
+
+    /// The part of a chunk that lies in `range`.
+    fn cut(&self, range: ByteRange, chunk: u32, bytes: Bytes) -> Bytes {
+        let Some(lies) = self.layout.range(chunk) else { return Bytes::new() };
+        let start = range.start.saturating_sub(lies.start).min(bytes.len() as u64);
+        let end = range.end.saturating_sub(lies.start).min(bytes.len() as u64);
+        // Both are at most the chunk's length, a usize.
+        let index = |offset: u64| usize::try_from(offset).unwrap_or(bytes.len());
+        bytes.slice(index(start)..index(end))
+    }
+
+    async fn chunk(&self, id: u64, chunk: u32, from: &mut From) -> Result<Bytes, PullError> {
+        // Each turn either answers or changes where the chunk comes from; a disk that damages what was just
+        // repaired is given up.
+        for _ in 0..4 {
+            match from {
+                From::Store => match self.store.read_chunk(&self.digest, chunk).await {
+                    Ok(read) => {
+                        self.metrics.store_bytes(read.bytes.len() as u64);
+                        return Ok(read.bytes);
+                    }
+                    Err(ReadError::Damaged { .. } | ReadError::NotHeld) => {
+                        tracing::warn!(digest = %self.digest, chunk, "a held blob is damaged and is repaired");
+                        let transfer =
+                            self.fetcher.open(self.digest, self.layout.size(), self.scope.clone()).await?;
+                        *from = From::Transfer(transfer);
+                    }
+                    Err(error) => return Err(PullError::Unavailable(error.to_string())),
+                },
+                From::Transfer(transfer) => {
+                    if let Some(bytes) = from_transfer(transfer, id, chunk).await? {
+                        return Ok(bytes);
+                    }
+                    *from = From::Store;
+                }
+            }
+        }
+        Err(PullError::Unavailable(format!("{} is damaged again and again: check this disk", self.digest)))
+    }
+}
+
+/// A chunk from a running transfer; `None` when the blob is held now.
+async fn from_transfer(
+    transfer: &mut TransferHandle,
+    id: u64,
+    chunk: u32,
+) -> Result<Option<Bytes>, PullError> {
+    let (reply, answer) = oneshot::channel();
+    if transfer.questions.send(Question::Want { reader: id, chunk, reply }).await.is_ok() {
+        match answer.await {
+            Ok(Given::Bytes(bytes)) => return Ok(Some(bytes)),
+            // If the blob is finished between the answer and the read, the store has it.
+            Ok(Given::Stored) => {
+                if let Ok((bytes, _)) = transfer.partial.read(chunk).await {
+                    return Ok(Some(bytes));
+                }
+            }
+            Err(_) => {}
+        }
+    }
+    transfer.finished().await?;
+    Ok(None)
+}
+
+impl From {
+    fn questions(&self) -> Option<mpsc::Sender<Question>> {
+        match self {
+            Self::Store => None,
+            Self::Transfer(transfer) => Some(transfer.questions.clone()),
+        }
+    }
+}
+
+/// Says that the reader left, when it does.
+struct Place {
+    id: u64,
+    questions: Option<mpsc::Sender<Question>>,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if let Some(questions) = &self.questions {
+            // If the queue is full the window stays a while: it costs order, not bytes.
+            drop(questions.try_send(Question::Gone { reader: self.id }));
+        }
+    }
+}
