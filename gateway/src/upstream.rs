@@ -1,1 +1,3 @@
 //! The registry client.
+
+pub mod config;
