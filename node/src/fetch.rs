@@ -18,6 +18,7 @@ use std::sync::Arc;
 use fixedbitset::FixedBitSet;
 use shoal_gateway::error::PullError;
 use shoal_gateway::upstream::Upstreams;
+use shoal_proto::chunk::ChunkLayout;
 use shoal_proto::digest::Digest;
 use shoal_proto::identity::Keypair;
 use shoal_proto::name::Scope;
@@ -32,8 +33,9 @@ use crate::metrics::Metrics;
 pub mod barred;
 mod discovery;
 mod driver;
-pub mod reader;
 mod range;
+pub mod reader;
+pub mod small;
 
 use barred::Barred;
 
@@ -150,6 +152,14 @@ pub struct InProgress {
     pub size: u64,
     /// Chunks stored.
     pub have: u32,
+}
+
+impl InProgress {
+    /// Bytes stored, to the chunk.
+    pub fn have_bytes(&self) -> u64 {
+        let chunk = ChunkLayout::of(self.size).map_or(0, |layout| layout.chunk_size());
+        u64::from(self.have).saturating_mul(chunk).min(self.size)
+    }
 }
 
 enum Command {
@@ -294,7 +304,7 @@ impl Desk {
     }
 
     async fn partial(&self, digest: &Digest, size: u64) -> Result<Partial, PullError> {
-        shoal_proto::chunk::ChunkLayout::of(size).map_err(|error| PullError::TooLarge(error.to_string()))?;
+        ChunkLayout::of(size).map_err(|error| PullError::TooLarge(error.to_string()))?;
         self.ports
             .store
             .partial(digest, size)

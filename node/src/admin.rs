@@ -1,0 +1,135 @@
+//! The admin port: metrics, probes, status. It changes nothing.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use axum::{Json, Router};
+use shoal_store::Store;
+
+use crate::fetch::Fetcher;
+use crate::metrics::{Count, Metrics};
+use crate::status::{PeerLine, PullLine, Source, Status, StoreLine, Traffic};
+
+/// What the admin port looks at.
+#[derive(Debug, Clone)]
+pub struct Views {
+    /// What is held.
+    pub store: Store,
+    /// Who is connected.
+    pub peers: shoal_swarm::Handle,
+    /// What is being fetched.
+    pub fetcher: Fetcher,
+    /// What was counted.
+    pub metrics: Metrics,
+    /// Where the gateway listens.
+    pub gateway: SocketAddr,
+    /// This node's zone.
+    pub zone: Option<String>,
+    /// When the node started.
+    pub started: Instant,
+    /// Whether the gateway serves; false again when the node shuts down.
+    pub serving: Arc<AtomicBool>,
+}
+
+impl Views {
+    /// Serving, and joined or alone after having tried.
+    fn ready(&self) -> Result<(), &'static str> {
+        if !self.serving.load(Ordering::Relaxed) {
+            return Err("the gateway does not serve: the node is starting or shutting down");
+        }
+        let joined = *self.peers.joined().borrow();
+        if joined.joined || joined.tried {
+            Ok(())
+        } else {
+            Err("no peer is joined yet, and not every bootstrap address was tried")
+        }
+    }
+
+    async fn status(&self) -> Result<Status, shoal_store::StoreError> {
+        let usage = self.store.usage().await?;
+        let source = |count: Count| Source { requests: count.requests, bytes: count.bytes };
+        let peers = self.peers.connected().into_iter().map(|peer| PeerLine {
+            peer_id: peer.peer.to_string(),
+            address: peer.address.to_string(),
+            connected_seconds: peer.since.elapsed().as_secs(),
+        });
+        let pulls = self.fetcher.in_progress().await.into_iter().map(|pull| PullLine {
+            digest: pull.digest.to_string(),
+            size: pull.size,
+            have_bytes: pull.have_bytes(),
+        });
+        Ok(Status {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            peer_id: self.peers.local_peer().to_string(),
+            gateway_addr: self.gateway.to_string(),
+            peer_addrs: self.peers.listen_addresses().iter().map(ToString::to_string).collect(),
+            zone: self.zone.clone(),
+            uptime_seconds: self.started.elapsed().as_secs(),
+            ready: self.ready().is_ok(),
+            peers: peers.collect(),
+            store: StoreLine {
+                blobs: usage.blobs,
+                bytes: usage.bytes,
+                partials: usage.partials,
+                partial_bytes: usage.partial_bytes,
+            },
+            traffic: Traffic {
+                store: source(self.metrics.from_store()),
+                peer: source(self.metrics.from_peers()),
+                upstream: source(self.metrics.from_upstream()),
+            },
+            uploaded_bytes: self.metrics.uploaded(),
+            announced: self.peers.counters().announced,
+            pulls: pulls.collect(),
+        })
+    }
+}
+
+/// The admin routes.
+pub fn router(views: Views) -> Router {
+    Router::new()
+        .route("/metrics", get(metrics))
+        .route("/livez", get(|| async { "alive\n" }))
+        .route("/readyz", get(readyz))
+        .route("/status", get(status))
+        .fallback(|| async {
+            (StatusCode::NOT_FOUND, "there is /metrics, /livez, /readyz and /status here\n")
+        })
+        .with_state(views)
+}
+
+async fn readyz(State(views): State<Views>) -> Response {
+    match views.ready() {
+        Ok(()) => "ready\n".into_response(),
+        Err(reason) => (StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n")).into_response(),
+    }
+}
+
+async fn status(State(views): State<Views>) -> Response {
+    match views.status().await {
+        Ok(status) => Json(status).into_response(),
+        Err(error) => failed(&error),
+    }
+}
+
+async fn metrics(State(views): State<Views>) -> Response {
+    let usage = match views.store.usage().await {
+        Ok(usage) => usage,
+        Err(error) => return failed(&error),
+    };
+    let open_metrics = [(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")];
+    match views.metrics.render(views.peers.connected().len(), usage.blobs, usage.bytes) {
+        Ok(text) => (open_metrics, text).into_response(),
+        Err(error) => failed(&error),
+    }
+}
+
+fn failed(error: &dyn std::fmt::Display) -> Response {
+    (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response()
+}

@@ -1,0 +1,68 @@
+//! Small things whole, from a peer: manifests, whose size nobody here knows yet.
+
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use shoal_proto::attestation::Claim;
+use shoal_proto::chunk::ChunkLayout;
+use shoal_proto::digest::Digest;
+use shoal_proto::transfer::Availability;
+use tokio::time::timeout;
+
+use super::Ports;
+use super::discovery::{Found, Search};
+
+/// How long one peer may take to give all of it.
+const ONE_PEER: Duration = Duration::from_secs(1);
+/// So many peers are tried before upstream is asked.
+const MAX_TRIED: usize = 3;
+
+/// The bytes from the first peer that gives the right ones; `None` if none does. `most` bounds the size in
+/// bytes, which a peer says and the digest proves.
+pub async fn from_peers(ports: &Ports, digest: Digest, most: u64) -> Option<Bytes> {
+    let complete = |found: &Found| matches!(found.availability, Availability::Complete) && found.size <= most;
+    let found = search(ports, digest).await;
+    for found in found.into_iter().filter(complete).take(MAX_TRIED) {
+        match timeout(ONE_PEER, whole(ports, digest, &found)).await {
+            Ok(Some(bytes)) if digest.same_algorithm_of(&bytes) == digest => return Some(bytes),
+            Ok(Some(_)) => {
+                let time = ports.barred.bar(found.peer);
+                ports.metrics.corrupt_chunk();
+                tracing::warn!(
+                    peer = %found.peer, seconds = time.as_secs(), %digest,
+                    "a peer sent other bytes than the digest promises and is not asked for a while"
+                );
+            }
+            Ok(None) | Err(_) => tracing::debug!(peer = %found.peer, %digest, "a peer did not give it"),
+        }
+    }
+    None
+}
+
+/// A peer's word for the size in bytes: a hint until the digest is proven.
+pub async fn size_from_peers(ports: &Ports, digest: Digest) -> Option<u64> {
+    search(ports, digest).await.into_iter().map(|found| found.size).next()
+}
+
+async fn search(ports: &Ports, digest: Digest) -> Vec<Found> {
+    let mut all = Vec::new();
+    Search::begin(ports.clone(), digest).run(|found| all.push(found)).await;
+    all
+}
+
+async fn whole(ports: &Ports, digest: Digest, found: &Found) -> Option<Bytes> {
+    let layout = ChunkLayout::of(found.size).ok()?;
+    let mut whole = BytesMut::new();
+    for chunk in 0..layout.count() {
+        ports.metrics.peer_request();
+        let (bytes, attestation) = ports.peers.chunk(found.peer, &digest, found.size, chunk).await.ok()?;
+        ports.metrics.peer_bytes(bytes.len() as u64);
+        let claim = Claim { digest, size: found.size, chunk };
+        if let Err(error) = attestation.check(&claim, &bytes) {
+            tracing::debug!(peer = %found.peer, %error, "a chunk failed its check");
+            return None;
+        }
+        whole.extend_from_slice(&bytes);
+    }
+    Some(whole.freeze())
+}

@@ -1,0 +1,247 @@
+//! What this node counts, and how Prometheus reads it.
+
+use std::sync::Arc;
+
+use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, text};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::{Registry, Unit};
+
+/// Where bytes came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
+enum Origin {
+    Store,
+    Peer,
+    Upstream,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct FromOrigin {
+    source: Origin,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Answer {
+    what: &'static str,
+    status: u16,
+}
+
+/// Requests and bytes of one origin.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Count {
+    /// How many requests.
+    pub requests: u64,
+    /// How many bytes.
+    pub bytes: u64,
+}
+
+/// The node's counters. Cheap to clone; all clones count together.
+#[derive(Debug, Clone)]
+pub struct Metrics {
+    requests: Family<FromOrigin, Counter>,
+    bytes: Family<FromOrigin, Counter>,
+    uploaded: Counter,
+    corrupt_chunks: Counter,
+    digest_mismatches: Counter,
+    false_attestations: Counter,
+    stale_tags: Counter,
+    answers: Family<Answer, Counter>,
+    connected_peers: Gauge,
+    held_blobs: Gauge,
+    held_bytes: Gauge,
+    registry: Arc<Registry>,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let mut registry = Registry::with_prefix("shoal");
+        let requests = Family::default();
+        registry.register(
+            "source_requests",
+            "Requests by source: blobs and manifests answered from the store, chunks asked of peers, HTTP \
+             requests to upstream registries",
+            Family::clone(&requests),
+        );
+        let bytes = Family::default();
+        registry.register_with_unit(
+            "source",
+            "Content bytes by source: read from the store for clients, received from peers, received from \
+             upstream registries",
+            Unit::Bytes,
+            Family::clone(&bytes),
+        );
+        let answers = Family::default();
+        registry.register("gateway_answers", "Answers to clients by status", Family::clone(&answers));
+        let mut counter = |name: &str, help: &str| {
+            let counter = Counter::default();
+            registry.register(name, help, counter.clone());
+            counter
+        };
+        let uploaded = counter("uploaded_bytes", "Content bytes sent to peers");
+        let corrupt_chunks = counter("corrupt_chunks", "Chunks from peers that failed their check");
+        let digest_mismatches = counter("digest_mismatches", "Blobs whose digest did not come out");
+        let false_attestations =
+            counter("false_attestations", "Signatures of peers under chunks that proved wrong");
+        let stale_tags = counter("stale_tags", "Tags answered from memory because upstream was down");
+        let mut gauge = |name: &str, help: &str| {
+            let gauge = Gauge::default();
+            registry.register(name, help, gauge.clone());
+            gauge
+        };
+        let connected_peers = gauge("connected_peers", "Peers connected now");
+        let held_blobs = gauge("held_blobs", "Blobs held, their digests proven");
+        let held_bytes = gauge("held_blob_bytes", "Bytes of the blobs held");
+        let metrics = Self {
+            requests,
+            bytes,
+            uploaded,
+            corrupt_chunks,
+            digest_mismatches,
+            false_attestations,
+            stale_tags,
+            answers,
+            connected_peers,
+            held_blobs,
+            held_bytes,
+            registry: Arc::new(registry),
+        };
+        // Every source shows from the start, so that a rate over it has a first value.
+        for origin in [Origin::Store, Origin::Peer, Origin::Upstream] {
+            drop(metrics.requests.get_or_create(&FromOrigin { source: origin }));
+            drop(metrics.bytes.get_or_create(&FromOrigin { source: origin }));
+        }
+        metrics
+    }
+}
+
+impl Metrics {
+    fn request(&self, source: Origin) {
+        self.requests.get_or_create(&FromOrigin { source }).inc();
+    }
+
+    fn got(&self, source: Origin, bytes: u64) {
+        self.bytes.get_or_create(&FromOrigin { source }).inc_by(bytes);
+    }
+
+    fn count(&self, source: Origin) -> Count {
+        let labels = FromOrigin { source };
+        Count {
+            requests: self.requests.get_or_create(&labels).get(),
+            bytes: self.bytes.get_or_create(&labels).get(),
+        }
+    }
+
+    /// A blob or manifest is answered from the store.
+    pub fn store_request(&self) {
+        self.request(Origin::Store);
+    }
+
+    /// Bytes read from the store for a client.
+    pub fn store_bytes(&self, bytes: u64) {
+        self.got(Origin::Store, bytes);
+    }
+
+    /// A peer is asked for a chunk.
+    pub fn peer_request(&self) {
+        self.request(Origin::Peer);
+    }
+
+    /// Bytes that a peer sent.
+    pub fn peer_bytes(&self, bytes: u64) {
+        self.got(Origin::Peer, bytes);
+    }
+
+    /// An upstream registry is asked for something.
+    pub fn upstream_request(&self) {
+        self.request(Origin::Upstream);
+    }
+
+    /// Bytes that an upstream registry sent.
+    pub fn upstream_bytes(&self, bytes: u64) {
+        self.got(Origin::Upstream, bytes);
+    }
+
+    /// Bytes sent to a peer.
+    pub fn uploaded_bytes(&self, bytes: u64) {
+        self.uploaded.inc_by(bytes);
+    }
+
+    /// A peer sent a chunk that failed its check.
+    pub fn corrupt_chunk(&self) {
+        self.corrupt_chunks.inc();
+    }
+
+    /// A blob's digest did not come out.
+    pub fn digest_mismatch(&self) {
+        self.digest_mismatches.inc();
+    }
+
+    /// A peer signed for a chunk that proved wrong.
+    pub fn false_attestation(&self) {
+        self.false_attestations.inc();
+    }
+
+    /// A tag was answered from memory because upstream was down.
+    pub fn stale_tag(&self) {
+        self.stale_tags.inc();
+    }
+
+    /// A client was answered.
+    pub fn answered(&self, what: &'static str, status: u16) {
+        self.answers.get_or_create(&Answer { what, status }).inc();
+    }
+
+    /// What came from the store.
+    pub fn from_store(&self) -> Count {
+        self.count(Origin::Store)
+    }
+
+    /// What came from peers.
+    pub fn from_peers(&self) -> Count {
+        self.count(Origin::Peer)
+    }
+
+    /// What came from upstream registries.
+    pub fn from_upstream(&self) -> Count {
+        self.count(Origin::Upstream)
+    }
+
+    /// Content bytes sent to peers so far.
+    pub fn uploaded(&self) -> u64 {
+        self.uploaded.get()
+    }
+
+    /// Everything in the `OpenMetrics` text format. The gauges are set first, from what the caller saw.
+    ///
+    /// # Errors
+    /// [`std::fmt::Error`] if a value cannot be written as text.
+    pub fn render(&self, peers: usize, blobs: u64, bytes: u64) -> Result<String, std::fmt::Error> {
+        let value = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
+        self.connected_peers.set(value(peers as u64));
+        self.held_blobs.set(value(blobs));
+        self.held_bytes.set(value(bytes));
+        let mut out = String::new();
+        text::encode(&mut out, &self.registry)?;
+        Ok(out)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_counted_is_read_back_and_rendered() {
+        let metrics = Metrics::default();
+        metrics.clone().peer_bytes(5);
+        metrics.peer_request();
+        metrics.upstream_bytes(7);
+        assert_eq!(metrics.from_peers(), Count { requests: 1, bytes: 5 });
+        assert_eq!(metrics.from_upstream(), Count { requests: 0, bytes: 7 });
+        let text = metrics.render(3, 1, 2).unwrap();
+        assert!(text.contains("shoal_source_bytes_total{source=\"Peer\"} 5"), "{text}");
+        assert!(text.contains("shoal_source_requests_total{source=\"Store\"} 0"), "{text}");
+        assert!(text.contains("shoal_connected_peers 3"), "{text}");
+    }
+}

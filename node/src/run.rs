@@ -1,0 +1,194 @@
+//! `shoal run`: a node's life, from its lock on the data directory to its last answer.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use serde::Serialize;
+use shoal_gateway::server;
+use shoal_gateway::upstream::Upstreams;
+use shoal_proto::identity::Keypair;
+use shoal_store::Store;
+use shoal_swarm::cluster_key::ClusterKey;
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::admin::{self, Views};
+use crate::config::Config;
+use crate::fetch::barred::Barred;
+use crate::fetch::{Fetcher, Ports};
+use crate::metrics::Metrics;
+use crate::serve::NodeServe;
+use crate::source::NodeSource;
+use crate::{announce, watchdog};
+
+/// How long answers that are on their way may take after a signal to stop.
+const DRAIN: Duration = Duration::from_secs(10);
+
+/// What a node prints, as one line of JSON on standard output, once it serves: for programs that start it on
+/// ephemeral ports.
+#[derive(Debug, Serialize)]
+struct Serving {
+    gateway: SocketAddr,
+    peer: SocketAddr,
+    admin: SocketAddr,
+    peer_id: String,
+}
+
+/// Runs a node until it is told to stop.
+///
+/// # Errors
+/// Whatever keeps it from starting: a data directory in use, a port taken, a key that cannot be read.
+pub async fn run(config: Config) -> anyhow::Result<()> {
+    let started = Instant::now();
+    let shutdown = CancellationToken::new();
+    let mut tasks = JoinSet::new();
+    let metrics = Metrics::default();
+
+    let (store, keypair) = open(&config.data_dir).await?;
+    let keypair = Arc::new(keypair);
+    let via = format!("shoal-{}", keypair.public().to_peer_id());
+    let agent = concat!("shoal/", env!("CARGO_PKG_VERSION"));
+    let upstreams = Upstreams::new(config.upstreams.clone(), agent, &via)?;
+
+    // Ports are taken before anything is said to anyone, so that a second node fails at once.
+    let gateway = listen(config.gateway_addr, "gateway-addr").await?;
+    let admin = listen(config.admin_addr, "admin-addr").await?;
+
+    let serve = NodeServe::new(store.clone(), keypair.clone(), metrics.clone());
+    let (peers, swarm) = join_swarm(&config, (*keypair).clone(), serve.clone(), shutdown.clone()).await?;
+    let ports = Ports {
+        store: store.clone(),
+        peers: peers.clone(),
+        upstreams: upstreams.clone(),
+        keypair,
+        metrics: metrics.clone(),
+        barred: Barred::default(),
+    };
+    let fetcher = Fetcher::start(ports.clone(), &mut tasks, shutdown.clone());
+    serve.with_fetcher(fetcher.clone());
+    tasks.spawn(announce::held(store.clone(), peers.clone(), shutdown.clone()));
+
+    let serving = Arc::new(AtomicBool::new(true));
+    let said = Serving {
+        gateway: gateway.local_addr()?,
+        peer: peer_address(&peers, config.peer_addr),
+        admin: admin.local_addr()?,
+        peer_id: peers.local_peer().to_string(),
+    };
+    let views = Views {
+        store,
+        peers,
+        fetcher: fetcher.clone(),
+        metrics: metrics.clone(),
+        gateway: said.gateway,
+        zone: config.zone.clone(),
+        started,
+        serving: serving.clone(),
+    };
+    let source = NodeSource::new(ports, fetcher, config.stream);
+    let settings = server::Settings::new(via, upstreams.known(), observe(metrics));
+    let router = server::router(Arc::new(source), settings);
+    let (stop, admin_stop) = (shutdown.clone(), shutdown.clone());
+    tasks.spawn(async move { server::serve(gateway, router, stop).await });
+    tasks.spawn(async move {
+        let ended = axum::serve(admin, admin::router(views)).with_graceful_shutdown(admin_stop.cancelled_owned());
+        if let Err(error) = ended.await {
+            tracing::error!(%error, "the admin port ended");
+        }
+    });
+    watchdog::start().context("the watchdog's thread did not start")?;
+    say(&said)?;
+
+    let reason = told_to_stop(config.exit_with_stdin).await?;
+    tracing::info!(reason, "stopping");
+    serving.store(false, Ordering::Relaxed);
+    shutdown.cancel();
+    let ended = async {
+        while tasks.join_next().await.is_some() {}
+        swarm.await.ok();
+    };
+    if tokio::time::timeout(DRAIN, ended).await.is_err() {
+        tracing::warn!(seconds = DRAIN.as_secs(), "answers were still on their way and are cut off");
+    }
+    Ok(())
+}
+
+/// Opens the store, which locks the data directory, and reads or makes the identity in it.
+async fn open(data_dir: &Path) -> anyhow::Result<(Store, Keypair)> {
+    let directory = data_dir.to_owned();
+    let opened = tokio::task::spawn_blocking(move || -> anyhow::Result<_> {
+        let disk = shoal_store::disk::RealDisk::open(&directory)
+            .with_context(|| format!("data_dir {} cannot be used", directory.display()))?;
+        let (store, recovery) = Store::open(Arc::new(disk), shoal_store::Options::default())
+            .with_context(|| format!("the store in {} does not open", directory.display()))?;
+        tracing::info!(?recovery, "the store is open");
+        let keypair = shoal_swarm::identity::load_or_create(&directory.join("identity.key"))?;
+        Ok((store, keypair))
+    });
+    opened.await?
+}
+
+async fn listen(address: SocketAddr, key: &str) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address)
+        .await
+        .with_context(|| format!("{key} {address} cannot be listened on: choose another, or port 0 for a free one"))
+}
+
+async fn join_swarm(
+    config: &Config,
+    keypair: Keypair,
+    serve: NodeServe,
+    shutdown: CancellationToken,
+) -> anyhow::Result<(shoal_swarm::Handle, tokio::task::JoinHandle<()>)> {
+    let cluster_key = match &config.cluster_key_file {
+        Some(path) => Some(ClusterKey::read(path)?),
+        None => {
+            tracing::warn!(
+                "no cluster key: this node speaks to peers on loopback only. `shoal key new` makes a key for \
+                 all nodes of a cluster"
+            );
+            None
+        }
+    };
+    let mut swarm = shoal_swarm::Config::new(keypair, config.peer_addr);
+    swarm.cluster_key = cluster_key;
+    swarm.bootstrap = config.bootstrap.iter().map(|address| address.parse()).collect::<Result<_, _>>()?;
+    Ok(shoal_swarm::start(swarm, Arc::new(serve), shutdown).await?)
+}
+
+/// Counts and logs each answer to a client.
+fn observe(metrics: Metrics) -> server::Observe {
+    Arc::new(move |answered: &server::Answered| metrics.answered(answered.what, answered.status))
+}
+
+#[expect(clippy::print_stdout, reason = "this line is what programs that start a node read")]
+fn say(serving: &Serving) -> anyhow::Result<()> {
+    println!("{}", serde_json::to_string(serving)?);
+    tracing::info!(gateway = %serving.gateway, peer = %serving.peer, admin = %serving.admin, "serving");
+    Ok(())
+}
+
+/// Waits for SIGTERM, SIGINT, or, if asked to, the end of standard input.
+async fn told_to_stop(exit_with_stdin: bool) -> anyhow::Result<&'static str> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut terminate = signal(SignalKind::terminate()).context("SIGTERM cannot be waited for")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT cannot be waited for")?;
+    let stdin_ends = async {
+        if !exit_with_stdin {
+            return std::future::pending().await;
+        }
+        let mut sink = tokio::io::sink();
+        // Ended either way.
+        tokio::io::copy(&mut tokio::io::stdin(), &mut sink).await.ok();
+    };
+    Ok(tokio::select! {
+        _ = terminate.recv() => "SIGTERM",
+        _ = interrupt.recv() => "SIGINT",
+        () = stdin_ends => "standard input ended",
+    })
+}

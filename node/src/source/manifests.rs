@@ -1,0 +1,92 @@
+//! Manifests by digest: from the store, a peer, or upstream.
+
+use bytes::{Bytes, BytesMut};
+use shoal_gateway::error::PullError;
+use shoal_gateway::source::{Accept, Manifest, ManifestInfo};
+use shoal_proto::chunk::ChunkLayout;
+use shoal_proto::digest::Digest;
+use shoal_proto::manifest::{Listing, MAX_MANIFEST};
+use shoal_proto::name::{Reference, Scope};
+
+use super::{NodeSource, unavailable};
+use crate::fetch::small;
+
+impl NodeSource {
+    /// The manifest, fetched once however many ask.
+    pub(super) async fn manifest_by_digest(
+        &self,
+        scope: &Scope,
+        digest: &Digest,
+        accept: &Accept,
+    ) -> Result<Manifest, PullError> {
+        if let Some(manifest) = self.held_manifest(digest).await? {
+            return Ok(manifest);
+        }
+        let _turn = self.manifests_in_flight.turn(digest).await;
+        if let Some(manifest) = self.held_manifest(digest).await? {
+            return Ok(manifest);
+        }
+        let manifest = match small::from_peers(&self.ports, *digest, MAX_MANIFEST).await {
+            Some(bytes) => typed(*digest, bytes),
+            None => self.upstream_manifest(scope, digest, accept).await?,
+        };
+        // A disk that is full costs the caching, not the pull.
+        if let Err(error) = self.keep(scope, manifest.clone()).await {
+            tracing::warn!(%error, %digest, "the manifest is served and not kept");
+        }
+        Ok(manifest)
+    }
+
+    async fn upstream_manifest(
+        &self,
+        scope: &Scope,
+        digest: &Digest,
+        accept: &Accept,
+    ) -> Result<Manifest, PullError> {
+        self.ports.metrics.upstream_request();
+        let reference = Reference::Digest(*digest);
+        let manifest = self.ports.upstreams.get_manifest(scope, &reference, accept).await?;
+        self.ports.metrics.upstream_bytes(manifest.bytes.len() as u64);
+        Ok(manifest)
+    }
+
+    async fn held_manifest(&self, digest: &Digest) -> Result<Option<Manifest>, PullError> {
+        let store = &self.ports.store;
+        let Some(held) = store.held(digest).await.map_err(unavailable)? else { return Ok(None) };
+        if held.size > MAX_MANIFEST {
+            return Err(PullError::TooLarge(format!(
+                "{digest} is {} bytes, and no manifest is larger than {MAX_MANIFEST}: it is a blob",
+                held.size
+            )));
+        }
+        let layout = ChunkLayout::of(held.size).map_err(unavailable)?;
+        let mut bytes = BytesMut::new();
+        for chunk in 0..layout.count() {
+            match store.read_chunk(digest, chunk).await {
+                Ok(read) => bytes.extend_from_slice(&read.bytes),
+                Err(error) => {
+                    tracing::warn!(%error, %digest, "a held manifest is damaged and is fetched again");
+                    store.remove(digest).await.map_err(unavailable)?;
+                    return Ok(None);
+                }
+            }
+        }
+        let bytes = bytes.freeze();
+        self.sizes.note(&bytes);
+        self.ports.metrics.store_request();
+        self.ports.metrics.store_bytes(bytes.len() as u64);
+        let known = store.media_type(digest).await.map_err(unavailable)?;
+        let mut manifest = typed(*digest, bytes);
+        if let Some(media_type) = known {
+            manifest.info.media_type = media_type;
+        }
+        Ok(Some(manifest))
+    }
+}
+
+/// A manifest whose type nobody told: what it says of itself, or what its form implies.
+fn typed(digest: Digest, bytes: Bytes) -> Manifest {
+    let media_type =
+        Listing::parse(&bytes).unwrap_or_default().implied_media_type().to_owned();
+    Manifest { info: ManifestInfo { digest, size: bytes.len() as u64, media_type }, bytes }
+}

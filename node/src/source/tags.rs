@@ -1,0 +1,160 @@
+//! What a tag names: upstream decides, the fleet remembers.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use shoal_gateway::error::PullError;
+use shoal_gateway::source::{Accept, ManifestInfo};
+use shoal_proto::name::{Reference, Scope, Tag};
+use shoal_proto::tag::{SignedTagMapping, TagMapping};
+use tokio::task::JoinSet;
+use tokio::time::{Duration, Instant, timeout_at};
+
+use super::{NodeSource, unavailable};
+
+/// How long peers may take to say what they remember of a tag.
+const PEERS_LIMIT: Duration = Duration::from_millis(600);
+/// The most peers asked for a tag.
+const MAX_ASKED: usize = 16;
+
+impl NodeSource {
+    /// Asks upstream; if upstream is down, what was last known here or by peers.
+    pub(super) async fn resolve_tag(
+        &self,
+        scope: &Scope,
+        tag: &Tag,
+        accept: &Accept,
+    ) -> Result<ManifestInfo, PullError> {
+        match self.upstream_tag(scope, tag, accept).await {
+            Ok(info) => {
+                self.remember(scope, tag, &info).await;
+                Ok(info)
+            }
+            Err(error @ (PullError::Upstream { .. } | PullError::Throttled { .. })) => {
+                let Some(mapping) = self.remembered(scope, tag, accept).await else { return Err(error) };
+                self.ports.metrics.stale_tag();
+                tracing::warn!(
+                    registry = %scope.registry, repository = %scope.repository, %tag, digest = %mapping.digest,
+                    checked_unix_ms = mapping.checked_unix_ms, %error,
+                    "upstream is down: the tag is answered as it was last known"
+                );
+                Ok(ManifestInfo { digest: mapping.digest, size: mapping.size, media_type: mapping.media_type })
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn upstream_tag(
+        &self,
+        scope: &Scope,
+        tag: &Tag,
+        accept: &Accept,
+    ) -> Result<ManifestInfo, PullError> {
+        let reference = Reference::Tag(tag.clone());
+        self.ports.metrics.upstream_request();
+        if let Some(info) = self.ports.upstreams.head_manifest(scope, &reference, accept).await? {
+            return Ok(info);
+        }
+        // A registry whose HEAD does not say which digest: the manifest itself does.
+        self.ports.metrics.upstream_request();
+        let manifest = self.ports.upstreams.get_manifest(scope, &reference, accept).await?;
+        self.ports.metrics.upstream_bytes(manifest.bytes.len() as u64);
+        let info = manifest.info.clone();
+        self.keep(scope, manifest).await?;
+        Ok(info)
+    }
+
+    /// Signs and stores what upstream said, for when it is down, and tells the fleet who knows.
+    async fn remember(&self, scope: &Scope, tag: &Tag, info: &ManifestInfo) {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let mapping = TagMapping {
+            scope: scope.clone(),
+            tag: tag.clone(),
+            digest: info.digest,
+            size: info.size,
+            media_type: info.media_type.clone(),
+            checked_unix_ms: u64::try_from(now.as_millis()).unwrap_or(u64::MAX),
+        };
+        let stored = match mapping.sign(&self.ports.keypair) {
+            Ok(signed) => self.ports.store.put_tag(signed).await.map_err(|error| error.to_string()),
+            Err(error) => Err(error.to_string()),
+        };
+        // The answer itself is right: only the memory of it is lost.
+        match stored {
+            Ok(()) => self.ports.peers.announce(TagMapping::key(scope, tag)).await,
+            Err(error) => tracing::warn!(%error, %tag, "could not remember what the tag names"),
+        }
+    }
+
+    /// The newest mapping that this node or a peer knows, among those whose type the client accepts.
+    async fn remembered(&self, scope: &Scope, tag: &Tag, accept: &Accept) -> Option<TagMapping> {
+        let own = self.ports.store.tags(scope, tag).await.unwrap_or_else(|error| {
+            tracing::warn!(%error, "the store does not say what the tag named");
+            Vec::new()
+        });
+        let mut known = own;
+        known.extend(self.ask_peers(scope, tag).await);
+        let fits = |signed: &SignedTagMapping| {
+            let mapping = &signed.mapping;
+            mapping.scope == *scope && mapping.tag == *tag && accept.takes(&mapping.media_type)
+        };
+        known.retain(|signed| fits(signed) && signed.verify().is_ok());
+        known.into_iter().map(|signed| signed.mapping).max_by_key(|mapping| mapping.checked_unix_ms)
+    }
+
+    async fn ask_peers(&self, scope: &Scope, tag: &Tag) -> Vec<SignedTagMapping> {
+        let deadline = Instant::now() + PEERS_LIMIT;
+        let mut asked = std::collections::HashSet::new();
+        let mut answers = JoinSet::new();
+        let ask = |peer, answers: &mut JoinSet<_>| {
+            let (peers, scope, tag) = (self.ports.peers.clone(), scope.clone(), tag.clone());
+            answers.spawn(async move { peers.ask_tag(peer, &scope, &tag).await.unwrap_or_default() });
+        };
+        for summary in self.ports.peers.connected().into_iter().take(MAX_ASKED / 2) {
+            asked.insert(summary.peer);
+            ask(summary.peer, &mut answers);
+        }
+        let mut known = Vec::new();
+        if asked.is_empty() {
+            return known;
+        }
+        let mut providers = self.ports.peers.providers(TagMapping::key(scope, tag), MAX_ASKED).await;
+        let mut searching = true;
+        while searching || !answers.is_empty() {
+            let step = async {
+                tokio::select! {
+                    provider = providers.recv(), if searching => (Some(provider), None),
+                    Some(answer) = answers.join_next() => (None, answer.ok()),
+                }
+            };
+            match timeout_at(deadline, step).await {
+                Ok((Some(Some(peer)), _)) if asked.len() < MAX_ASKED => {
+                    if asked.insert(peer) && !self.ports.barred.is_barred(&peer) {
+                        ask(peer, &mut answers);
+                    }
+                }
+                Ok((Some(_), _)) => searching = false,
+                Ok((None, mappings)) => known.extend(mappings.unwrap_or_default()),
+                Err(_) => break,
+            }
+        }
+        known
+    }
+
+    pub(super) async fn keep(
+        &self,
+        scope: &Scope,
+        manifest: shoal_gateway::source::Manifest,
+    ) -> Result<(), PullError> {
+        self.sizes.note(&manifest.bytes);
+        let digest = manifest.info.digest;
+        let store = &self.ports.store;
+        let kept = async {
+            store.put(&digest, manifest.bytes).await?;
+            store.set_media_type(&digest, &manifest.info.media_type).await?;
+            store.note_repository(&digest, scope).await
+        };
+        kept.await.map_err(unavailable)?;
+        self.ports.peers.announce(digest).await;
+        Ok(())
+    }
+}
