@@ -1,1 +1,129 @@
-//! x
+//! The other nodes: identity and membership, connections, the DHT, streams.
+//!
+//! | module | concept |
+//! | --- | --- |
+//! | [`identity`] | this node's key, kept in its data directory |
+//! | [`cluster_key`] | the secret that admits nodes to a cluster |
+//! | [`transport`] | TCP, and on it the upgrade |
+//! | `upgrade` | TLS, proof of membership, yamux |
+//! | [`bootstrap`] | where the first peers are found |
+//! | `behaviour` | what runs on the connections |
+//! | `denial` | dead peers are left alone for a while |
+//! | `node` | the task that owns it all |
+//! | `announce` | which keys are announced, and how fast |
+//! | `streams` | long-lived streams with bounded queues |
+//! | [`handle`] | what the rest of the node asks of it |
+
+mod announce;
+mod behaviour;
+pub mod bootstrap;
+pub mod cluster_key;
+mod denial;
+pub mod handle;
+pub mod identity;
+mod node;
+mod streams;
+pub mod transport;
+mod upgrade;
+
+use std::net::SocketAddr;
+
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use shoal_proto::attestation::Attestation;
+use shoal_proto::digest::Digest;
+use shoal_proto::identity::Keypair;
+use shoal_proto::name::{Scope, Tag};
+use shoal_proto::tag::SignedTagMapping;
+use shoal_proto::wire::{Holding, Refusal};
+
+pub use handle::{Counters, Handle, Joined, PeerSummary};
+pub use node::{StartError, start};
+
+/// How this node takes part.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Who this node is.
+    pub keypair: Keypair,
+    /// What admits it to a cluster; without one it speaks to peers on loopback only.
+    pub cluster_key: Option<cluster_key::ClusterKey>,
+    /// Where to listen. Port 0 is any free one; an unspecified IPv6 address means IPv4 as well.
+    pub listen: SocketAddr,
+    /// Where first peers are found.
+    pub bootstrap: Vec<bootstrap::Address>,
+    /// Chunks that are sent at once; who asks for more is told that this node is busy.
+    pub upload_slots: usize,
+    /// Connections at the most.
+    pub max_connections: u32,
+}
+
+impl Config {
+    /// The usual values: no cluster key, nobody to bootstrap from.
+    pub fn new(keypair: Keypair, listen: SocketAddr) -> Self {
+        Self {
+            keypair,
+            cluster_key: None,
+            listen,
+            bootstrap: Vec::new(),
+            upload_slots: 32,
+            max_connections: 2048,
+        }
+    }
+}
+
+/// What this node gives to peers. Each answer is waited for at most 10 s.
+pub trait Serve: Send + Sync + 'static {
+    /// Which chunks of this blob can be asked for.
+    fn holding(&self, digest: Digest) -> BoxFuture<'static, Holding>;
+
+    /// A chunk of the blob of this size, and who vouches for it.
+    fn chunk(
+        &self,
+        digest: Digest,
+        size: u64,
+        chunk: u32,
+    ) -> BoxFuture<'static, Result<(Bytes, Attestation), Refusal>>;
+
+    /// What this tag was last known to name, newest for each media type.
+    fn tag(&self, scope: Scope, tag: Tag) -> BoxFuture<'static, Vec<SignedTagMapping>>;
+}
+
+/// Why a chunk did not come.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum ChunkError {
+    /// The peer said no.
+    #[error(transparent)]
+    Refused(Refusal),
+    /// Nothing moved for seconds.
+    #[error("the peer has stalled")]
+    Stalled,
+    /// The peer cannot be reached, or the connection ended.
+    #[error("the peer is gone")]
+    Gone,
+    /// The peer breaks the protocol.
+    #[error("the peer breaks the protocol: {0}")]
+    Protocol(String),
+}
+
+/// Why a question was not answered.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum AskError {
+    /// The peer cannot be reached, the connection ended, or the peer broke the protocol.
+    #[error("the peer is gone")]
+    Gone,
+    /// The answer is to another question.
+    #[error("the peer answered something else")]
+    Answer,
+}
+
+impl From<streams::OpenError> for ChunkError {
+    fn from(_: streams::OpenError) -> Self {
+        Self::Gone
+    }
+}
+
+impl From<streams::OpenError> for AskError {
+    fn from(_: streams::OpenError) -> Self {
+        Self::Gone
+    }
+}

@@ -1,0 +1,97 @@
+//! What runs on the connections.
+
+use std::num::NonZeroUsize;
+use std::time::Duration;
+
+use libp2p::kad::store::{MemoryStore, MemoryStoreConfig};
+use libp2p::swarm::NetworkBehaviour;
+use libp2p::{StreamProtocol, connection_limits, identify, kad, ping};
+use shoal_proto::identity::Keypair;
+
+use crate::{Config, denial, streams};
+
+/// Kademlia, under a name of Shoal's own.
+const KAD_PROTOCOL: StreamProtocol = StreamProtocol::new("/shoal/kad/1");
+/// What identify calls the protocol; nothing is negotiated by it.
+const IDENTIFY_PROTOCOL: &str = "/shoal/identify/1";
+/// How long a provider record lasts. `announce` repeats them well before.
+pub(crate) const PROVIDER_TTL: Duration = Duration::from_secs(2 * 3600);
+/// Keys for which this node keeps providers, its own among them.
+const MAX_PROVIDED_KEYS: usize = 1 << 20;
+/// Providers kept for one key. More learn of each other from the holders.
+const MAX_PROVIDERS: usize = 64;
+/// A heartbeat's interval and limit.
+const HEARTBEAT: Duration = Duration::from_secs(1);
+/// How late a heartbeat may be: a node under load answers late, and is not dead.
+const HEARTBEAT_LIMIT: Duration = Duration::from_secs(3);
+/// Connections that may be in the making at once.
+const MAX_PENDING: u32 = 256;
+
+/// Everything that speaks on a connection.
+#[derive(NetworkBehaviour)]
+pub(crate) struct Behaviour {
+    pub(crate) limits: connection_limits::Behaviour,
+    pub(crate) denial: denial::Behaviour,
+    pub(crate) kad: kad::Behaviour<MemoryStore>,
+    pub(crate) identify: identify::Behaviour,
+    pub(crate) ping: ping::Behaviour,
+    pub(crate) streams: streams::Behaviour,
+}
+
+impl std::fmt::Debug for Behaviour {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Behaviour").finish_non_exhaustive()
+    }
+}
+
+impl Behaviour {
+    pub(crate) fn new(config: &Config, streams: streams::Behaviour) -> Self {
+        let limits = connection_limits::ConnectionLimits::default()
+            .with_max_pending_incoming(Some(MAX_PENDING))
+            .with_max_pending_outgoing(Some(MAX_PENDING))
+            .with_max_established(Some(config.max_connections))
+            // Two, not one: when both dial at once, a limit of one could refuse both.
+            .with_max_established_per_peer(Some(2));
+        Self {
+            limits: connection_limits::Behaviour::new(limits),
+            denial: denial::Behaviour::default(),
+            kad: kademlia(&config.keypair),
+            identify: identify::Behaviour::new(
+                identify::Config::new(IDENTIFY_PROTOCOL.to_owned(), config.keypair.public())
+                    .with_agent_version(concat!("shoal/", env!("CARGO_PKG_VERSION")).to_owned())
+                    .with_push_listen_addr_updates(true),
+            ),
+            ping: ping::Behaviour::new(
+                ping::Config::new().with_interval(HEARTBEAT).with_timeout(HEARTBEAT_LIMIT),
+            ),
+            streams,
+        }
+    }
+}
+
+fn kademlia(keypair: &Keypair) -> kad::Behaviour<MemoryStore> {
+    let peer = keypair.public().to_peer_id();
+    // The defaults hold 1024 keys, own and foreign, and silently lose the rest.
+    let store = MemoryStoreConfig {
+        max_provided_keys: MAX_PROVIDED_KEYS,
+        max_providers_per_key: MAX_PROVIDERS,
+        // Values are not stored.
+        max_records: 0,
+        max_value_bytes: 0,
+    };
+    let mut config = kad::Config::new(KAD_PROTOCOL);
+    config
+        .set_provider_record_ttl(Some(PROVIDER_TTL))
+        // `announce` repeats them, paced; kad would repeat all at once.
+        .set_provider_publication_interval(None)
+        .set_publication_interval(None)
+        .set_replication_interval(None)
+        .set_query_timeout(Duration::from_secs(10))
+        .set_substreams_timeout(Duration::from_secs(3))
+        .set_kbucket_inserts(kad::BucketInserts::OnConnected)
+        // Fleets of thousands fit into the local table: it then is the answer to most lookups.
+        .set_kbucket_size(NonZeroUsize::new(1024).unwrap_or(kad::K_VALUE));
+    let mut kad = kad::Behaviour::with_config(peer, MemoryStore::with_config(peer, store), config);
+    kad.set_mode(Some(kad::Mode::Server));
+    kad
+}

@@ -1,0 +1,154 @@
+//! Where the first peers are found.
+
+use std::collections::HashSet;
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::str::FromStr;
+use std::time::Duration;
+
+use libp2p::Multiaddr;
+use libp2p::multiaddr::Protocol;
+
+/// One place to look for peers.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Address {
+    /// `host:port`: a node, whose peer id is learnt in the handshake.
+    Host(String, u16),
+    /// `/ip4/…/tcp/…`, `/dns/…/tcp/…`, with or without `/p2p/…`.
+    Multiaddr(Multiaddr),
+    /// `dns:name:port`: a name with an address for each node, looked up again from time to time.
+    Name(String, u16),
+}
+
+/// A text is none of the forms.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{0:?} is not a place to find peers: write host:port, [IPv6]:port, a multiaddr as in /ip4/10.0.0.1/tcp/5056, \
+     or dns:name:port for a name with many addresses"
+)]
+pub struct AddressError(String);
+
+impl FromStr for Address {
+    type Err = AddressError;
+
+    fn from_str(text: &str) -> Result<Self, AddressError> {
+        let error = || AddressError(text.chars().take(120).collect());
+        if text.starts_with('/') {
+            let address: Multiaddr = text.parse().map_err(|_| error())?;
+            let speaks_tcp = address.iter().any(|part| matches!(part, Protocol::Tcp(1..)));
+            return if speaks_tcp { Ok(Self::Multiaddr(address)) } else { Err(error()) };
+        }
+        let (rest, many) = text.strip_prefix("dns:").map_or((text, false), |rest| (rest, true));
+        let (host, port) = rest.rsplit_once(':').ok_or_else(error)?;
+        let port = port.parse::<u16>().ok().filter(|&port| port > 0).ok_or_else(error)?;
+        if let Some(literal) = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
+            literal.parse::<std::net::Ipv6Addr>().map_err(|_| error())?;
+            return if many { Err(error()) } else { Ok(Self::Host(literal.to_owned(), port)) };
+        }
+        let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
+        if host.is_empty() || host.len() > 253 || !host.chars().all(allowed) {
+            return Err(error());
+        }
+        let host = host.to_owned();
+        Ok(if many { Self::Name(host, port) } else { Self::Host(host, port) })
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Host(host, port) if host.contains(':') => write!(f, "[{host}]:{port}"),
+            Self::Host(host, port) => write!(f, "{host}:{port}"),
+            Self::Multiaddr(address) => write!(f, "{address}"),
+            Self::Name(name, port) => write!(f, "dns:{name}:{port}"),
+        }
+    }
+}
+
+impl Address {
+    /// How long until it is tried again, by how often it failed; a name is looked up again also when all is well.
+    pub(crate) fn again(&self, failures: u32, joined: bool) -> Duration {
+        match self {
+            Self::Name(..) if joined => Duration::from_secs(60),
+            Self::Name(..) => Duration::from_secs(5),
+            _ => Duration::from_secs(1 << failures.min(5)),
+        }
+    }
+
+    /// What to dial now.
+    ///
+    /// # Errors
+    /// A name that does not resolve, as the resolver says it.
+    pub(crate) async fn resolve(&self) -> std::io::Result<Vec<Multiaddr>> {
+        match self {
+            Self::Multiaddr(address) => Ok(vec![address.clone()]),
+            Self::Host(host, port) | Self::Name(host, port) => {
+                let found: HashSet<SocketAddr> =
+                    tokio::net::lookup_host((host.as_str(), *port)).await?.collect();
+                Ok(found.into_iter().map(multiaddr).collect())
+            }
+        }
+    }
+
+    /// Whether the addresses it stands for are different nodes, rather than one node's.
+    pub(crate) fn stands_for_many(&self) -> bool {
+        matches!(self, Self::Name(..))
+    }
+}
+
+/// A socket address in libp2p's form.
+pub(crate) fn multiaddr(address: SocketAddr) -> Multiaddr {
+    Multiaddr::from(address.ip()).with(Protocol::Tcp(address.port()))
+}
+
+/// The socket address in a multiaddr that begins with one.
+pub(crate) fn socket_address(address: &Multiaddr) -> Option<SocketAddr> {
+    let mut parts = address.iter();
+    let ip: IpAddr = match parts.next()? {
+        Protocol::Ip4(ip) => ip.into(),
+        Protocol::Ip6(ip) => ip.into(),
+        _ => return None,
+    };
+    match parts.next()? {
+        Protocol::Tcp(port) => Some(SocketAddr::new(ip, port)),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_form_parses_and_prints_as_written() {
+        for text in [
+            "node-1:5056",
+            "10.0.0.1:5056",
+            "[::1]:5056",
+            "dns:shoal.svc.cluster.local:5056",
+            "/ip4/10.0.0.1/tcp/5056",
+            "/dns4/node/tcp/1/p2p/12D3KooWDpJ7As7BWAwRMfu1VU2WCqNjvq387JEYKDBj4kx6nXTN",
+        ] {
+            assert_eq!(text.parse::<Address>().unwrap().to_string(), text);
+        }
+    }
+
+    #[test]
+    fn anything_else_is_refused_with_what_is_allowed() {
+        for text in [
+            "",
+            "host",
+            "host:0",
+            "host:99999",
+            ":1",
+            "[::1]",
+            "dns:[::1]:1",
+            "/ip4/1.2.3.4",
+            "a b:1",
+            "http://x:1",
+        ] {
+            let error = text.parse::<Address>().unwrap_err().to_string();
+            assert!(error.contains("host:port") && error.contains(text), "{error}");
+        }
+    }
+}

@@ -1,0 +1,193 @@
+//! What peers ask of this node: one task a stream, all of them bounded.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bytes::Bytes;
+use futures::stream::{FuturesOrdered, FuturesUnordered, StreamExt as _};
+use libp2p::PeerId;
+use shoal_proto::attestation::Attestation;
+use shoal_proto::wire::{
+    ChunkReply, ChunkRequest, Holding, Refusal, SessionMessage, WireError, generated, negotiate,
+};
+use tokio::sync::{Semaphore, SemaphorePermit, mpsc};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use super::frame::{self, Reader, StreamError, Writer};
+use super::{Inbound, Kind};
+use crate::Serve;
+
+/// Streams of one peer at a time; more are refused.
+const MAX_STREAMS: usize = 8;
+/// Questions of one session that are answered at once.
+const MAX_QUESTIONS: usize = 16;
+/// Chunks of one stream that are read ahead of the one being sent.
+const READ_AHEAD: usize = 2;
+/// How long this node's own store may take for one answer: what is slower is as good as missing, and must not
+/// hold a slot for ever.
+const SERVE: std::time::Duration = std::time::Duration::from_secs(10);
+
+/// Counts of what was given.
+#[derive(Debug, Default)]
+pub(crate) struct Given {
+    pub(crate) chunks: AtomicU64,
+    pub(crate) busy: AtomicU64,
+}
+
+/// Takes the streams that peers open, and serves each.
+pub(crate) async fn run(
+    mut streams: mpsc::Receiver<Inbound>,
+    serve: Arc<dyn Serve>,
+    upload_slots: usize,
+    given: Arc<Given>,
+    shutdown: CancellationToken,
+) {
+    let slots = Arc::new(Semaphore::new(upload_slots));
+    let mut open: HashMap<PeerId, usize> = HashMap::new();
+    let mut tasks = JoinSet::new();
+    loop {
+        // Cancel-safe: each branch only receives.
+        tokio::select! {
+            () = shutdown.cancelled() => return,
+            Some(ended) = tasks.join_next(), if !tasks.is_empty() => {
+                let peer: PeerId = match ended {
+                    Ok(peer) => peer,
+                    Err(error) => {
+                        tracing::error!(%error, "a task that serves a peer died");
+                        continue;
+                    }
+                };
+                if let Some(count) = open.get_mut(&peer) {
+                    *count -= 1;
+                    if *count == 0 {
+                        open.remove(&peer);
+                    }
+                }
+            }
+            stream = streams.recv() => {
+                let Some(Inbound { peer, kind, stream }) = stream else { return };
+                let count = open.entry(peer).or_default();
+                if *count >= MAX_STREAMS {
+                    tracing::debug!(%peer, "the peer has too many streams: one more is refused");
+                    continue;
+                }
+                *count += 1;
+                let (serve, slots, given) = (serve.clone(), slots.clone(), given.clone());
+                tasks.spawn(async move {
+                    let (reader, writer) = frame::split(stream);
+                    let ended = match kind {
+                        Kind::Session => session(reader, writer, &*serve).await,
+                        Kind::Chunks => chunks(reader, writer, &*serve, &slots, &given).await,
+                    };
+                    if let Err(error) = ended {
+                        tracing::debug!(%peer, %error, "a stream of a peer ended");
+                    }
+                    peer
+                });
+            }
+        }
+    }
+}
+
+async fn greet(reader: &mut Reader, writer: &mut Writer) -> Result<(), StreamError> {
+    writer.hello();
+    let hello: generated::Hello = reader.due().await?;
+    negotiate(&hello)?;
+    Ok(())
+}
+
+async fn session(mut reader: Reader, mut writer: Writer, serve: &dyn Serve) -> Result<(), StreamError> {
+    greet(&mut reader, &mut writer).await?;
+    let mut answers = FuturesUnordered::new();
+    loop {
+        // Cancel-safe: a message that is half read stays in the reader's buffer.
+        tokio::select! {
+            message = reader.message::<generated::SessionMessage>(), if answers.len() < MAX_QUESTIONS => {
+                let Some(message) = message? else { return Ok(()) };
+                let (id, question) = SessionMessage::from_wire(message)?;
+                answers.push(async move { (id, answer(question, serve).await) });
+            }
+            Some((id, answer)) = answers.next(), if !answers.is_empty() => {
+                let answer: Result<SessionMessage, WireError> = answer;
+                writer.queue(&answer?.into_wire(id));
+                writer.flush().await?;
+            }
+        }
+    }
+}
+
+async fn answer(question: SessionMessage, serve: &dyn Serve) -> Result<SessionMessage, WireError> {
+    match question {
+        SessionMessage::AskBlob(digest) => {
+            let holding = tokio::time::timeout(SERVE, serve.holding(digest)).await;
+            Ok(SessionMessage::Blob(holding.unwrap_or(Holding::None)))
+        }
+        SessionMessage::AskTag(scope, tag) => {
+            let mappings = tokio::time::timeout(SERVE, serve.tag(scope, tag)).await;
+            Ok(SessionMessage::Tag(mappings.unwrap_or_default()))
+        }
+        SessionMessage::Blob(_) | SessionMessage::Tag(_) => Err(WireError::Field("body")),
+    }
+}
+
+/// A reply, and the upload slot that it keeps until it is sent.
+struct Reply<'a> {
+    id: u64,
+    chunk: Result<(Bytes, Attestation), Refusal>,
+    _slot: Option<SemaphorePermit<'a>>,
+}
+
+async fn chunks(
+    mut reader: Reader,
+    mut writer: Writer,
+    serve: &dyn Serve,
+    slots: &Semaphore,
+    given: &Given,
+) -> Result<(), StreamError> {
+    greet(&mut reader, &mut writer).await?;
+    let mut replies = FuturesOrdered::new();
+    loop {
+        // Cancel-safe: as in `session`.
+        tokio::select! {
+            message = reader.message::<generated::ChunkRequest>(), if replies.len() < READ_AHEAD => {
+                let Some(message) = message? else { return Ok(()) };
+                let request = ChunkRequest::from_wire(&message)?;
+                replies.push_back(chunk(request, serve, slots, given));
+            }
+            Some(reply) = replies.next(), if !replies.is_empty() => send(&mut writer, reply).await?,
+        }
+    }
+}
+
+async fn chunk<'a>(
+    request: ChunkRequest,
+    serve: &dyn Serve,
+    slots: &'a Semaphore,
+    given: &Given,
+) -> Reply<'a> {
+    let Ok(slot) = slots.try_acquire() else {
+        given.busy.fetch_add(1, Ordering::Relaxed);
+        return Reply { id: request.id, chunk: Err(Refusal::Busy), _slot: None };
+    };
+    let reply = serve.chunk(request.digest, request.size, request.chunk);
+    let reply = tokio::time::timeout(SERVE, reply).await.unwrap_or(Err(Refusal::Missing));
+    if reply.is_ok() {
+        given.chunks.fetch_add(1, Ordering::Relaxed);
+    }
+    Reply { id: request.id, chunk: reply, _slot: Some(slot) }
+}
+
+async fn send(writer: &mut Writer, Reply { id, chunk, _slot }: Reply<'_>) -> Result<(), StreamError> {
+    match chunk {
+        Err(refusal) => writer.queue(&ChunkReply::Refused(refusal).into_wire(id)),
+        Ok((bytes, attestation)) => {
+            // A chunk is at most 4 MiB.
+            let length = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
+            writer.queue(&ChunkReply::Chunk { attestation, length }.into_wire(id));
+            writer.send(&bytes).await?;
+        }
+    }
+    writer.flush().await
+}
