@@ -1,1 +1,3 @@
-//! x
+//! The blob store.
+
+pub mod disk;
