@@ -1,3 +1,63 @@
-//! The blob store.
+//! Where blobs are kept: proven ones, and those on their way.
+//!
+//! ```text
+//! blobs/<algorithm>/<first two hex digits>/<hex>   a held blob, whole and proven
+//! partial/<algorithm>-<hex>                        a blob on its way: what of it is there, the database knows
+//! shoal.redb                                       everything else, and blobs of up to 16 KiB
+//! lock                                             one process at a time
+//! ```
+//!
+//! | module | concept |
+//! | --- | --- |
+//! | [`disk`] | the narrow door to the disk |
+//! | `backend` | redb through that door |
+//! | `layout` | which file is where |
+//! | `tables` | what the database holds |
+//! | `change` | one change of it, and its effect |
+//! | `writer` | the thread that commits changes, many at once |
+//! | [`Store`] | held blobs, tags, repositories |
+//! | [`Partial`] | a blob on its way |
+//! | `prefix` | the digest, as the prefix grows |
+//! | `damage` | what is done about a held blob that is no longer what it was |
+//! | `recovery` | what a start finds and puts right |
+//!
+//! The order of things: a blob's file is synced, then renamed, then the folders are synced, and only then does the
+//! database say *held*. A node killed at any instant finds at its next start either the old state or the new.
 
+mod backend;
+mod change;
+mod damage;
 pub mod disk;
+mod error;
+mod layout;
+mod partial;
+mod prefix;
+mod recovery;
+mod store;
+mod tables;
+mod writer;
+
+pub use error::{FinishError, OpenError, ReadError, StoreError};
+pub use partial::Partial;
+pub use recovery::Recovery;
+pub use store::{CheckedChunk, Held, Store, Usage};
+
+use std::time::Duration;
+
+/// How the store is kept.
+#[derive(Debug, Clone, Copy)]
+pub struct Options {
+    /// Memory for the database's pages, in bytes.
+    pub cache: usize,
+    /// How long what is known of a partial blob may be unwritten: so much is fetched again after a crash.
+    pub flush: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { cache: 4 * 1024 * 1024, flush: Duration::from_millis(500) }
+    }
+}
+
+/// Blobs of at most this many bytes live in the database: a file for each would cost more than it holds.
+pub const MAX_INLINE: u64 = 16 * 1024;

@@ -1,0 +1,285 @@
+//! What a start finds, and puts right.
+
+use std::collections::{BTreeMap, HashSet};
+use std::path::Path;
+use std::sync::Arc;
+
+use redb::{Database, ReadableDatabase as _, ReadableTable as _};
+use shoal_proto::attestation::ChunkHash;
+use shoal_proto::chunk::ChunkLayout;
+use shoal_proto::digest::Digest;
+
+use crate::backend::Backend;
+use crate::change::Change;
+use crate::damage::move_back;
+use crate::disk::{Disk, DiskFile, DiskLock};
+use crate::store::{Inner, read_range, remove_if_there};
+use crate::tables::{
+    CHUNKS, FORMAT, HASHES, HASHES_A_ROW, HELD, INLINE, MEDIA_TYPES, META, PARTIAL, REPOSITORIES, TAGS,
+    Vouched, digest_of, key, row_number, rows_of,
+};
+use crate::writer::commit;
+use crate::{MAX_INLINE, OpenError, Options, StoreError, layout};
+
+/// What a start found.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Recovery {
+    /// Blobs held.
+    pub held: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Blobs on their way.
+    pub partials: u64,
+    /// Blobs whose file was missing or of another length: they are held no longer.
+    pub damaged: u64,
+    /// Files that belonged to nothing, and were removed.
+    pub orphans: u64,
+}
+
+pub(crate) struct Opened {
+    pub(crate) database: Database,
+    pub(crate) index: BTreeMap<Digest, u64>,
+    pub(crate) recovery: Recovery,
+    pub(crate) lock: Box<dyn DiskLock>,
+}
+
+pub(crate) fn open(disk: &dyn Disk, options: Options) -> Result<Opened, OpenError> {
+    let io = |error: std::io::Error| OpenError::Store(error.into());
+    let path = |name: &str| disk.locate(Path::new(name));
+    let lock = disk.lock(Path::new(layout::LOCK)).map_err(io)?;
+    let lock = lock.ok_or_else(|| OpenError::InUse { path: path(layout::LOCK) })?;
+    for folder in [layout::BLOBS, layout::PARTIAL] {
+        disk.create_dir(Path::new(folder)).map_err(io)?;
+    }
+    let file = disk.create(Path::new(layout::DATABASE)).map_err(io)?;
+    disk.sync_dir(Path::new("")).map_err(io)?;
+    let database = redb::Builder::new()
+        .set_cache_size(options.cache)
+        .create_with_backend(Backend(file))
+        .map_err(StoreError::from)?;
+    match prepare(&database)? {
+        FORMAT => {}
+        found => return Err(OpenError::Format { path: path(layout::DATABASE), found, known: FORMAT }),
+    }
+    let mut index = held(&database)?;
+    let mut recovery = Recovery::default();
+    let demoted = check_held(disk, &database, &mut index)?;
+    recovery.damaged = demoted;
+    let partial = partial_digests(&database)?;
+    recovery.orphans = clear_blobs(disk, &index, &partial)? + clear_partials(disk, &partial)?;
+    recovery.held = index.len() as u64;
+    recovery.bytes = index.values().sum();
+    recovery.partials = partial.len() as u64;
+    Ok(Opened { database, index, recovery, lock })
+}
+
+/// Creates the tables, and says which format this is.
+fn prepare(database: &Database) -> Result<u64, StoreError> {
+    let mut txn = database.begin_write()?;
+    txn.set_quick_repair(true);
+    let format = {
+        let mut meta = txn.open_table(META)?;
+        let known = meta.get("format")?.map(|row| row.value());
+        if known.is_none() {
+            meta.insert("format", FORMAT)?;
+        }
+        known.unwrap_or(FORMAT)
+    };
+    if format == FORMAT {
+        txn.open_table(HELD)?;
+        txn.open_table(HASHES)?;
+        txn.open_table(INLINE)?;
+        txn.open_table(PARTIAL)?;
+        txn.open_table(CHUNKS)?;
+        txn.open_table(MEDIA_TYPES)?;
+        txn.open_table(REPOSITORIES)?;
+        txn.open_table(TAGS)?;
+    }
+    txn.commit()?;
+    Ok(format)
+}
+
+fn held(database: &Database) -> Result<BTreeMap<Digest, u64>, StoreError> {
+    let table = database.begin_read()?.open_table(HELD)?;
+    let mut index = BTreeMap::new();
+    for row in table.iter()? {
+        let (key, size) = row?;
+        index.insert(digest_of(key.value())?, size.value());
+    }
+    Ok(index)
+}
+
+fn partial_digests(database: &Database) -> Result<HashSet<Digest>, StoreError> {
+    let table = database.begin_read()?.open_table(PARTIAL)?;
+    let mut digests = HashSet::new();
+    for row in table.iter()? {
+        digests.insert(digest_of(row?.0.value())?);
+    }
+    Ok(digests)
+}
+
+/// Looks at each held blob's file. Whole content is checked when it is read.
+fn check_held(
+    disk: &dyn Disk,
+    database: &Database,
+    index: &mut BTreeMap<Digest, u64>,
+) -> Result<u64, StoreError> {
+    let mut changes = Vec::new();
+    for (digest, &size) in &*index {
+        if size <= MAX_INLINE {
+            continue;
+        }
+        match disk.len(&layout::blob(digest)) {
+            Ok(length) if length == size => {}
+            Ok(length) => {
+                tracing::warn!(%digest, size, length, "a held blob's file has another length");
+                changes.push(demotion(disk, database, digest, size)?);
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                tracing::warn!(%digest, "a held blob's file is gone");
+                changes.push(Change::Drop(*digest));
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    commit(database, changes.iter())?;
+    for change in &changes {
+        if let Change::Drop(digest) | Change::Demote { digest, .. } = change {
+            index.remove(digest);
+            if matches!(change, Change::Demote { .. }) {
+                move_back(disk, digest)?;
+            }
+        }
+    }
+    Ok(changes.len() as u64)
+}
+
+/// Keeps the chunks that are still right.
+fn demotion(disk: &dyn Disk, database: &Database, digest: &Digest, size: u64) -> Result<Change, StoreError> {
+    let chunks = ChunkLayout::of(size)?;
+    let file = disk.open(&layout::blob(digest))?;
+    let table = database.begin_read()?.open_table(HASHES)?;
+    let rows = rows_of(digest);
+    let mut good = Vec::new();
+    for row in table.range(rows.start().as_slice()..=rows.end().as_slice())? {
+        let (key, hashes) = row?;
+        let first = row_number(key.value())? * HASHES_A_ROW;
+        for (chunk, hash) in (first..).zip(hashes.value().as_chunks::<32>().0) {
+            let hash = ChunkHash::from_bytes(*hash);
+            let bytes = chunks.range(chunk).and_then(|range| read_range(&*file, range).ok());
+            if bytes.is_some_and(|bytes| ChunkHash::of(&bytes) == hash) {
+                good.push((chunk, hash));
+            }
+        }
+    }
+    Ok(if good.is_empty() { Change::Drop(*digest) } else { Change::Demote { digest: *digest, size, good } })
+}
+
+/// Files among the held ones that are not held: a crash came between their renaming and the database. One that is
+/// known as partial goes back there.
+fn clear_blobs(
+    disk: &dyn Disk,
+    index: &BTreeMap<Digest, u64>,
+    partial: &HashSet<Digest>,
+) -> Result<u64, StoreError> {
+    let mut removed = 0;
+    let root = Path::new(layout::BLOBS);
+    for algorithm in disk.list(root)?.into_iter().filter(|entry| entry.is_dir) {
+        let above = root.join(&algorithm.name);
+        for folder in disk.list(&above)?.into_iter().filter(|entry| entry.is_dir) {
+            let path = above.join(&folder.name);
+            for entry in disk.list(&path)?.into_iter().filter(|entry| !entry.is_dir) {
+                let digest = layout::digest_of_blob(&algorithm.name, &folder.name, &entry.name);
+                match digest {
+                    Some(digest) if index.get(&digest).is_some_and(|&size| size > MAX_INLINE) => {}
+                    Some(digest) if partial.contains(&digest) => move_back(disk, &digest)?,
+                    _ => {
+                        remove_if_there(disk, &path.join(&entry.name))?;
+                        removed += 1;
+                    }
+                }
+            }
+        }
+    }
+    Ok(removed)
+}
+
+fn clear_partials(disk: &dyn Disk, partial: &HashSet<Digest>) -> Result<u64, StoreError> {
+    let mut removed = 0;
+    let root = Path::new(layout::PARTIAL);
+    for entry in disk.list(root)?.into_iter().filter(|entry| !entry.is_dir) {
+        if !layout::digest_of_partial(&entry.name).is_some_and(|digest| partial.contains(&digest)) {
+            remove_if_there(disk, &root.join(&entry.name))?;
+            removed += 1;
+        }
+    }
+    Ok(removed)
+}
+
+/// What is there of a partial blob.
+#[derive(Debug, Default)]
+pub(crate) struct Resumed {
+    pub(crate) chunks: BTreeMap<u32, Vouched>,
+    pub(crate) file: Option<Arc<dyn DiskFile>>,
+}
+
+/// Finds what is there of a partial blob: each chunk is checked again, because a crash may have come before its
+/// bytes were on the disk. Blocks.
+pub(crate) fn resume(store: &Inner, digest: &Digest, layout: ChunkLayout) -> Result<Resumed, StoreError> {
+    let txn = store.database.begin_read()?;
+    let Some(size) = txn.open_table(PARTIAL)?.get(&*key(digest))?.map(|row| row.value()) else {
+        return Ok(Resumed::default());
+    };
+    if size != layout.size() {
+        // It was fetched with a size that somebody made up: or is now. Whichever it is, the digest will tell.
+        commit(&store.database, std::iter::once(&Change::Drop(*digest)))?;
+        remove_if_there(&*store.disk, &layout::partial(digest))?;
+        return Ok(Resumed::default());
+    }
+    let file = match store.disk.open(&layout::partial(digest)) {
+        Ok(file) => file,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            commit(&store.database, std::iter::once(&Change::Drop(*digest)))?;
+            return Ok(Resumed::default());
+        }
+        Err(error) => return Err(error.into()),
+    };
+    let rows = rows_of(digest);
+    let mut chunks = BTreeMap::new();
+    let mut wrong = Vec::new();
+    for row in txn.open_table(CHUNKS)?.range(rows.start().as_slice()..=rows.end().as_slice())? {
+        let (key, row) = row?;
+        let chunk = row_number(key.value())?;
+        let vouched = Vouched::decode(row.value())?;
+        let bytes = layout.range(chunk).and_then(|range| read_range(&*file, range).ok());
+        if bytes.is_some_and(|bytes| ChunkHash::of(&bytes) == vouched.hash) {
+            chunks.insert(chunk, vouched);
+        } else {
+            wrong.push(chunk);
+        }
+    }
+    drop(txn);
+    if !wrong.is_empty() {
+        tracing::info!(%digest, wrong = wrong.len(), good = chunks.len(), "chunks were lost: they are fetched again");
+        commit(&store.database, std::iter::once(&Change::Forget { digest: *digest, chunks: wrong }))?;
+    }
+    Ok(Resumed { chunks, file: Some(file) })
+}
+
+/// How many partial blobs there are, and how many bytes of them.
+pub(crate) fn partials(database: &Database) -> Result<(u64, u64), StoreError> {
+    let txn = database.begin_read()?;
+    let chunks = txn.open_table(CHUNKS)?;
+    let (mut count, mut bytes) = (0, 0);
+    for row in txn.open_table(PARTIAL)?.iter()? {
+        let (key, size) = row?;
+        let layout = ChunkLayout::of(size.value())?;
+        let rows = rows_of(&digest_of(key.value())?);
+        for row in chunks.range(rows.start().as_slice()..=rows.end().as_slice())? {
+            let range = layout.range(row_number(row?.0.value())?);
+            bytes += range.map_or(0, shoal_proto::range::ByteRange::len);
+        }
+        count += 1;
+    }
+    Ok((count, bytes))
+}
