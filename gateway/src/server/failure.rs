@@ -10,6 +10,8 @@
 //! - 5xx is for what is truly broken, upstream (502, 504) or here (503). containerd reports a mirror's 5xx rather
 //!   than upstream's later 404, so it is not to be used for a mere miss.
 
+use std::time::Duration;
+
 use http::{HeaderValue, Method, StatusCode, header};
 use serde_json::{Value, json};
 use shoal_proto::range::Unsatisfiable;
@@ -22,7 +24,7 @@ use crate::error::PullError;
 const MAX_MESSAGE: usize = 600;
 
 /// What kind of thing was asked for, and so which code says that it is not there.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy)]
 pub(super) enum Sought {
     Manifest,
     Blob,
@@ -66,12 +68,12 @@ impl Failure {
         self
     }
 
-    /// The request has come through this fleet before. Loud, because a configuration is wrong.
-    pub(super) fn looped(instance: &str) -> Self {
+    /// The request has been here before. A 404 and not a 508, so that who asked goes on to its next host.
+    pub(super) fn looped(via: &str) -> Self {
         let message = format!(
-            "loop: this request has already come through {instance}; an upstream's url leads back to a gateway"
+            "loop: this request has already come through {via}; an upstream's url leads back to this gateway"
         );
-        Self::new(StatusCode::LOOP_DETECTED, "DENIED", message)
+        Self::new(StatusCode::NOT_FOUND, "DENIED", message).with_detail(json!({ "loop": via }))
     }
 
     /// Pushes, deletes and anything else but GET and HEAD.
@@ -94,9 +96,8 @@ impl Failure {
             PathError::Upload => (StatusCode::NOT_FOUND, "BLOB_UPLOAD_UNKNOWN"),
             PathError::Name(_) | PathError::Encoding => (StatusCode::BAD_REQUEST, "NAME_INVALID"),
             PathError::Digest(_) => (StatusCode::BAD_REQUEST, "DIGEST_INVALID"),
-            // No code is made for tags. There is certainly no such manifest, and that is what the
-            // specification's conformance tests ask for.
-            PathError::Tag(_) => (StatusCode::NOT_FOUND, "MANIFEST_UNKNOWN"),
+            // The specification has no code for tags; this one was Docker's.
+            PathError::Tag(_) => (StatusCode::BAD_REQUEST, "TAG_INVALID"),
         };
         Self::new(status, code, error.to_string())
     }
@@ -109,9 +110,15 @@ impl Failure {
     }
 
     /// Nothing came in time.
-    pub(super) fn late(seconds: f64) -> Self {
-        let message = format!("nothing came within {seconds} s from peers or upstream");
+    pub(super) fn late(patience: Duration) -> Self {
+        let message = format!("nothing came within {} s from peers or upstream", patience.as_secs_f32());
         Self::new(StatusCode::GATEWAY_TIMEOUT, "UNAVAILABLE", message)
+    }
+
+    /// All places for clients are taken.
+    pub(super) fn crowded() -> Self {
+        let message = "this node has as many connections as it takes; ask the next host, or again later";
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "UNAVAILABLE", message)
     }
 
     /// What the source said.
@@ -121,13 +128,14 @@ impl Failure {
         match error {
             PullError::NotFound { registry } => unknown(json!({ "upstream": registry, "status": 404 })),
             PullError::Denied { registry, status } => {
-                unknown(json!({ "upstream": registry, "status": status }))
+                let code = if *status == 401 { "UNAUTHORIZED" } else { "DENIED" };
+                unknown(json!({ "upstream": registry, "status": status, "code": code }))
             }
             PullError::Throttled { registry, retry_after } => {
                 let seconds = retry_after.map(|after| after.as_secs());
-                unknown(json!({ "upstream": registry, "status": 429, "retryAfterSeconds": seconds }))
+                unknown(json!({ "upstream": registry, "status": 429, "code": "TOOMANYREQUESTS", "retryAfterSeconds": seconds }))
             }
-            PullError::Refused(_) => Self::new(StatusCode::NOT_FOUND, "NAME_UNKNOWN", message),
+            PullError::Refused(_) => unknown(json!({ "code": "DENIED" })),
             PullError::Upstream { registry, status, .. } => {
                 Self::new(StatusCode::BAD_GATEWAY, "UNAVAILABLE", message)
                     .with_detail(json!({ "upstream": registry, "status": status }))

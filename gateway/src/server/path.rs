@@ -9,11 +9,11 @@ use std::str::FromStr;
 
 use percent_encoding::percent_decode_str;
 use shoal_proto::digest::{Digest, DigestError};
-use shoal_proto::name::{NameError, Reference, Repository, Tag};
+use shoal_proto::name::{NameError, Reference, Registry, Repository, Tag};
 
 /// What of a repository a client asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum What {
+pub(super) enum What {
     /// `manifests/<tag or digest>`.
     Manifest(Reference),
     /// `blobs/<digest>`.
@@ -24,13 +24,22 @@ pub enum What {
     Referrers(Digest),
 }
 
+/// The name in a path.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Name {
+    /// A first part with a colon, which can only be a registry with its port.
+    pub(super) host: Option<Registry>,
+    /// The rest; without `host` it may still begin with a registry.
+    pub(super) rest: Repository,
+}
+
 /// An understood path.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Target {
     /// `/v2/`: does this speak the protocol?
     Base,
-    /// Something of a repository; the name may still begin with a registry.
-    Repository(Repository, What),
+    /// Something of a repository.
+    Repository(Name, What),
 }
 
 /// Why a path names nothing.
@@ -90,8 +99,13 @@ fn decode(part: &str) -> Result<Cow<'_, str>, PathError> {
     if part.contains('/') { Err(PathError::Encoding) } else { Ok(part) }
 }
 
-fn repository(parts: &[&str]) -> Result<Repository, PathError> {
-    Repository::from_str(&parts.join("/")).map_err(PathError::Name)
+fn repository(parts: &[&str]) -> Result<Name, PathError> {
+    let (host, rest) = match parts {
+        [first, rest @ ..] if first.contains(':') && !rest.is_empty() => (Some(*first), rest),
+        all => (None, all),
+    };
+    let host = host.map(Registry::from_str).transpose().map_err(PathError::Name)?;
+    Ok(Name { host, rest: Repository::from_str(&rest.join("/")).map_err(PathError::Name)? })
 }
 
 fn parse_reference(text: &str) -> Result<Reference, PathError> {
@@ -112,7 +126,7 @@ mod tests {
 
     fn name_and_what(path: &str) -> (String, What) {
         match parse(path) {
-            Ok(Target::Repository(name, what)) => (name.to_string(), what),
+            Ok(Target::Repository(Name { host: None, rest }, what)) => (rest.to_string(), what),
             other => panic!("{path}: {other:?}"),
         }
     }
@@ -139,6 +153,12 @@ mod tests {
     }
 
     #[test]
+    fn a_colon_makes_a_registry() {
+        let Ok(Target::Repository(name, _)) = parse("/v2/localhost%3A5000/a/b/tags/list") else { panic!() };
+        assert_eq!((name.host.unwrap().as_str(), name.rest.as_str()), ("localhost:5000", "a/b"));
+    }
+
+    #[test]
     fn what_is_wrong_is_told_apart() {
         for path in ["/", "", "*", "v2/", "/v1/", "//v2/", "/v2/_catalog", "/v2/a", "/v2/a/tags", "/v2/a/b/"] {
             assert_eq!(parse(path), Err(PathError::Unknown), "{path}");
@@ -154,7 +174,9 @@ mod tests {
             "/v2/a%00/tags/list",
             "/v2/a%/tags/list",
             "/v2/a%zz/tags/list",
-            "/v2/localhost:5000/a/manifests/x",
+            "/v2/localhost:5000/manifests/x",
+            "/v2/:5000/a/manifests/x",
+            "/v2/a/b:5/manifests/x",
         ] {
             assert!(matches!(parse(path), Err(PathError::Name(_))), "{path}: {:?}", parse(path));
         }
@@ -176,7 +198,7 @@ mod tests {
         #[test]
         fn never_panics_and_names_are_always_valid(path in "\\PC{0,200}") {
             if let Ok(Target::Repository(name, _)) = parse(&path) {
-                prop_assert!(name.as_str().parse::<Repository>().is_ok());
+                prop_assert!(name.rest.as_str().parse::<Repository>().is_ok());
             }
         }
 

@@ -8,72 +8,67 @@
 //!    that looks like *another* registry stays part of the name: a proxying registry keeps what it proxies under
 //!    such names (`harbor.example.com/ghcr.io/a/b`), and `ns` is the client's word on where the name is to be
 //!    looked up.
-//! 2. Without `ns`, the first part if it looks like a host (has a dot, or is `localhost`) or is a configured
-//!    name, and something follows it.
+//! 2. Without `ns`, the first part if it looks like a host (has a dot or a colon, or is `localhost`) or is a
+//!    configured name, and something follows it.
 //! 3. Otherwise the default registry, Docker Hub.
 //!
-//! Names have no colon, so a registry with a port is reached through `ns` or through a configured alias.
+//! Most clients cannot put a colon into a name, so for them a registry with a port needs a configured name.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 
 use percent_encoding::percent_decode_str;
 use shoal_proto::name::{NameError, Registry, Repository, Scope};
+
+use super::path::Name;
 
 /// The registries that are known by name, and the one that is meant when none is named.
 #[derive(Debug, Clone)]
 pub struct Routing {
     default: Registry,
-    names: BTreeMap<Registry, Registry>,
-}
-
-impl Default for Routing {
-    fn default() -> Self {
-        Self { default: Registry::docker_hub(), names: BTreeMap::new() }
-    }
+    known: BTreeSet<Registry>,
 }
 
 impl Routing {
-    /// Docker Hub by default, other registries as hosts.
-    pub fn new() -> Self {
-        Self::default()
+    /// Docker Hub by default, the `known` names and whatever looks like a host as other registries.
+    pub fn new(known: impl IntoIterator<Item = Registry>) -> Self {
+        Self { default: Registry::docker_hub(), known: known.into_iter().collect() }
     }
 
-    /// The registry meant by a request that names none.
+    /// Changes the registry meant by a request that names none.
     #[must_use]
     pub fn with_default(mut self, registry: Registry) -> Self {
         self.default = registry;
         self
     }
 
-    /// Makes `name` mean `registry`, as a path's first part and as `ns`. A configured upstream whose name has
-    /// no dot is made known by `with_name(x.clone(), x)`.
-    #[must_use]
-    pub fn with_name(mut self, name: Registry, registry: Registry) -> Self {
-        self.names.insert(name, registry);
-        self
-    }
-
     /// The registry and repository meant by a path's name and the `ns` of its query.
-    pub(super) fn route(&self, name: &Repository, ns: Option<Registry>) -> Result<Scope, NameError> {
-        let prefix = name.as_str().split_once('/').and_then(|(first, rest)| Some((self.named(first)?, rest)));
-        let ns = ns.map(|ns| self.names.get(&ns).cloned().unwrap_or(ns));
-        let (registry, repository) = match (ns, prefix) {
-            (Some(ns), Some((prefix, rest))) if ns == prefix => (ns, rest),
-            (Some(ns), _) => (ns, name.as_str()),
-            (None, Some((prefix, rest))) => (prefix, rest),
-            (None, None) => (self.default.clone(), name.as_str()),
+    pub(super) fn route(&self, name: &Name, ns: Option<&Registry>) -> Result<Scope, NameError> {
+        let (registry, repository) = if let Some(host) = &name.host {
+            if ns.is_some_and(|ns| ns != host) {
+                // It cannot stay part of the name: names have no colon.
+                return Err(NameError::Repository(format!("{host}/{}", name.rest)));
+            }
+            (host.clone(), name.rest.as_str())
+        } else {
+            let whole = name.rest.as_str();
+            let prefix =
+                whole.split_once('/').and_then(|(first, rest)| Some((self.named(first, ns)?, rest)));
+            match (ns, prefix) {
+                (Some(ns), Some((prefix, rest))) if *ns == prefix => (prefix, rest),
+                (Some(ns), _) => (ns.clone(), whole),
+                (None, Some((prefix, rest))) => (prefix, rest),
+                (None, None) => (self.default.clone(), whole),
+            }
         };
         let repository = repository.parse::<Repository>()?.completed_for(&registry);
         Ok(Scope { registry, repository })
     }
 
     /// The registry that a name's first part means, if it means one.
-    fn named(&self, first: &str) -> Option<Registry> {
+    fn named(&self, first: &str, ns: Option<&Registry>) -> Option<Registry> {
         let registry: Registry = first.parse().ok()?;
-        match self.names.get(&registry) {
-            Some(meant) => Some(meant.clone()),
-            None => (first == "localhost" || first.contains('.')).then_some(registry),
-        }
+        let host_like = first == "localhost" || first.contains('.');
+        (host_like || ns == Some(&registry) || self.known.contains(&registry)).then_some(registry)
     }
 }
 
@@ -82,8 +77,8 @@ impl Routing {
 pub(super) struct Query {
     /// The registry asked for.
     pub(super) ns: Option<Registry>,
-    /// Its text as the client sent it, to be echoed.
-    pub(super) ns_text: Option<String>,
+    /// Its text as the client sent it, decoded, to be echoed.
+    pub(super) ns_text: String,
     /// Everything else as it came, still encoded. `ns` must never go upstream: some registries answer unknown
     /// parameters with 400.
     pub(super) rest: String,
@@ -109,10 +104,10 @@ impl Query {
             }
             let registry: Registry = text.parse()?;
             if parsed.ns.as_ref().is_some_and(|earlier| *earlier != registry) {
-                return Err(NameError::Registry(format!("{} and {registry}", parsed.ns_text.unwrap_or_default())));
+                return Err(NameError::Registry(format!("{} and {registry}", parsed.ns_text)));
             }
             parsed.ns = Some(registry);
-            parsed.ns_text = Some(text);
+            parsed.ns_text = text;
         }
         parsed.rest = rest.join("&");
         Ok(parsed)
@@ -129,11 +124,14 @@ mod tests {
     use super::*;
 
     fn route(name: &str, query: &str) -> String {
-        let routing = Routing::new()
-            .with_name("corp".parse().unwrap(), "registry.corp:5000".parse().unwrap())
-            .with_name("registry.corp".parse().unwrap(), "registry.corp".parse().unwrap());
+        let routing = Routing::new(["corp".parse().unwrap()]);
         let ns = Query::parse(query).unwrap().ns;
-        routing.route(&name.parse().unwrap(), ns).unwrap().to_string()
+        let (host, rest) = match name.split_once('/') {
+            Some((first, rest)) if first.contains(':') => (Some(first.parse().unwrap()), rest),
+            _ => (None, name),
+        };
+        let name = Name { host, rest: rest.parse().unwrap() };
+        routing.route(&name, ns.as_ref()).map_or_else(|error| error.to_string(), |scope| scope.to_string())
     }
 
     #[test]
@@ -146,14 +144,16 @@ mod tests {
             ("ghcr.io/a", "", "ghcr.io/a"),
             ("docker.io/debian", "", "docker.io/library/debian"),
             ("localhost/a", "", "localhost/a"),
-            ("corp/a/b", "", "registry.corp:5000/a/b"),
+            ("corp/a/b", "", "corp/a/b"),
+            ("localhost:5000/a", "", "localhost:5000/a"),
+            ("localhost:5000/a", "ns=localhost:5000", "localhost:5000/a"),
             ("other/a/b", "", "docker.io/other/a/b"),
             // Twice, as BuildKit says it; also by alias.
             ("ghcr.io/a/b", "ns=ghcr.io", "ghcr.io/a/b"),
             ("docker.io/debian", "ns=docker.io", "docker.io/library/debian"),
             ("index.docker.io/library/debian", "ns=docker.io", "docker.io/library/debian"),
-            ("corp/a", "ns=registry.corp:5000", "registry.corp:5000/a"),
-            ("corp/a", "ns=corp", "registry.corp:5000/a"),
+            ("corp/a", "ns=corp", "corp/a"),
+            ("unknown/a", "ns=unknown", "unknown/a"),
             // Another host's name stays part of the name.
             ("ghcr.io/a/b", "ns=harbor.example.com", "harbor.example.com/ghcr.io/a/b"),
             ("corp/a", "ns=docker.io", "docker.io/corp/a"),
@@ -168,9 +168,14 @@ mod tests {
     }
 
     #[test]
+    fn a_port_in_the_path_and_another_registry_in_ns_contradict() {
+        assert!(route("localhost:5000/a", "ns=ghcr.io").contains("is not a repository name"));
+    }
+
+    #[test]
     fn queries() {
         let parsed = Query::parse("n=3&ns=ghcr.io&last=a%26b&&flag").unwrap();
-        assert_eq!(parsed.ns_text.as_deref(), Some("ghcr.io"));
+        assert_eq!(parsed.ns_text, "ghcr.io");
         assert_eq!(parsed.rest, "n=3&last=a%26b&flag");
         assert_eq!(Query::parse("%6Es=ghcr.io").unwrap().rest, "");
         assert_eq!(Query::parse("nsx=1&xns=2").unwrap().rest, "nsx=1&xns=2");
