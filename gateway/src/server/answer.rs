@@ -80,7 +80,8 @@ async fn reply<S: Source>(
         }
         Target::Repository(name, what) => (name, what),
     };
-    let query = Query::parse(request.uri.query().unwrap_or_default()).map_err(|error| Failure::name(&error))?;
+    let query =
+        Query::parse(request.uri.query().unwrap_or_default()).map_err(|error| Failure::name(&error))?;
     let scope =
         shared.settings.routing.route(&name, query.ns.as_ref()).map_err(|error| Failure::name(&error))?;
     let namespace = query.ns.as_ref().and_then(|_| HeaderValue::from_str(&query.ns_text).ok());

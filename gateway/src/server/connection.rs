@@ -1,7 +1,7 @@
 //! HTTP/1.1 connections and their limits.
 
 use std::convert::Infallible;
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 

@@ -124,7 +124,8 @@ impl Failure {
     /// What the source said.
     pub(super) fn pull(sought: Sought, error: &PullError) -> Self {
         let message = error.to_string();
-        let unknown = |detail| Self::new(StatusCode::NOT_FOUND, sought.unknown(), &message).with_detail(detail);
+        let unknown =
+            |detail| Self::new(StatusCode::NOT_FOUND, sought.unknown(), &message).with_detail(detail);
         match error {
             PullError::NotFound { registry } => unknown(json!({ "upstream": registry, "status": 404 })),
             PullError::Denied { registry, status } => {
@@ -133,7 +134,9 @@ impl Failure {
             }
             PullError::Throttled { registry, retry_after } => {
                 let seconds = retry_after.map(|after| after.as_secs());
-                unknown(json!({ "upstream": registry, "status": 429, "code": "TOOMANYREQUESTS", "retryAfterSeconds": seconds }))
+                unknown(
+                    json!({ "upstream": registry, "status": 429, "code": "TOOMANYREQUESTS", "retryAfterSeconds": seconds }),
+                )
             }
             PullError::Refused(_) => unknown(json!({ "code": "DENIED" })),
             PullError::Upstream { registry, status, .. } => {

@@ -22,8 +22,11 @@ pub(super) fn next(upstream: &HeaderValue, path: &str, ns: Option<&str>) -> Opti
     }
     let (_, query) = target.split_once('?')?;
     let query = query.split('#').next().unwrap_or_default();
-    let mut pairs: Vec<String> =
-        query.split('&').filter(|pair| !pair.is_empty() && !pair.starts_with("ns=")).map(str::to_owned).collect();
+    let mut pairs: Vec<String> = query
+        .split('&')
+        .filter(|pair| !pair.is_empty() && !pair.starts_with("ns="))
+        .map(str::to_owned)
+        .collect();
     if let Some(ns) = ns {
         pairs.push(format!("ns={ns}"));
     }

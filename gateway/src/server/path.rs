@@ -160,7 +160,8 @@ mod tests {
 
     #[test]
     fn what_is_wrong_is_told_apart() {
-        for path in ["/", "", "*", "v2/", "/v1/", "//v2/", "/v2/_catalog", "/v2/a", "/v2/a/tags", "/v2/a/b/"] {
+        for path in ["/", "", "*", "v2/", "/v1/", "//v2/", "/v2/_catalog", "/v2/a", "/v2/a/tags", "/v2/a/b/"]
+        {
             assert_eq!(parse(path), Err(PathError::Unknown), "{path}");
         }
         for path in [

@@ -52,10 +52,9 @@ impl Reply {
     #[must_use]
     pub(super) fn identified(mut self, digest: &Digest) -> Self {
         // Both texts are ASCII hex and punctuation, so neither conversion fails.
-        if let (Ok(plain), Ok(tag)) = (
-            HeaderValue::from_str(&digest.to_string()),
-            HeaderValue::from_str(&headers::etag(digest)),
-        ) {
+        if let (Ok(plain), Ok(tag)) =
+            (HeaderValue::from_str(&digest.to_string()), HeaderValue::from_str(&headers::etag(digest)))
+        {
             self.headers.insert(CONTENT_DIGEST, plain);
             self.headers.insert(ETAG, tag);
         }

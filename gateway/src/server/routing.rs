@@ -51,8 +51,7 @@ impl Routing {
             (host.clone(), name.rest.as_str())
         } else {
             let whole = name.rest.as_str();
-            let prefix =
-                whole.split_once('/').and_then(|(first, rest)| Some((self.named(first, ns)?, rest)));
+            let prefix = whole.split_once('/').and_then(|(first, rest)| Some((self.named(first, ns)?, rest)));
             match (ns, prefix) {
                 (Some(ns), Some((prefix, rest))) if *ns == prefix => (prefix, rest),
                 (Some(ns), _) => (ns.clone(), whole),
@@ -180,7 +179,16 @@ mod tests {
         assert_eq!(Query::parse("%6Es=ghcr.io").unwrap().rest, "");
         assert_eq!(Query::parse("nsx=1&xns=2").unwrap().rest, "nsx=1&xns=2");
         assert!(Query::parse("ns=GHCR.io&ns=ghcr.io").is_ok());
-        for bad in ["ns=a/b", "ns=http://a", "ns=a%00b", "ns=a+b", "ns=%ff", "ns=a.b&ns=c.d", "ns=a%0d%0ab", "ns=a:x"] {
+        for bad in [
+            "ns=a/b",
+            "ns=http://a",
+            "ns=a%00b",
+            "ns=a+b",
+            "ns=%ff",
+            "ns=a.b&ns=c.d",
+            "ns=a%0d%0ab",
+            "ns=a:x",
+        ] {
             assert!(Query::parse(bad).is_err(), "{bad}");
         }
     }
