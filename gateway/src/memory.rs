@@ -196,9 +196,14 @@ impl Source for Memory {
         let piece = held.piece.unwrap_or(64 * 1024);
         let index = |at: u64| usize::try_from(at).unwrap_or(usize::MAX);
         let mut part = blob.slice(index(start)..index(until));
-        let pieces = stream::iter(std::iter::from_fn(move || {
-            (!part.is_empty()).then(|| Ok(part.split_to(piece.min(part.len()))))
-        }));
+        // Each piece is waited for, as it would be from a disk or a peer.
+        let pieces = stream::unfold((), move |()| {
+            let next = (!part.is_empty()).then(|| part.split_to(piece.min(part.len())));
+            async move {
+                tokio::task::yield_now().await;
+                Some((Ok(next?), ()))
+            }
+        });
         let stream = match fault {
             None | Some(Fault::End) => pieces.boxed(),
             Some(Fault::Stall) => pieces.chain(stream::pending()).boxed(),

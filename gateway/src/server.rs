@@ -2,13 +2,13 @@
 //!
 //! | module | concept |
 //! | --- | --- |
-//! | [`answer`] | one request: what it asks for, whom to ask, what to say |
-//! | [`path`], [`routing`], [`headers`] | what a request means |
-//! | [`manifest`], [`blob`], [`passage`] | the endpoints |
-//! | [`reply`], [`failure`], [`link`] | what an answer is made of |
-//! | [`body`], [`broken`] | a body that may break off, and what its client is told when it comes back |
-//! | [`record`] | what is said of each answer once it is over |
-//! | [`connection`], [`client_io`] | HTTP/1.1 connections and their limits |
+//! | `answer` | one request: what it asks for, whom to ask, what to say |
+//! | `path`, `routing`, `headers` | what a request means |
+//! | `manifest`, `blob`, `passage` | the endpoints |
+//! | `reply`, `failure`, `link` | what an answer is made of |
+//! | `body`, `broken` | a body that may break off, and what its client is told when it comes back |
+//! | `record` | what is said of each answer once it is over |
+//! | `connection`, `client_io` | HTTP/1.1 connections and their limits |
 //!
 //! Three promises hold for every request: its status is decided within [`Settings::answer_timeout`], its body
 //! waits for the source for [`Settings::body_stall`] at the most, and a failure is the OCI error JSON with a
@@ -75,7 +75,7 @@ impl Settings {
             via: via.into(),
             body_stall: Duration::from_secs(8),
             answer_timeout: Duration::from_secs(25),
-            broken_memory: Duration::from_secs(60),
+            broken_memory: Duration::from_mins(1),
             observe,
         }
     }

@@ -1,7 +1,7 @@
 //! `blobs/<digest>`.
 
 use futures::stream::{self, StreamExt as _};
-use http::header::{ACCEPT_RANGES, CONTENT_RANGE};
+use http::header::ACCEPT_RANGES;
 use http::{HeaderValue, StatusCode};
 use shoal_proto::digest::Digest;
 use shoal_proto::range::{ByteRange, RangeRequest, Unsatisfiable};
@@ -38,11 +38,7 @@ impl<S: Source> Shared<S> {
         let status = if wanted.is_some() { StatusCode::PARTIAL_CONTENT } else { StatusCode::OK };
         let mut reply = described(status, range.len(), digest);
         if wanted.is_some() {
-            let text = format!("bytes {}-{}/{size}", range.start, range.end - 1);
-            // ASCII, so the conversion does not fail.
-            if let Ok(value) = HeaderValue::from_str(&text) {
-                reply = reply.with(CONTENT_RANGE, value);
-            }
+            reply = reply.range(&format!("bytes {}-{}/{size}", range.start, range.end - 1));
         }
         let stream = self.begun(opened).await?;
         let whole = range.len() == size;
@@ -101,4 +97,26 @@ fn described(status: StatusCode, length: u64, digest: &Digest) -> Reply {
         .typed("application/octet-stream")
         .identified(digest)
         .with(ACCEPT_RANGES, HeaderValue::from_static("bytes"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_source_that_gives_another_range_is_not_believed() {
+        let opened = |size, start, end| {
+            let range = ByteRange::new(start, end);
+            BlobBody { size, range, stream: stream::empty().boxed() }
+        };
+        let wanted = Some(RangeRequest::From { first: 3, last: Some(5) });
+        let status =
+            |result: Result<Option<ByteRange>, Failure>| result.map_err(|failure| failure.status.as_u16());
+        assert_eq!(status(promised(&opened(9, 3, 6), wanted)), Ok(ByteRange::new(3, 6)));
+        assert_eq!(status(promised(&opened(9, 0, 9), wanted)), Err(503));
+        assert_eq!(status(promised(&opened(9, 3, 6), None)), Err(503));
+        assert_eq!(status(promised(&opened(9, 0, 0), None)), Err(503));
+        assert_eq!(status(promised(&opened(3, 0, 3), wanted)), Err(416));
+        assert_eq!(status(promised(&opened(0, 0, 0), None)), Ok(None));
+    }
 }

@@ -190,3 +190,62 @@ impl Body for ReplyBody {
         SizeHint::with_exact(self.left())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::BodyExt as _;
+    use shoal_proto::digest::Digest;
+    use shoal_proto::name::Scope;
+
+    use super::*;
+
+    const PATIENCE: Duration = Duration::from_secs(8);
+
+    fn body(stream: BoxStream<'static, Result<Bytes, PullError>>, length: u64) -> ReplyBody {
+        let scope = Scope { registry: "ghcr.io".parse().unwrap(), repository: "a".parse().unwrap() };
+        let key = (scope, Digest::sha256_of(b""));
+        let broken = Arc::new(Broken::new(PATIENCE));
+        let content = Content::Stream(StreamBody::new(stream, length, true, PATIENCE, broken, key));
+        ReplyBody::new(content, Recorder::start(Arc::new(|_| {}), false))
+    }
+
+    #[tokio::test]
+    async fn never_more_than_was_promised() {
+        let pieces = [&b"abc"[..], b"", b"defg", b"h"].map(|piece| Ok(Bytes::from_static(piece)));
+        let body = body(futures::stream::iter(pieces).boxed(), 5);
+        assert_eq!(body.collect().await.unwrap().to_bytes(), "abcde");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn pieces_of_no_bytes_are_no_progress() {
+        let mut body = body(futures::stream::repeat_with(|| Ok(Bytes::new())).boxed(), 5);
+        let began = tokio::time::Instant::now();
+        // Paused time stands still while a task is ready, so it is moved on beside the body.
+        let tick = async {
+            loop {
+                tokio::time::advance(Duration::from_secs(1)).await;
+            }
+        };
+        tokio::select! {
+            biased;
+            frame = body.frame() => assert!(frame.unwrap().is_err()),
+            () = tick => {}
+        }
+        assert!(began.elapsed() >= PATIENCE);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn each_piece_has_the_whole_of_the_patience() {
+        let slow = futures::stream::unfold((), |()| async {
+            tokio::time::sleep(PATIENCE * 7 / 8).await;
+            Some((Ok(Bytes::from_static(b"x")), ()))
+        });
+        assert_eq!(body(slow.boxed(), 20).collect().await.unwrap().to_bytes().len(), 20);
+
+        let mut slower = body(futures::stream::pending().boxed(), 20);
+        let began = tokio::time::Instant::now();
+        assert!(slower.frame().await.unwrap().is_err());
+        let waited = began.elapsed();
+        assert!(waited >= PATIENCE && waited < PATIENCE + Duration::from_secs(1), "{waited:?}");
+    }
+}

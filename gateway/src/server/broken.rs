@@ -80,7 +80,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn remembered_for_a_while_and_within_bounds() {
-        let broken = Broken::new(Duration::from_secs(60));
+        let broken = Broken::new(Duration::from_mins(1));
         broken.note(key(0));
         assert!(broken.lately(&key(0)));
         assert!(!broken.lately(&key(1)));

@@ -49,7 +49,7 @@ impl Default for Limits {
         Self {
             connections: 2048,
             head: Duration::from_secs(30),
-            client_stall: Duration::from_secs(60),
+            client_stall: Duration::from_mins(1),
             drain: Duration::from_secs(8),
         }
     }

@@ -49,8 +49,17 @@ pub(super) struct Failure {
     code: &'static str,
     pub(super) message: String,
     detail: Value,
-    /// A header that this status asks for.
-    header: Option<(header::HeaderName, HeaderValue)>,
+    header: Header,
+}
+
+/// A header that a status asks for.
+#[derive(Debug)]
+enum Header {
+    None,
+    /// 405: which methods there are.
+    Allow,
+    /// 416: how many bytes there are.
+    Size(u64),
 }
 
 impl Failure {
@@ -60,7 +69,7 @@ impl Failure {
             message.truncate(end);
             message.push('…');
         }
-        Self { status, code, message, detail: Value::Null, header: None }
+        Self { status, code, message, detail: Value::Null, header: Header::None }
     }
 
     fn with_detail(mut self, detail: Value) -> Self {
@@ -80,7 +89,7 @@ impl Failure {
     pub(super) fn method(method: &Method) -> Self {
         let message = format!("this mirror only answers GET and HEAD, not {method}");
         let mut failure = Self::new(StatusCode::METHOD_NOT_ALLOWED, "UNSUPPORTED", message);
-        failure.header = Some((header::ALLOW, HeaderValue::from_static("GET, HEAD")));
+        failure.header = Header::Allow;
         failure
     }
 
@@ -147,9 +156,7 @@ impl Failure {
             PullError::Unsatisfiable(Unsatisfiable { size }) => {
                 let mut failure = Self::new(StatusCode::RANGE_NOT_SATISFIABLE, "SIZE_INVALID", message)
                     .with_detail(json!({ "size": size }));
-                failure.header = HeaderValue::from_str(&format!("bytes */{size}"))
-                    .ok()
-                    .map(|value| (header::CONTENT_RANGE, value));
+                failure.header = Header::Size(*size);
                 failure
             }
             // Every client goes on after a 413, and none repeats it.
@@ -164,10 +171,11 @@ impl Failure {
         if !self.detail.is_null() {
             error["detail"] = self.detail;
         }
-        let mut reply = Reply::json(self.status, &json!({ "errors": [error] }));
-        if let Some((name, value)) = self.header {
-            reply.headers.insert(name, value);
+        let reply = Reply::json(self.status, &json!({ "errors": [error] }));
+        match self.header {
+            Header::None => reply,
+            Header::Allow => reply.with(header::ALLOW, HeaderValue::from_static("GET, HEAD")),
+            Header::Size(size) => reply.range(&format!("bytes */{size}")),
         }
-        reply
     }
 }

@@ -81,7 +81,7 @@ mod tests {
         ]);
         assert_eq!(accept(&given).0, ["application/a+json", "b/c", "*/*"]);
         assert_eq!(accept(&HeaderMap::new()), Accept::default());
-        let flood: String = (0..1000).map(|n| format!("a/{n},")).collect();
+        let flood = (0..1000).map(|n| format!("a/{n}")).collect::<Vec<_>>().join(",");
         assert_eq!(accept(&headers(&[("accept", &flood)])).0.len(), MAX_ACCEPTED);
     }
 

@@ -3,7 +3,7 @@
 use axum::body::Body;
 use axum::response::Response;
 use bytes::Bytes;
-use http::header::{CONTENT_LENGTH, CONTENT_TYPE, ETAG};
+use http::header::{CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use serde_json::Value;
 use shoal_proto::digest::Digest;
@@ -32,7 +32,8 @@ impl Reply {
     }
 
     pub(super) fn bytes(status: StatusCode, bytes: Bytes) -> Self {
-        Self { content: Content::Bytes(bytes.clone()), ..Self::of_length(status, bytes.len() as u64) }
+        let reply = Self::of_length(status, bytes.len() as u64);
+        Self { content: Content::Bytes(bytes), ..reply }
     }
 
     pub(super) fn json(status: StatusCode, value: &Value) -> Self {
@@ -59,6 +60,16 @@ impl Reply {
             self.headers.insert(ETAG, tag);
         }
         self
+    }
+
+    /// Sets `Content-Range`.
+    #[must_use]
+    pub(super) fn range(self, text: &str) -> Self {
+        // Digits and punctuation, so the conversion does not fail.
+        match HeaderValue::from_str(text) {
+            Ok(value) => self.with(CONTENT_RANGE, value),
+            Err(_) => self,
+        }
     }
 
     #[must_use]

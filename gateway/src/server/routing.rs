@@ -1,8 +1,8 @@
 //! Which registry a request is for.
 //!
 //! Clients say it in three ways: containerd in the query (`?ns=ghcr.io`), podman and its kin as the first part
-//! of the name (`/v2/ghcr.io/a/b/…`), Docker not at all, because its mirrors are for Docker Hub alone; BuildKit
-//! says it twice.
+//! of the name (`/v2/ghcr.io/a/b/…`), Docker not at all, because its mirrors are for Docker Hub alone;
+//! `BuildKit` says it twice.
 //!
 //! 1. With `ns`, that registry. If the name's first part means the same registry, it is taken off. A first part
 //!    that looks like *another* registry stays part of the name: a proxying registry keeps what it proxies under
@@ -147,7 +147,7 @@ mod tests {
             ("localhost:5000/a", "", "localhost:5000/a"),
             ("localhost:5000/a", "ns=localhost:5000", "localhost:5000/a"),
             ("other/a/b", "", "docker.io/other/a/b"),
-            // Twice, as BuildKit says it; also by alias.
+            // Twice, as `BuildKit` says it; also by alias.
             ("ghcr.io/a/b", "ns=ghcr.io", "ghcr.io/a/b"),
             ("docker.io/debian", "ns=docker.io", "docker.io/library/debian"),
             ("index.docker.io/library/debian", "ns=docker.io", "docker.io/library/debian"),

@@ -95,10 +95,10 @@ async fn each_way_to_name_a_registry() {
     assert_eq!(client.head("/v2/a/manifests/1?ns=GHCR.io").await.header("oci-namespace"), "GHCR.io");
 }
 
-#[tokio::test]
-async fn a_failure_of_the_source_and_its_status() {
+/// What the source says; the status, the code (empty where it depends on what was asked for), the detail.
+fn failures() -> Vec<(PullError, u16, &'static str, serde_json::Value)> {
     let registry = || "ghcr.io".to_owned();
-    let table = [
+    vec![
         (
             PullError::NotFound { registry: registry() },
             404,
@@ -133,7 +133,11 @@ async fn a_failure_of_the_source_and_its_status() {
         (PullError::Content("it differs".into()), 502, "UNAVAILABLE", json!(null)),
         (PullError::TooLarge("5 MiB is too large a manifest".into()), 413, "SIZE_INVALID", json!(null)),
         (PullError::Unavailable("its disk failed".into()), 503, "UNAVAILABLE", json!(null)),
-    ];
+    ]
+}
+
+#[tokio::test]
+async fn a_failure_of_the_source_and_its_status() {
     let gateway = Gateway::start().await;
     let digest = Digest::sha256_of(b"x");
     let targets = [
@@ -144,7 +148,7 @@ async fn a_failure_of_the_source_and_its_status() {
         ("MANIFEST_UNKNOWN", format!("/v2/ghcr.io/a/referrers/{digest}")),
     ];
     let mut client = gateway.connect().await;
-    for (error, status, code, detail) in table {
+    for (error, status, code, detail) in failures() {
         gateway.memory.trouble(&scope("ghcr.io/a"), Trouble::Fail(error.clone()));
         for (unknown, target) in &targets {
             let code = if code.is_empty() { unknown } else { code };

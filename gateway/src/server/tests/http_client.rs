@@ -56,10 +56,8 @@ impl Client {
     }
 
     pub(super) async fn ask(&mut self, method: &str, target: &str, headers: &[(&str, &str)]) -> Reply {
-        let mut head = format!("{method} {target} HTTP/1.1\r\nHost: x\r\n");
-        for (name, value) in headers {
-            head += &format!("{name}: {value}\r\n");
-        }
+        let headers: Vec<_> = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+        let head = format!("{method} {target} HTTP/1.1\r\nHost: x\r\n{}", headers.concat());
         self.send(format!("{head}\r\n").as_bytes()).await;
         self.reply(method == "HEAD").await
     }
@@ -114,11 +112,9 @@ impl Client {
 
     /// Reads on; false at the other side's orderly end. A reset fails the test.
     pub(super) async fn more(&mut self) -> bool {
-        let mut piece = [0; 16 * 1024];
-        let read =
-            tokio::time::timeout(SOON, self.stream.read(&mut piece)).await.expect("nothing came, no end");
+        let read = self.stream.read_buf(&mut self.buffer);
+        let read = tokio::time::timeout(SOON, read).await.expect("nothing came, and no end");
         let read = read.expect("an orderly end and no reset");
-        self.buffer.extend_from_slice(&piece[..read]);
         read > 0
     }
 

@@ -60,14 +60,14 @@ async fn other_methods_are_told_what_is_allowed() {
     // A body that nobody reads costs the client its connection, but never the answer.
     let mut client = gateway.connect().await;
     client.send(b"POST /v2/a/blobs/uploads/ HTTP/1.1\r\nHost: x\r\nContent-Length: 9999999\r\n\r\n").await;
-    client.send(&[b'x'; 300_000]).await;
+    client.send(&vec![b'x'; 300_000]).await;
     assert_eq!(client.reply(false).await.status, 405);
 }
 
 #[tokio::test]
 async fn heads_without_bound_are_refused() {
     let gateway = Gateway::start().await;
-    let many: String = (0..200).map(|n| format!("X-{n}: y\r\n")).collect();
+    let many = (0..200).map(|n| format!("X-{n}: y\r\n")).collect::<Vec<_>>().concat();
     for head in [
         format!("GET /v2/{} HTTP/1.1\r\nHost: x\r\n\r\n", "a".repeat(200_000)),
         format!("GET /v2/ HTTP/1.1\r\nHost: x\r\nX-Y: {}\r\n\r\n", "a".repeat(200_000)),
