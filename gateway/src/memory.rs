@@ -200,8 +200,9 @@ impl Source for Memory {
         let pieces = stream::unfold((), move |()| {
             let next = (!part.is_empty()).then(|| part.split_to(piece.min(part.len())));
             async move {
+                let piece = next?;
                 tokio::task::yield_now().await;
-                Some((Ok(next?), ()))
+                Some((Ok(piece), ()))
             }
         });
         let stream = match fault {

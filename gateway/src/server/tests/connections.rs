@@ -74,7 +74,7 @@ async fn one_connection_too_many_is_told_so() {
 
 #[tokio::test]
 async fn a_head_that_does_not_end_is_not_waited_for() {
-    let limits = Limits { head: Duration::from_millis(200), ..Limits::default() };
+    let limits = Limits { head: Duration::from_millis(800), ..Limits::default() };
     let gateway = Gateway::with(|_| {}, limits).await;
     let mut slow = gateway.connect().await;
     slow.send(b"GET /v2/ HTTP/1.1\r\nHost:").await;

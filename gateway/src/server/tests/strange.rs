@@ -62,6 +62,8 @@ async fn other_methods_are_told_what_is_allowed() {
     client.send(b"POST /v2/a/blobs/uploads/ HTTP/1.1\r\nHost: x\r\nContent-Length: 9999999\r\n\r\n").await;
     client.send(&vec![b'x'; 300_000]).await;
     assert_eq!(client.reply(false).await.status, 405);
+    client.send(&vec![b'x'; 300_000]).await;
+    assert!(client.ends().await, "in order: a reset could overtake the answer");
 }
 
 #[tokio::test]
