@@ -3,11 +3,13 @@
 //! | module | concept |
 //! | --- | --- |
 //! | [`source`] | what the gateway needs of the node: one small trait |
+//! | [`memory`] | a source that holds everything in memory, for tests of what stands on one |
 //! | [`error`] | why a pull fails, and how that is said over HTTP |
 //! | [`server`] | the `/v2/` routes, on axum |
 //! | [`upstream`] | the registry client |
 
 pub mod error;
+pub mod memory;
 pub mod server;
 pub mod source;
 pub mod upstream;
