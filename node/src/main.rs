@@ -1,1 +1,4 @@
+//! Shoal.
+mod config;
+mod key;
 fn main() {}
