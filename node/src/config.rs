@@ -171,14 +171,46 @@ pub fn load(flags: &Flags, environment: &Environment) -> Result<Loaded, ConfigEr
     if problems.is_empty() { Ok(loaded) } else { Err(ConfigError(problems)) }
 }
 
-/// Reads the configuration of a node whose key and password files this user may not be able to read: what
-/// commands need that only speak to a running node.
+/// A listener of a running node that commands speak to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Listener {
+    /// `gateway_addr`.
+    Gateway,
+    /// `admin_addr`.
+    Admin,
+}
+
+/// Where a command reaches the node that runs with this environment: the flag, or what the node itself was told.
+///
+/// The configuration file is read only if neither flag nor variable names the address, and the key and password
+/// files never: who asks a node for its status may not be allowed to read them.
 ///
 /// # Errors
-/// Everything that is wrong, at once.
-pub fn load_without_files(flags: &Flags, environment: &Environment) -> Result<Config, ConfigError> {
-    let (loaded, _, problems) = resolve(flags, environment);
-    if problems.is_empty() { Ok(loaded.config) } else { Err(ConfigError(problems)) }
+/// What is wrong with the address, or with the file that should have named it.
+pub fn address_of(
+    listener: Listener,
+    flag: Option<&str>,
+    environment: &Environment,
+) -> Result<SocketAddr, ConfigError> {
+    let (key, default) = match listener {
+        Listener::Gateway => ("gateway_addr", GATEWAY_ADDR),
+        Listener::Admin => ("admin_addr", ADMIN_ADDR),
+    };
+    let mut layers = Layers::without_file(environment);
+    if layers.flag_or_variable(key, flag).is_none() {
+        layers = Layers::new(&Flags::default(), environment);
+    }
+    let mut address = layers.one(key, flag, value::listen_address).unwrap_or(default);
+    if !layers.problems.is_empty() {
+        return Err(ConfigError(layers.problems));
+    }
+    // A node that listens on every address is reached on this machine's own.
+    match address.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => address.set_ip(Ipv4Addr::LOCALHOST.into()),
+        IpAddr::V6(ip) if ip.is_unspecified() => address.set_ip(Ipv6Addr::LOCALHOST.into()),
+        _ => {}
+    }
+    Ok(address)
 }
 
 /// Brings the layers together. Where a value is wrong its default stands in, and a problem says so.
@@ -216,14 +248,18 @@ struct Layers<'a> {
 }
 
 impl<'a> Layers<'a> {
-    fn new(flags: &Flags, environment: &'a Environment) -> Self {
-        let mut layers = Self {
+    fn without_file(environment: &'a Environment) -> Self {
+        Self {
             environment,
             file: File::default(),
             origins: BTreeMap::new(),
             open: Vec::new(),
             problems: Vec::new(),
-        };
+        }
+    }
+
+    fn new(flags: &Flags, environment: &'a Environment) -> Self {
+        let mut layers = Self::without_file(environment);
         if let Some(named) = layers.given("config", flags.config.as_deref()) {
             layers.file = file::read(Path::new(&named.text), &named, &mut layers.problems);
         }

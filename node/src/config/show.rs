@@ -96,3 +96,6 @@ const fn access_text(access: Access) -> &'static str {
         Access::Cluster => "cluster",
     }
 }
+
+/// A configuration file that explains every key and says what the defaults say.
+pub const EXAMPLE: &str = include_str!("example.toml");
