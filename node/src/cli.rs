@@ -11,7 +11,7 @@ pub mod local;
 
 /// Peer-to-peer distribution of container images: every node serves what it holds to the others.
 #[derive(Debug, Parser)]
-#[command(name = "shoal", version, arg_required_else_help = true, max_term_width = 110)]
+#[command(name = "shoal", version, arg_required_else_help = true)]
 #[command(
     after_help = "Start here:\n  shoal demo           watch five nodes share an image, nothing to install\n  \
                         shoal run            run a node with its defaults\n  shoal pull debian:12 pull through it"
@@ -20,9 +20,9 @@ pub struct Cli {
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
-    /// How log lines are written to standard error: text or json [env: SHOAL_LOG_FORMAT] [default: text].
-    /// What is logged is set by SHOAL_LOG, as in SHOAL_LOG=info,shoal=debug [default: info].
-    #[arg(long, global = true, value_name = "FORMAT")]
+    /// How log lines are written to standard error: text or json (or `SHOAL_LOG_FORMAT`) [default: text].
+    /// What is logged is set by `SHOAL_LOG`, as in `SHOAL_LOG=info,shoal=debug` [default: info].
+    #[arg(long, global = true, value_name = "FORMAT", display_order = 1000)]
     pub log_format: Option<String>,
 }
 
@@ -31,10 +31,10 @@ pub struct Cli {
 pub enum Command {
     /// Run a node until it is told to stop.
     ///
-    /// Each option has a twin in the environment (SHOAL_DATA_DIR for --data-dir) and in the configuration file
-    /// (data_dir). A flag wins over the environment, the environment over the file. `shoal config example`
+    /// Each option has a twin in the environment (`SHOAL_DATA_DIR` for `--data-dir`) and in the configuration file
+    /// (`data_dir`). A flag wins over the environment, the environment over the file. `shoal config example`
     /// prints a file that explains every key.
-    Run(config::Flags),
+    Run(Box<config::Flags>),
     /// Show what Shoal does: a registry and five nodes on this machine share an image.
     Demo(demo::Options),
     /// Pull an image through the node on this machine, which holds it from then on.
@@ -63,7 +63,7 @@ pub enum ConfigCommand {
     ///
     /// Also opens the files that it names. Secrets are left out of what is printed. Exits with 1 and every
     /// mistake if there are some.
-    Check(config::Flags),
+    Check(Box<config::Flags>),
     /// Print a configuration file that explains every key.
     Example,
 }

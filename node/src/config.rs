@@ -341,14 +341,16 @@ impl<'a> Layers<'a> {
 
     /// The flags' addresses, or else the variable's, or else the file's: one list, never mixed.
     fn bootstrap(&mut self, flags: &[String]) -> Vec<String> {
-        let mut list = self.list("bootstrap", flags);
-        if list.is_empty() {
-            list.extend(self.variable_list("bootstrap"));
+        let mut list = flag_list("bootstrap", flags);
+        let mut origin = Source::Flag("--bootstrap".to_owned());
+        // `--bootstrap ""` says that there is none.
+        if flags.is_empty() {
+            list = self.variable_list("bootstrap");
+            if list.is_empty() {
+                list.clone_from(&self.file.bootstrap);
+            }
+            origin = list.first().map_or(Source::Default, |given| given.source.clone());
         }
-        if list.is_empty() {
-            list.clone_from(&self.file.bootstrap);
-        }
-        let origin = list.first().map_or(Source::Default, |given| given.source.clone());
         self.origins.insert("bootstrap", origin);
         let mut addresses = Vec::new();
         for given in list {
@@ -363,18 +365,8 @@ impl<'a> Layers<'a> {
 
     fn upstreams(&mut self, flags: &[String]) -> Settings {
         let variable = self.variable_list("upstream");
-        let flags = self.list("upstream", flags);
+        let flags = flag_list("upstream", flags);
         upstream::settings(&self.file, [variable, flags], &mut self.open, &mut self.problems)
-    }
-
-    fn list(&self, key: &str, flags: &[String]) -> Vec<Given> {
-        let source = Source::Flag(format!("--{key}"));
-        flags
-            .iter()
-            .flat_map(|text| {
-                split(&Given { key: key.to_owned(), text: text.clone(), source: source.clone() })
-            })
-            .collect()
     }
 
     fn variable_list(&mut self, key: &str) -> Vec<Given> {
@@ -405,6 +397,13 @@ impl<'a> Layers<'a> {
             }
         }
     }
+}
+
+/// What a flag that may be repeated said.
+fn flag_list(key: &str, flags: &[String]) -> Vec<Given> {
+    let source = Source::Flag(format!("--{key}"));
+    let given = |text: &String| Given { key: key.to_owned(), text: text.clone(), source: source.clone() };
+    flags.iter().flat_map(|text| split(&given(text))).collect()
 }
 
 /// The parts of a text that may hold several values between commas.

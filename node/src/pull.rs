@@ -50,7 +50,7 @@ pub struct Options {
     /// The image: debian, debian:12, ghcr.io/owner/name:tag, or any name with @sha256:….
     #[arg(value_name = "IMAGE")]
     pub image: ImageName,
-    /// Where the node's gateway listens [env: SHOAL_GATEWAY_ADDR] [default: 127.0.0.1:5055].
+    /// Where the node's gateway listens (or `SHOAL_GATEWAY_ADDR`) [default: 127.0.0.1:5055].
     #[arg(long, value_name = "IP:PORT")]
     pub gateway_addr: Option<String>,
     /// The platform to pull of an image for many, as in linux/arm64 [default: this machine's].
@@ -161,7 +161,12 @@ async fn one_blob(gateway: &Gateway, blob: &Descriptor, meter: &Meter) -> Result
     let mut hasher = Hasher::new(blob.digest.algorithm());
     let mut received = 0_u64;
     loop {
-        let cut_off = |reason| PullFailure::CutOff { digest: blob.digest, received, size: blob.size, reason };
+        let cut_off = |reason| PullFailure::CutOff {
+            digest: blob.digest,
+            received,
+            size: blob.size,
+            reason: Box::new(reason),
+        };
         let Some(bytes) = body.chunk().await.map_err(|error| cut_off(gateway.failure(&error)))? else {
             break;
         };
@@ -178,7 +183,7 @@ async fn one_blob(gateway: &Gateway, blob: &Descriptor, meter: &Meter) -> Result
         return Err(PullFailure::TooShort { digest, received, size });
     }
     if actual != blob.digest {
-        return Err(PullFailure::Mismatch { what: "blob", promised: blob.digest, actual });
+        return Err(PullFailure::Mismatch { what: "blob", promised: blob.digest, actual: Box::new(actual) });
     }
     Ok(())
 }

@@ -108,7 +108,7 @@ pub struct PullLine {
 /// What `shoal status` may be told.
 #[derive(Debug, Clone, Default, clap::Args)]
 pub struct Options {
-    /// Where the node's admin API listens [env: SHOAL_ADMIN_ADDR] [default: 127.0.0.1:5057].
+    /// Where the node's admin API listens (or `SHOAL_ADMIN_ADDR`) [default: 127.0.0.1:5057].
     #[arg(long, value_name = "IP:PORT")]
     pub admin_addr: Option<String>,
     /// Print the node's answer as JSON.

@@ -16,7 +16,7 @@ impl Environment {
     pub fn of_process() -> Self {
         let variables: BTreeMap<_, _> =
             std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value))).collect();
-        let root = runs_as_root(&variables);
+        let root = runs_of_root(&variables);
         Self { variables, root }
     }
 
@@ -47,15 +47,21 @@ impl Environment {
         Self { variables: variables.iter().map(own).collect(), root: false }
     }
 
+    /// The same with one more variable.
+    pub(crate) fn and(mut self, name: &str, value: OsString) -> Self {
+        self.variables.insert(name.to_owned(), value);
+        self
+    }
+
     /// The same, as root sees it.
-    pub(crate) fn as_root(mut self) -> Self {
+    pub(crate) fn of_root(mut self) -> Self {
         self.root = true;
         self
     }
 }
 
 /// Linux says who we are in `/proc`; elsewhere the home folder has to do.
-fn runs_as_root(variables: &BTreeMap<String, OsString>) -> bool {
+fn runs_of_root(variables: &BTreeMap<String, OsString>) -> bool {
     use std::os::unix::fs::MetadataExt as _;
     match std::fs::metadata("/proc/self") {
         Ok(metadata) => metadata.uid() == 0,

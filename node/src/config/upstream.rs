@@ -111,17 +111,14 @@ impl Reading<'_> {
                 .push(table("has two passwords", "allowed: one of password and password_file, not both")),
             _ => {}
         }
-        let access = match &said.access {
-            Some(given) => self.one(given, access),
-            None => {
-                self.problems.push(table(
-                    "does not say who may use them",
-                    "allowed: access = \"cluster\", whoever reaches this gateway may pull what only these \
-                     credentials can read; there is no default, because that opens private images to others",
-                ));
-                None
-            }
-        };
+        let access = said.access.as_ref().and_then(|given| self.one(given, access));
+        if said.access.is_none() {
+            self.problems.push(table(
+                "does not say who may use them",
+                "allowed: access = \"cluster\", whoever reaches this gateway may pull what only these credentials \
+                 can read; there is no default, because that opens private images to others",
+            ));
+        }
         let password_file = self.file(said.password_file.as_ref(), Kind::Password);
         (self.problems.len() == before).then(|| Credentials {
             username,

@@ -35,7 +35,7 @@ pub enum PullFailure {
         /// How much was promised.
         size: u64,
         /// What broke.
-        reason: LocalError,
+        reason: Box<LocalError>,
     },
     /// A blob's body ended early, though in good order.
     #[error(
@@ -65,7 +65,7 @@ pub enum PullFailure {
         /// What was asked for.
         promised: Digest,
         /// What the bytes hash to.
-        actual: Digest,
+        actual: Box<Digest>,
     },
     /// A manifest is not of a form that can be followed.
     #[error("{what} cannot be followed: {reason}")]

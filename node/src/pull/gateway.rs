@@ -57,7 +57,7 @@ impl Gateway {
         let digest = digest_of(&bytes, algorithm);
         match promised {
             Some(promised) if promised != digest => {
-                Err(PullFailure::Mismatch { what: "manifest", promised, actual: digest })
+                Err(PullFailure::Mismatch { what: "manifest", promised, actual: Box::new(digest) })
             }
             _ => Ok(Manifest { digest, media_type, bytes }),
         }

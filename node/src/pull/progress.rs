@@ -70,13 +70,12 @@ impl Progress {
 
     /// A blob is here, its digest proven.
     pub(super) fn done(&mut self, meter: Meter) {
-        let took = meter.start.elapsed().as_secs_f64();
-        match meter.bar {
-            Some(bar) => bar.finish_with_message("proven"),
-            None => {
-                self.note(&format!("{} {} in {took:.1} s, proven", meter.digest, BinaryBytes(meter.size)))
-            }
+        if let Some(bar) = meter.bar {
+            bar.finish_with_message("proven");
+            return;
         }
+        let took = meter.start.elapsed().as_secs_f64();
+        self.note(&format!("{} {} in {took:.1} s, proven", meter.digest, BinaryBytes(meter.size)));
     }
 
     /// A blob failed.
