@@ -114,3 +114,64 @@ pub fn print(text: &str) -> anyhow::Result<()> {
 pub fn explain(text: &str) {
     let _ = writeln!(io::stderr().lock(), "{text}");
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+    use clap::error::ErrorKind;
+
+    use super::*;
+
+    fn parse(line: &str) -> Result<Cli, clap::Error> {
+        Cli::try_parse_from(line.split(' '))
+    }
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_flag_of_run_arrives() {
+        let line = "shoal run --config c --data-dir d --gateway-addr g --peer-addr p --admin-addr a --bootstrap b:1 \
+                    b:2 --bootstrap b:3,b:4 --cluster-key-file k --upstream u=v --upstream w=x --zone z \
+                    --exit-with-stdin --log-format json";
+        let cli = parse(line).unwrap();
+        let Command::Run(flags) = cli.command else { panic!("another command") };
+        let one = |value: &Option<String>| value.clone().unwrap_or_default();
+        let texts = [
+            &flags.config,
+            &flags.data_dir,
+            &flags.gateway_addr,
+            &flags.peer_addr,
+            &flags.admin_addr,
+            &flags.cluster_key_file,
+            &flags.zone,
+        ];
+        assert_eq!(texts.map(one).concat(), "cdgpakz");
+        assert_eq!(flags.bootstrap, ["b:1", "b:2", "b:3,b:4"]);
+        assert_eq!(flags.upstream, ["u=v", "w=x"]);
+        assert!(flags.exit_with_stdin);
+        assert_eq!(cli.log_format.as_deref(), Some("json"));
+    }
+
+    #[test]
+    fn help_where_something_is_missing() {
+        for line in ["shoal", "shoal key", "shoal config"] {
+            let error = parse(line).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand, "{line}");
+        }
+        let help = parse("shoal run --help").unwrap_err().to_string();
+        assert!(help.contains("--cluster-key-file <FILE>") && !help.contains("exit-with-stdin"), "{help}");
+        let version = parse("shoal --version").unwrap_err().to_string();
+        assert_eq!(version, concat!("shoal ", env!("CARGO_PKG_VERSION"), "\n"));
+    }
+
+    #[test]
+    fn what_pull_refuses_it_explains() {
+        let said = |line| parse(line).unwrap_err().to_string();
+        assert!(said("shoal pull UPPER").contains("is not a repository name"));
+        assert!(said("shoal pull a --platform arm64").contains("write os/architecture, as in linux/amd64"));
+        assert!(said("shoal pull a --platform linux/arm64 --all-platforms").contains("cannot be used with"));
+    }
+}

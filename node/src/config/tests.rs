@@ -38,10 +38,6 @@ fn config_of_file(file: &str) -> Config {
     load_from(Said { flags: Flags::default(), variables: &[], file }).expect(file).config
 }
 
-fn text(text: &str) -> Option<String> {
-    Some(text.to_owned())
-}
-
 #[test]
 fn defaults_need_nothing() {
     let loaded = load(&Flags::default(), &Environment::with(&[("HOME", "/home/ann")])).unwrap();
@@ -272,108 +268,119 @@ fn upstreams_merge_by_name() {
     assert!(shown.contains("# password: set, not shown"), "{shown}");
 }
 
-/// Every kind of mistake in a file, its whole text: place, key, value, what is wrong, what is allowed.
-#[test]
-fn every_mistake_in_a_file_is_named() {
-    for (file, expected) in [
-        (
-            "gateway_addr = \"localhost:5055\"",
-            "shoal.toml:1: gateway_addr = \"localhost:5055\" is not an address to listen on (allowed: IP:PORT, as in \
+/// Every kind of mistake in a file, and its whole text: place, key, value, what is wrong, what is allowed.
+const MISTAKES: &[(&str, &str)] = &[
+    (
+        "gateway_addr = \"localhost:5055\"",
+        "shoal.toml:1: gateway_addr = \"localhost:5055\" is not an address to listen on (allowed: IP:PORT, as in \
              127.0.0.1:5055, 0.0.0.0:5055 or [::]:5055; port 0 takes a free one)",
-        ),
-        (
-            "# one\n\npeer_addr = \":5056\"",
-            "shoal.toml:3: peer_addr = \":5056\" is not an address to listen on (allowed: IP:PORT, as in \
+    ),
+    (
+        "# one\n\npeer_addr = \":5056\"",
+        "shoal.toml:3: peer_addr = \":5056\" is not an address to listen on (allowed: IP:PORT, as in \
              127.0.0.1:5055, 0.0.0.0:5055 or [::]:5055; port 0 takes a free one)",
-        ),
-        ("admin_addr = 5057", "shoal.toml:1: admin_addr is of the kind integer (allowed: a text in quotes)"),
-        (
-            "zone = \"eu west\"",
-            "shoal.toml:1: zone = \"eu west\" is not a zone name (allowed: 1 to 63 letters, digits, dots, dashes and \
+    ),
+    ("admin_addr = 5057", "shoal.toml:1: admin_addr is of the kind integer (allowed: a text in quotes)"),
+    (
+        "zone = \"eu west\"",
+        "shoal.toml:1: zone = \"eu west\" is not a zone name (allowed: 1 to 63 letters, digits, dots, dashes and \
              underscores, as in eu-west-1a)",
-        ),
-        (
-            "stream = \"late\"",
-            "shoal.toml:1: stream = \"late\" is not a way to stream (allowed: early, a body starts while its chunks \
+    ),
+    (
+        "stream = \"late\"",
+        "shoal.toml:1: stream = \"late\" is not a way to stream (allowed: early, a body starts while its chunks \
              still arrive; proven, when its digest is proven)",
-        ),
-        (
-            "data_dir = \"\"",
-            "shoal.toml:1: data_dir = \"\" is not a path (allowed: the path of a file or folder)",
-        ),
-        (
-            "bootstrap = [\n\"a:1\",\n\"nobody\"]",
-            "shoal.toml:3: bootstrap = \"nobody\" is not a peer's address (allowed: host:port, IP:port, [IPv6]:port, a \
+    ),
+    (
+        "data_dir = \"\"",
+        "shoal.toml:1: data_dir = \"\" is not a path (allowed: the path of a file or folder)",
+    ),
+    (
+        "bootstrap = [\n\"a:1\",\n\"nobody\"]",
+        "shoal.toml:3: bootstrap = \"nobody\" is not a peer's address (allowed: host:port, IP:port, [IPv6]:port, a \
              multiaddr as in /ip4/10.0.0.7/tcp/5056 or /dns/node-1/tcp/5056, or dns:name:port for a name that stands \
              for many peers)",
-        ),
-        (
-            "bootstrap = { a = 1 }",
-            "shoal.toml:1: bootstrap is of the kind table (allowed: a list of texts, as in [\"one\", \"two\"])",
-        ),
-        (
-            "data-dir = \"/a\"",
-            "shoal.toml:1: data-dir is not a known key: did you mean data_dir? (known here: data_dir, gateway_addr, \
+    ),
+    (
+        "bootstrap = { a = 1 }",
+        "shoal.toml:1: bootstrap is of the kind table (allowed: a list of texts, as in [\"one\", \"two\"])",
+    ),
+    (
+        "data-dir = \"/a\"",
+        "shoal.toml:1: data-dir is not a known key: did you mean data_dir? (known here: data_dir, gateway_addr, \
              peer_addr, admin_addr, cluster_key_file, zone, stream, bootstrap, policy, upstream)",
-        ),
-        (
-            "colour = \"red\"",
-            "shoal.toml:1: colour is not a known key (known here: data_dir, gateway_addr, peer_addr, admin_addr, \
+    ),
+    (
+        "colour = \"red\"",
+        "shoal.toml:1: colour is not a known key (known here: data_dir, gateway_addr, peer_addr, admin_addr, \
              cluster_key_file, zone, stream, bootstrap, policy, upstream)",
-        ),
-        (
-            "[policy]\nallowed = []",
-            "shoal.toml:2: policy.allowed is not a known key: did you mean allow? (known here: allow, deny)",
-        ),
-        ("policy = true", "shoal.toml:1: policy is of the kind boolean (allowed: a table, [policy])"),
-        (
-            "[policy]\ndeny = [\"*.\"]",
-            "shoal.toml:2: policy.deny = \"*.\" is not a registry pattern (allowed: a registry's name (ghcr.io, \
+    ),
+    (
+        "[policy]\nallowed = []",
+        "shoal.toml:2: policy.allowed is not a known key: did you mean allow? (known here: allow, deny)",
+    ),
+    ("policy = true", "shoal.toml:1: policy is of the kind boolean (allowed: a table, [policy])"),
+    (
+        "[policy]\ndeny = [\"*.\"]",
+        "shoal.toml:2: policy.deny = \"*.\" is not a registry pattern (allowed: a registry's name (ghcr.io, \
              reg.local:5000), *. and a domain for all names below it (*.example.com), or * for all)",
-        ),
-        (
-            "[upstream.\"https://docker.io\"]",
-            "shoal.toml:1: upstream.\"https://docker.io\" = \"https://docker.io\" is not a registry's name (allowed: \
+    ),
+    (
+        "[upstream.\"https://docker.io\"]",
+        "shoal.toml:1: upstream.\"https://docker.io\" = \"https://docker.io\" is not a registry's name (allowed: \
              host or host:port as clients name it, as in docker.io or registry.example.com:5000)",
-        ),
-        (
-            "[upstream]\na = 1",
-            "shoal.toml:2: upstream.\"a\" is of the kind integer (allowed: a table with url, ca, insecure, \
+    ),
+    (
+        "[upstream]\na = 1",
+        "shoal.toml:2: upstream.\"a\" is of the kind integer (allowed: a table with url, ca, insecure, \
              token_realms, credentials, or a URL alone)",
-        ),
-        (
-            "[upstream.a]\nurl = \"ftp://a\"",
-            "shoal.toml:2: upstream.\"a\".url = \"ftp://a\" has the scheme ftp (allowed: https://host[:port][/path], \
+    ),
+    (
+        "[upstream.a]\nurl = \"ftp://a\"",
+        "shoal.toml:2: upstream.\"a\".url = \"ftp://a\" has the scheme ftp (allowed: https://host[:port][/path], \
              or http://… for a registry without TLS)",
-        ),
-        (
-            "[upstream.a]\ninsecure = \"no\"",
-            "shoal.toml:2: upstream.\"a\".insecure is of the kind string (allowed: true or false, without quotes)",
-        ),
-        (
-            "[upstream.a]\nuri = \"http://a\"",
-            "shoal.toml:2: upstream.\"a\".uri is not a known key: did you mean url? (known here: url, ca, insecure, \
+    ),
+    (
+        "[upstream.a]\ninsecure = \"no\"",
+        "shoal.toml:2: upstream.\"a\".insecure is of the kind string (allowed: true or false, without quotes)",
+    ),
+    (
+        "[upstream.a]\nuri = \"http://a\"",
+        "shoal.toml:2: upstream.\"a\".uri is not a known key: did you mean url? (known here: url, ca, insecure, \
              token_realms, credentials)",
-        ),
-        (
-            "[upstream.a]\ntoken_realms = [\"https://a\"]",
-            "shoal.toml:2: upstream.\"a\".token_realms = \"https://a\" is not a registry's name (allowed: host or \
+    ),
+    (
+        "[upstream.a]\ntoken_realms = [\"https://a\"]",
+        "shoal.toml:2: upstream.\"a\".token_realms = \"https://a\" is not a registry's name (allowed: host or \
              host:port as clients name it, as in docker.io or registry.example.com:5000)",
-        ),
-        (
-            "zone = ",
-            "shoal.toml:1: the file is not TOML: string values must be quoted, expected literal string",
-        ),
+    ),
+];
+
+#[test]
+fn every_mistake_in_a_file_is_named() {
+    for (file, expected) in MISTAKES {
+        assert_eq!(errors_of_file(file), [*expected]);
+    }
+    // All of them at once: none hides another.
+    let together = "zone = \"a b\"\nstream = \"late\"\n[policy]\nallowed = []\ndeny = 3";
+    let lines: Vec<_> = errors_of_file(together).iter().map(|error| error[..13].to_owned()).collect();
+    assert_eq!(lines, ["shoal.toml:4:", "shoal.toml:5:", "shoal.toml:1:", "shoal.toml:2:"]);
+}
+
+#[test]
+fn what_is_not_toml_is_said_by_the_parser_with_its_line() {
+    for file in [
+        "\nzone = ",
+        "\nzone = \"a\" b",
+        "\n[upstream",
+        "\n[policy]\n[policy]",
+        "\n= 1",
+        "\nzone = \"\u{1}\"",
     ] {
         let errors = errors_of_file(file);
-        assert_eq!(errors.len(), 1, "{file}: {errors:?}");
-        if file == "zone = " {
-            // How exactly is the parser's to say.
-            assert!(errors[0].starts_with("shoal.toml:1: the file is not TOML: "), "{errors:?}");
-            assert!(errors[0].ends_with("(allowed: TOML, see https://toml.io)"), "{errors:?}");
-        } else {
-            assert_eq!(errors[0], expected);
-        }
+        assert!(errors[0].contains(": the file is not TOML: "), "{errors:?}");
+        assert!(!errors[0].starts_with("shoal.toml:1:"), "{errors:?}");
+        assert!(errors[0].ends_with("(allowed: TOML, see https://toml.io)"), "{errors:?}");
     }
 }
 
@@ -433,7 +440,7 @@ fn every_mistake_in_credentials_is_named_and_no_secret_shown() {
 #[test]
 fn mistakes_of_flags_and_variables_name_them() {
     let flags = Flags {
-        zone: text("a b"),
+        zone: Some("a b".into()),
         upstream: vec![
             "docker.io".into(),
             "a=https://a".into(),
@@ -530,7 +537,7 @@ fn files_that_are_named_are_opened() {
 
 #[test]
 fn a_configuration_file_that_cannot_be_read() {
-    let flags = Flags { config: text("/nowhere/shoal.toml"), ..Flags::default() };
+    let flags = Flags { config: Some("/nowhere/shoal.toml".into()), ..Flags::default() };
     let error = load(&flags, &Environment::with(&[("HOME", "/h")])).unwrap_err().to_string();
     assert!(
         error.contains("--config: config = \"/nowhere/shoal.toml\" cannot be read: No such file"),

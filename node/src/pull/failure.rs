@@ -13,6 +13,14 @@ pub enum PullFailure {
     /// The node could not be asked, or was cut off.
     #[error(transparent)]
     Local(#[from] LocalError),
+    /// The node was cut off before it answered.
+    #[error("{what}: {reason}")]
+    NoAnswer {
+        /// What was asked for.
+        what: String,
+        /// What broke.
+        reason: LocalError,
+    },
     /// The gateway said no.
     #[error("the node cannot give {what}: {status}{}", Said(.said))]
     Refused {

@@ -91,7 +91,11 @@ impl Gateway {
         request: reqwest::RequestBuilder,
         what: &str,
     ) -> Result<reqwest::Response, PullFailure> {
-        let response = request.send().await.map_err(|error| self.failure(&error))?;
+        let sent = request.send().await.map_err(|error| match self.failure(&error) {
+            nobody @ LocalError::Nobody { .. } => PullFailure::Local(nobody),
+            reason => PullFailure::NoAnswer { what: what.to_owned(), reason },
+        });
+        let response = sent?;
         let status = response.status();
         if status == reqwest::StatusCode::OK {
             return Ok(response);

@@ -54,18 +54,16 @@ impl Progress {
 
     /// A blob starts.
     pub(super) fn start(&mut self, blob: &Descriptor) -> Meter {
-        let bar = match self {
-            Self::Bars(bars) => {
-                let bar = bars.add(ProgressBar::new(blob.size));
-                if let Ok(style) = ProgressStyle::with_template(BAR) {
-                    bar.set_style(style.progress_chars("=> "));
-                }
-                bar.set_prefix(short(&blob.digest));
-                Some(bar)
+        let mut meter = Meter { digest: blob.digest, size: blob.size, start: Instant::now(), bar: None };
+        if let Self::Bars(bars) = self {
+            let bar = bars.add(ProgressBar::new(blob.size));
+            if let Ok(style) = ProgressStyle::with_template(BAR) {
+                bar.set_style(style.progress_chars("=> "));
             }
-            _ => None,
-        };
-        Meter { digest: blob.digest, size: blob.size, start: Instant::now(), bar }
+            bar.set_prefix(short(&blob.digest));
+            meter.bar = Some(bar);
+        }
+        meter
     }
 
     /// A blob is here, its digest proven.
