@@ -2,6 +2,7 @@
 
 use std::io::{self, Write as _};
 
+use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 
 use crate::config::{self, Environment};
@@ -102,12 +103,34 @@ pub fn example_config() -> anyhow::Result<()> {
 /// Writes an answer to standard output.
 ///
 /// # Errors
-/// If it cannot be written: a script must not take half an answer for a whole one.
+/// If it cannot be written: a script must not take half an answer for a whole one. A reader that went away, as
+/// `head` does, had enough.
 pub fn print(text: &str) -> anyhow::Result<()> {
     let mut out = io::stdout().lock();
-    out.write_all(text.as_bytes())?;
-    out.flush()?;
-    Ok(())
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(error).context("standard output cannot be written")
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Says why a command failed: the error and its causes, each once.
+pub fn explain_failure(error: &anyhow::Error) {
+    explain(&format!("error: {}", causes(error)));
+}
+
+/// An error and its causes in one text. Many libraries repeat the cause in their own text: it is said once.
+fn causes(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if text.is_empty() {
+            text = cause;
+        } else if !text.contains(&cause) {
+            text = format!("{text}: {cause}");
+        }
+    }
+    text
 }
 
 /// Writes a line for people to standard error. If that is gone nobody reads it.
@@ -165,6 +188,12 @@ mod tests {
         assert!(help.contains("--cluster-key-file <FILE>") && !help.contains("exit-with-stdin"), "{help}");
         let version = parse("shoal --version").unwrap_err().to_string();
         assert_eq!(version, concat!("shoal ", env!("CARGO_PKG_VERSION"), "\n"));
+    }
+
+    #[test]
+    fn a_cause_is_said_once() {
+        let error = anyhow::anyhow!("no disk").context("cannot write: no disk").context("saving failed");
+        assert_eq!(causes(&error), "saving failed: cannot write: no disk");
     }
 
     #[test]

@@ -133,6 +133,13 @@ pub struct Loaded {
 pub fn load(flags: &Flags, environment: &Environment) -> Result<Loaded, ConfigError> {
     let (loaded, open, mut problems) = resolve(flags, environment);
     problems.extend(open.iter().filter_map(ToOpen::check));
+    let data_dir = &loaded.config.data_dir;
+    if data_dir.exists() && !data_dir.is_dir() {
+        let source = loaded.origins.get("data_dir").cloned().unwrap_or(Source::Default);
+        let given = Given { key: "data_dir".to_owned(), text: data_dir.display().to_string(), source };
+        let allowed = "allowed: a folder, or a path where one can be made";
+        problems.push(given.problem(Wrong::new("is not a folder", allowed)));
+    }
     if problems.is_empty() { Ok(loaded) } else { Err(ConfigError(problems)) }
 }
 

@@ -37,7 +37,7 @@ fn main() -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            cli::explain(&format!("error: {error:#}"));
+            cli::explain_failure(&error);
             ExitCode::FAILURE
         }
     }

@@ -225,7 +225,7 @@ fn upstreams_merge_by_name() {
         [upstream."index.docker.io"]
         url = "https://file.example.com/v"
         insecure = true
-        token_realms = ["auth.example.com"]
+        token_realms = ["Registry-1.docker.io"]
         [upstream."docker.io".credentials]
         username = "robot"
         password = "hunter2"
@@ -253,7 +253,7 @@ fn upstreams_merge_by_name() {
     let hub = &upstreams["docker.io"];
     assert_eq!(hub.url.as_deref(), Some("http://10.0.0.1:5000"));
     assert!(hub.insecure);
-    assert_eq!(hub.token_realms, ["auth.example.com"]);
+    assert_eq!(hub.token_realms, ["registry-1.docker.io"]);
     let credentials = hub.credentials.as_ref().unwrap();
     assert_eq!(
         (credentials.password.as_deref(), credentials.access),
@@ -351,8 +351,8 @@ const MISTAKES: &[(&str, &str)] = &[
     ),
     (
         "[upstream.a]\ntoken_realms = [\"https://a\"]",
-        "shoal.toml:2: upstream.\"a\".token_realms = \"https://a\" is not a registry's name (allowed: host or \
-             host:port as clients name it, as in docker.io or registry.example.com:5000)",
+        "shoal.toml:2: upstream.\"a\".token_realms = \"https://a\" is not a host (allowed: host or host:port, as in \
+         auth.example.com)",
     ),
 ];
 
@@ -400,6 +400,14 @@ fn every_mistake_in_credentials_is_named_and_no_secret_shown() {
         (
             "username = \"u:v\"\npassword = \"hunter2\"\naccess = \"cluster\"",
             "has a username with a colon (allowed: a username without colons)",
+        ),
+        (
+            "username = \"u\"\npassword = \"\"\naccess = \"cluster\"",
+            "has an empty password (allowed: the password, or password_file)",
+        ),
+        (
+            "username = \"u\"\npassword = \"hunter2\"\npassword_file = \"shoal.toml\"\naccess = \"cluster\"",
+            "has two passwords (allowed: one of password and password_file, not both)",
         ),
         (
             "username = \"u\"\naccess = \"cluster\"",
@@ -496,6 +504,7 @@ fn urls() {
         "https://",
         "https://a?b",
         "https://a#b",
+        "https://a/v2/",
         "file:///a",
     ] {
         assert!(value::upstream_url(bad).is_err(), "{bad}");
@@ -533,6 +542,16 @@ fn files_that_are_named_are_opened() {
     for (error, start) in errors.iter().zip(starts) {
         assert!(error.starts_with(start), "{error}\n{start}");
     }
+}
+
+#[test]
+fn a_data_folder_that_is_a_file() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("data"), "").unwrap();
+    let said = Said { flags: Flags::default(), variables: &[], file: "data_dir = \"data\"" };
+    let errors = load_in(folder.path(), said).unwrap_err();
+    let expected = "shoal.toml:1: data_dir = \"data\" is not a folder (allowed: a folder, or a path where one can be made)";
+    assert_eq!(errors, [expected]);
 }
 
 #[test]

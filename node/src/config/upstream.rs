@@ -82,12 +82,12 @@ impl Reading<'_> {
     }
 
     fn table(&mut self, table: &file::Upstream) -> UpstreamSettings {
-        let realms = self.all(&table.token_realms, value::registry);
+        let token_realms = self.all(&table.token_realms, value::token_realm);
         UpstreamSettings {
             url: table.url.as_ref().and_then(|given| self.url(given)),
             ca: self.file(table.ca.as_ref(), Kind::Certificates),
             insecure: table.insecure,
-            token_realms: realms.into_iter().map(|realm| realm.to_string()).collect(),
+            token_realms,
             credentials: table.credentials.as_ref().and_then(|table| self.credentials(table)),
         }
     }
@@ -109,6 +109,9 @@ impl Reading<'_> {
             (Some(_), Some(_)) => self
                 .problems
                 .push(table("has two passwords", "allowed: one of password and password_file, not both")),
+            (Some(password), None) if password.text.is_empty() => {
+                self.problems.push(table("has an empty password", "allowed: the password, or password_file"));
+            }
             _ => {}
         }
         let access = said.access.as_ref().and_then(|given| self.one(given, access));

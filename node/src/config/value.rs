@@ -80,6 +80,15 @@ pub(super) fn registry(text: &str) -> Result<Registry, Wrong> {
     })
 }
 
+/// A host that may be sent credentials: the grammar of a registry's name, but not its canonical form, which would
+/// make one host of Docker Hub's several.
+pub(super) fn token_realm(text: &str) -> Result<String, Wrong> {
+    match text.parse::<Registry>() {
+        Ok(_) => Ok(text.to_ascii_lowercase()),
+        Err(_) => Err(Wrong::new("is not a host", "allowed: host or host:port, as in auth.example.com")),
+    }
+}
+
 /// A pattern of `[policy]`: in its canonical form, lower case.
 pub(super) fn pattern(text: &str) -> Result<String, Wrong> {
     let wrong = || {
@@ -125,6 +134,9 @@ pub(super) fn upstream_url(text: &str) -> Result<String, Wrong> {
     let (_, rest) = text.split_once(':').unwrap_or_default();
     if url.host_str().is_none() || !rest.starts_with("//") || rest.starts_with("///") {
         return Err(Wrong::new("names no host", ALLOWED));
+    }
+    if url.path().trim_end_matches('/').ends_with("/v2") {
+        return Err(Wrong::new("ends with /v2, which is appended by itself", ALLOWED));
     }
     if url.query().is_some() || url.fragment().is_some() {
         return Err(Wrong::new("has a query or fragment", ALLOWED));
