@@ -100,6 +100,11 @@ pub fn example_config() -> anyhow::Result<()> {
     print(config::show::EXAMPLE)
 }
 
+/// So many of something, in words: `1 blob`, `2 blobs`.
+pub fn count(number: u64, noun: &str) -> String {
+    format!("{number} {noun}{}", if number == 1 { "" } else { "s" })
+}
+
 /// Writes an answer to standard output.
 ///
 /// # Errors

@@ -95,9 +95,11 @@ pub async fn run(options: Options, environment: &Environment) -> anyhow::Result<
 fn last_line(image: &ImageName, summary: &Summary, took: Duration) -> String {
     let Summary { digest, manifests, blobs, bytes } = summary;
     format!(
-        "pulled {image}: {} ({bytes} bytes) in {:.1} s, {manifests} manifest(s) and {blobs} blob(s) proven, {digest}\n",
+        "pulled {image}: {} ({bytes} bytes) in {:.1} s, {} and {} proven, {digest}\n",
         BinaryBytes(*bytes),
         took.as_secs_f64(),
+        cli::count(*manifests as u64, "manifest"),
+        cli::count(*blobs as u64, "blob"),
     )
 }
 

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+use super::open;
 use super::problem::{Given, Problem, Source, Wrong, shown};
 
 /// The keys of the file's top level that hold one text.
@@ -16,8 +17,6 @@ const TEXTS: [&str; 7] =
     ["data_dir", "gateway_addr", "peer_addr", "admin_addr", "cluster_key_file", "zone", "stream"];
 /// The other keys of the top level.
 const OTHERS: [&str; 3] = ["bootstrap", "policy", "upstream"];
-/// A configuration file larger than this is none.
-const MAX_FILE: u64 = 1024 * 1024;
 
 /// What a file said, nothing of it looked at yet.
 #[derive(Debug, Default)]
@@ -70,15 +69,8 @@ pub(super) fn read(path: &Path, named_by: &Given, problems: &mut Vec<Problem>) -
 
 fn text_of(path: &Path) -> Result<String, Wrong> {
     const ALLOWED: &str = "allowed: the path of a TOML file that this user may read";
-    let cannot = |error: std::io::Error| Wrong::new(format!("cannot be read: {error}"), ALLOWED);
-    let metadata = std::fs::metadata(path).map_err(cannot)?;
-    if metadata.is_dir() {
-        return Err(Wrong::new("is a folder", ALLOWED));
-    }
-    if metadata.len() > MAX_FILE {
-        return Err(Wrong::new("is larger than 1 MiB", ALLOWED));
-    }
-    std::fs::read_to_string(path).map_err(cannot)
+    let bytes = open::read(path, ALLOWED)?;
+    String::from_utf8(bytes).map_err(|_| Wrong::new("is not UTF-8 text", ALLOWED))
 }
 
 /// Reads a file's text.

@@ -1,11 +1,13 @@
 //! The files that a configuration names: each is opened and read once before the node starts.
 
+use std::fs::File;
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use super::problem::{Given, Problem, Wrong};
 use crate::key;
 
-/// None of these files is larger: a bundle of every public CA is a quarter of this.
+/// No file of a configuration is larger: a bundle of every public CA is a quarter of this.
 const MAX_FILE: u64 = 1024 * 1024;
 
 /// What a file must hold.
@@ -40,16 +42,19 @@ impl ToOpen {
     }
 }
 
-fn read(path: &Path, allowed: &str) -> Result<Vec<u8>, Wrong> {
+/// Reads a small file whole. The bound counts what is read, because a pipe or device does not say its size.
+pub(super) fn read(path: &Path, allowed: &str) -> Result<Vec<u8>, Wrong> {
     let cannot = |error: std::io::Error| Wrong::new(format!("cannot be read: {error}"), allowed);
-    let metadata = std::fs::metadata(path).map_err(cannot)?;
-    if metadata.is_dir() {
+    if path.is_dir() {
         return Err(Wrong::new("is a folder", allowed));
     }
-    if metadata.len() > MAX_FILE {
+    let mut bytes = Vec::new();
+    let file = File::open(path).map_err(cannot)?;
+    file.take(MAX_FILE + 1).read_to_end(&mut bytes).map_err(cannot)?;
+    if bytes.len() as u64 > MAX_FILE {
         return Err(Wrong::new("is larger than 1 MiB", allowed));
     }
-    std::fs::read(path).map_err(cannot)
+    Ok(bytes)
 }
 
 fn cluster_key(path: &Path) -> Result<(), Wrong> {

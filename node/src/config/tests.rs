@@ -565,6 +565,9 @@ fn a_configuration_file_that_cannot_be_read() {
     let environment = Environment::with(&[("HOME", "/h"), ("SHOAL_CONFIG", "/")]);
     let error = load(&Flags::default(), &environment).unwrap_err().to_string();
     assert!(error.contains("SHOAL_CONFIG in the environment: config = \"/\" is a folder"), "{error}");
+    let environment = Environment::with(&[("HOME", "/h"), ("SHOAL_CONFIG", "/dev/zero")]);
+    let error = load(&Flags::default(), &environment).unwrap_err().to_string();
+    assert!(error.contains("config = \"/dev/zero\" is larger than 1 MiB"), "{error}");
 }
 
 #[test]

@@ -186,7 +186,7 @@ async fn an_image_by_tag_and_by_digest() {
     assert_eq!(
         line,
         format!(
-            "pulled docker.io/library/tool:1: {bytes} B ({bytes} bytes) in 1.5 s, 1 manifest(s) and 5 blob(s) proven, {}\n",
+            "pulled docker.io/library/tool:1: {bytes} B ({bytes} bytes) in 1.5 s, 1 manifest and 5 blobs proven, {}\n",
             digest(&image)
         )
     );

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use indicatif::BinaryBytes;
 
+use crate::cli::count;
+
 use super::{PeerLine, PullLine, Source, Status};
 
 /// The most peers and pulls listed; the rest is counted.
@@ -74,10 +76,6 @@ fn field(out: &mut String, name: &str, value: &str) {
 fn line(out: &mut String, text: &str) {
     // Writing into a string cannot fail.
     let _ = writeln!(out, "{text}");
-}
-
-fn count(number: u64, noun: &str) -> String {
-    format!("{number} {noun}{}", if number == 1 { "" } else { "s" })
 }
 
 /// A span in its two largest units: `3d 4h`, `2m 5s`.
