@@ -18,7 +18,7 @@ pub struct Flags {
     /// Where status, metrics and health are served [default: 127.0.0.1:5057].
     #[arg(long, value_name = "IP:PORT")]
     pub admin_addr: Option<String>,
-    /// A node to join through: host:port, [IPv6]:port, a multiaddr, or dns:name:port for a name that stands for
+    /// A node to join through: `host:port`, `[IPv6]:port`, a multiaddr, or `dns:name:port` for a name that stands for
     /// many. Several: repeat it, or separate them by spaces or commas.
     #[arg(long, value_name = "ADDR", num_args = 1..)]
     pub bootstrap: Vec<String>,
@@ -26,7 +26,7 @@ pub struct Flags {
     /// nodes on this machine only.
     #[arg(long, value_name = "FILE")]
     pub cluster_key_file: Option<String>,
-    /// Where a registry is reached, as in docker.io=https://mirror.example.com. Any public registry works
+    /// Where a registry is reached, as in `docker.io=https://mirror.example.com`. Any public registry works
     /// without. Several: repeat it, or separate them by spaces or commas.
     #[arg(long, value_name = "NAME=URL", num_args = 1..)]
     pub upstream: Vec<String>,

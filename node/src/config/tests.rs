@@ -643,6 +643,24 @@ fn the_example_says_the_defaults_and_its_comments_are_true() {
     assert!(config.upstreams.upstreams["docker.io"].credentials.is_some());
 }
 
+/// However a file is cut or garbled, reading it ends with values or with problems.
+#[test]
+fn no_file_makes_reading_panic() {
+    let whole = show::EXAMPLE.replace("\n#", "\n");
+    let mut read = 0;
+    for (at, letter) in whole.char_indices() {
+        let (before, after) = (&whole[..at], &whole[at + letter.len_utf8()..]);
+        for text in
+            [before.to_owned(), format!("{before}{after}"), format!("{before}[{after}"), after.to_owned()]
+        {
+            let mut problems = Vec::new();
+            file::parse(Path::new("shoal.toml"), &text, &mut problems);
+            read += usize::from(problems.is_empty());
+        }
+    }
+    assert!(read > 0, "nothing was ever readable");
+}
+
 #[test]
 fn commands_find_the_node_where_it_was_told_to_listen() {
     let folder = tempfile::tempdir().unwrap();
