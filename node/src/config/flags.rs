@@ -12,7 +12,7 @@ pub struct Flags {
     /// Where clients reach the gateway [default: 127.0.0.1:5055].
     #[arg(long, value_name = "IP:PORT")]
     pub gateway_addr: Option<String>,
-    /// Where other nodes reach this one [default: [::]:5056, IPv4 as well; 127.0.0.1:5056 without a cluster key].
+    /// Where other nodes reach this one [default: `[::]:5056`, IPv4 as well; 127.0.0.1:5056 without a cluster key].
     #[arg(long, value_name = "IP:PORT")]
     pub peer_addr: Option<String>,
     /// Where status, metrics and health are served [default: 127.0.0.1:5057].
