@@ -1,1 +1,94 @@
-fn main() {}
+//! Shoal: a peer-to-peer distribution node for container images.
+//!
+//! ```text
+//! parse the command line ─► start logging ─► dispatch
+//!     run             configuration ─► runtime ─► the daemon, until it is told to stop
+//!     demo            runtime ─► nodes as processes of their own
+//!     pull, status    runtime ─► one conversation with the node on this machine
+//!     key, config     answered here
+//! ─► exit: 0 done, 1 failed (`error: …` says why), 2 the command line was wrong
+//! ```
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use clap::Parser as _;
+use tokio::runtime::Runtime;
+
+pub mod cli;
+pub mod config;
+pub mod key;
+pub mod logging;
+pub mod pull;
+pub mod status;
+
+use cli::{Cli, Command, ConfigCommand, Key};
+use config::Environment;
+
+/// How long blocking work may hold up the end of the process.
+const LAST_CHANCE: Duration = Duration::from_secs(5);
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let environment = Environment::of_process();
+    let done = logging::start(cli.log_format.as_deref(), &environment)
+        .and_then(|()| dispatch(cli.command, &environment));
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            cli::explain_failure(&error);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn dispatch(command: Command, environment: &Environment) -> anyhow::Result<()> {
+    match command {
+        Command::Run(flags) => {
+            let config = config::load(&flags, environment)?.config;
+            for warning in config.warnings() {
+                tracing::warn!("{warning}");
+            }
+            on_runtime(run::run(config))
+        }
+        Command::Demo(options) => on_runtime(demo::run(options)),
+        Command::Pull(options) => on_runtime(pull::run(options, environment)),
+        Command::Status(options) => on_runtime(status::run(options, environment)),
+        Command::Key(Key::New) => cli::new_key(),
+        Command::Config(ConfigCommand::Check(flags)) => cli::check_config(&flags, environment),
+        Command::Config(ConfigCommand::Example) => cli::example_config(),
+    }
+}
+
+/// Runs one future to its end on a runtime of its own.
+fn on_runtime(work: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
+    let runtime = Runtime::new().context("the runtime cannot start")?;
+    let done = runtime.block_on(work);
+    runtime.shutdown_timeout(LAST_CHANCE);
+    done
+}
+
+/// Stand-in for the daemon, replaced at integration.
+pub mod run {
+    use crate::config::Config;
+
+    /// Says that it is not here.
+    pub async fn run(config: Config) -> anyhow::Result<()> {
+        std::future::ready(()).await;
+        anyhow::bail!("the daemon is not part of this build: {config:?}")
+    }
+}
+
+/// Stand-in for the demo, replaced at integration.
+pub mod demo {
+    #[derive(Debug, clap::Args)]
+    /// Nothing yet.
+    pub struct Options {}
+
+    /// Says that it is not here.
+    pub async fn run(options: Options) -> anyhow::Result<()> {
+        std::future::ready(()).await;
+        anyhow::bail!("the demo is not part of this build: {options:?}")
+    }
+}

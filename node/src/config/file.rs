@@ -1,0 +1,323 @@
+//! The configuration file: TOML, read into values that remember their line.
+//!
+//! The tables are walked by hand and not by serde, because serde stops at the first error and forgets where the
+//! good values stood; an operator should see everything that is wrong at once, each with its line.
+
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use super::open;
+use super::problem::{Given, Problem, Source, Wrong, shown};
+
+/// The keys of the file's top level that hold one text.
+const TEXTS: [&str; 7] =
+    ["data_dir", "gateway_addr", "peer_addr", "admin_addr", "cluster_key_file", "zone", "stream"];
+/// The other keys of the top level.
+const OTHERS: [&str; 3] = ["bootstrap", "policy", "upstream"];
+
+/// What a file said, nothing of it looked at yet.
+#[derive(Debug, Default)]
+pub(super) struct File {
+    /// The keys of the top level that hold one text.
+    pub(super) texts: Vec<Given>,
+    /// `bootstrap`.
+    pub(super) bootstrap: Vec<Given>,
+    /// `allow` of `[policy]`.
+    pub(super) allow: Vec<Given>,
+    /// `deny` of `[policy]`.
+    pub(super) deny: Vec<Given>,
+    /// `[upstream."name"]`.
+    pub(super) upstreams: Vec<Upstream>,
+}
+
+/// One `[upstream."name"]` table.
+#[derive(Debug)]
+pub(super) struct Upstream {
+    /// The name, and where the table stands.
+    pub(super) name: Given,
+    pub(super) url: Option<Given>,
+    pub(super) ca: Option<Given>,
+    pub(super) insecure: bool,
+    pub(super) token_realms: Vec<Given>,
+    pub(super) credentials: Option<Credentials>,
+}
+
+/// `credentials` of an upstream.
+#[derive(Debug)]
+pub(super) struct Credentials {
+    /// The table itself: its key and where it stands.
+    pub(super) table: Given,
+    pub(super) username: Option<Given>,
+    pub(super) password: Option<Given>,
+    pub(super) password_file: Option<Given>,
+    pub(super) access: Option<Given>,
+}
+
+/// Reads a file; what is wrong with its form goes to `problems`, the rest is returned.
+pub(super) fn read(path: &Path, named_by: &Given, problems: &mut Vec<Problem>) -> File {
+    match text_of(path) {
+        Ok(text) => parse(path, &text, problems),
+        Err(wrong) => {
+            problems.push(named_by.problem(wrong));
+            File::default()
+        }
+    }
+}
+
+fn text_of(path: &Path) -> Result<String, Wrong> {
+    const ALLOWED: &str = "allowed: the path of a TOML file that this user may read";
+    let bytes = open::read(path, ALLOWED)?;
+    String::from_utf8(bytes).map_err(|_| Wrong::new("is not UTF-8 text", ALLOWED))
+}
+
+/// Reads a file's text.
+pub(super) fn parse(path: &Path, text: &str, problems: &mut Vec<Problem>) -> File {
+    let mut walk = Walk { path, text, problems };
+    let (table, errors) = DeTable::parse_recoverable(text);
+    if !errors.is_empty() {
+        for error in errors {
+            let allowed = "allowed: TOML, see https://toml.io";
+            walk.wrong("the file", error.span().unwrap_or(0..0), "is not TOML: ", error.message(), allowed);
+        }
+        // What follows a mistake in the form may be read into the wrong table: no more is said of it.
+        return File::default();
+    }
+    walk.file(table.get_ref())
+}
+
+/// One reading of one file.
+struct Walk<'a> {
+    path: &'a Path,
+    text: &'a str,
+    problems: &'a mut Vec<Problem>,
+}
+
+type Entry<'a, 'i> = (&'a Spanned<std::borrow::Cow<'i, str>>, &'a Spanned<DeValue<'i>>);
+
+impl Walk<'_> {
+    fn file(&mut self, table: &DeTable<'_>) -> File {
+        let mut file = File::default();
+        for (name, value) in in_order(table) {
+            let key: &str = name.get_ref();
+            match key {
+                _ if TEXTS.contains(&key) => file.texts.extend(self.text(key, value)),
+                "bootstrap" => file.bootstrap = self.texts(key, value),
+                "policy" => {
+                    for (name, value) in self.table(key, value) {
+                        match name.get_ref().as_ref() {
+                            "allow" => file.allow = self.texts("policy.allow", value),
+                            "deny" => file.deny = self.texts("policy.deny", value),
+                            _ => self.unknown("policy.", name, &["allow", "deny"]),
+                        }
+                    }
+                }
+                "upstream" => {
+                    for entry in self.table(key, value) {
+                        file.upstreams.extend(self.upstream(entry));
+                    }
+                }
+                _ => self.unknown("", name, &[&TEXTS[..], &OTHERS[..]].concat()),
+            }
+        }
+        file
+    }
+
+    fn upstream(&mut self, (name, value): Entry<'_, '_>) -> Option<Upstream> {
+        let table = format!("upstream.{}", quoted(name.get_ref()));
+        let mut upstream = Upstream {
+            name: self.given(&table, name.get_ref(), name.span()),
+            url: None,
+            ca: None,
+            insecure: false,
+            token_realms: Vec::new(),
+            credentials: None,
+        };
+        // The short form: `"docker.io" = "https://mirror.example.com"` under [upstream].
+        if let Some(url) = value.get_ref().as_str() {
+            upstream.url = Some(self.given(&table, url, value.span()));
+            return Some(upstream);
+        }
+        if !value.get_ref().is_table() {
+            let what = value.get_ref().type_str();
+            let allowed =
+                "allowed: a table with url, ca, insecure, token_realms, credentials, or a URL alone";
+            self.wrong(&table, value.span(), "is of the kind ", what, allowed);
+            return None;
+        }
+        for (name, value) in self.table(&table, value) {
+            let key = format!("{table}.{}", name.get_ref());
+            match name.get_ref().as_ref() {
+                "url" => upstream.url = self.text(&key, value),
+                "ca" => upstream.ca = self.text(&key, value).map(|given| self.beside(given)),
+                "insecure" => upstream.insecure = self.truth(&key, value),
+                "token_realms" => upstream.token_realms = self.texts(&key, value),
+                "credentials" => upstream.credentials = Some(self.credentials(&key, name.span(), value)),
+                _ => {
+                    let known = ["url", "ca", "insecure", "token_realms", "credentials"];
+                    self.unknown(&format!("{table}."), name, &known);
+                }
+            }
+        }
+        Some(upstream)
+    }
+
+    fn credentials(&mut self, table: &str, at: Range<usize>, value: &Spanned<DeValue<'_>>) -> Credentials {
+        let mut credentials = Credentials {
+            table: self.given(table, "", at),
+            username: None,
+            password: None,
+            password_file: None,
+            access: None,
+        };
+        for (name, value) in self.table(table, value) {
+            let key = format!("{table}.{}", name.get_ref());
+            match name.get_ref().as_ref() {
+                "username" => credentials.username = self.text(&key, value),
+                "password" => credentials.password = self.text(&key, value),
+                "password_file" => {
+                    credentials.password_file = self.text(&key, value).map(|given| self.beside(given));
+                }
+                "access" => credentials.access = self.text(&key, value),
+                _ => {
+                    let known = ["username", "password", "password_file", "access"];
+                    self.unknown(&format!("{table}."), name, &known);
+                }
+            }
+        }
+        credentials
+    }
+
+    /// One text.
+    fn text(&mut self, key: &str, value: &Spanned<DeValue<'_>>) -> Option<Given> {
+        let Some(text) = value.get_ref().as_str() else {
+            let what = value.get_ref().type_str();
+            self.wrong(key, value.span(), "is of the kind ", what, "allowed: a text in quotes");
+            return None;
+        };
+        let given = self.given(key, text, value.span());
+        Some(if matches!(key, "data_dir" | "cluster_key_file") { self.beside(given) } else { given })
+    }
+
+    /// A list of texts; one text alone counts as a list of one.
+    fn texts(&mut self, key: &str, value: &Spanned<DeValue<'_>>) -> Vec<Given> {
+        match value.get_ref() {
+            DeValue::Array(values) => values.iter().filter_map(|value| self.text(key, value)).collect(),
+            DeValue::String(_) => self.text(key, value).into_iter().collect(),
+            other => {
+                let what = other.type_str();
+                let allowed = "allowed: a list of texts, as in [\"one\", \"two\"]";
+                self.wrong(key, value.span(), "is of the kind ", what, allowed);
+                Vec::new()
+            }
+        }
+    }
+
+    fn truth(&mut self, key: &str, value: &Spanned<DeValue<'_>>) -> bool {
+        value.get_ref().as_bool().unwrap_or_else(|| {
+            let what = value.get_ref().type_str();
+            self.wrong(key, value.span(), "is of the kind ", what, "allowed: true or false, without quotes");
+            false
+        })
+    }
+
+    /// A table's entries in the file's order, none if it is no table.
+    fn table<'t, 'i>(&mut self, key: &str, value: &'t Spanned<DeValue<'i>>) -> Vec<Entry<'t, 'i>> {
+        if let Some(table) = value.get_ref().as_table() {
+            return in_order(table);
+        }
+        let what = value.get_ref().type_str();
+        self.wrong(key, value.span(), "is of the kind ", what, &format!("allowed: a table, [{key}]"));
+        Vec::new()
+    }
+
+    fn given(&self, key: &str, text: &str, span: Range<usize>) -> Given {
+        Given { key: key.to_owned(), text: text.to_owned(), source: self.source(span) }
+    }
+
+    /// A relative path in a file is meant from the file's own folder, wherever the node is started.
+    fn beside(&self, given: Given) -> Given {
+        let Some(folder) = self.path.parent() else { return given };
+        // A key in place of a path stays as it is, to be recognised.
+        if given.text.is_empty() || given.text.starts_with("shoal-key-") {
+            return given;
+        }
+        let joined: PathBuf = folder.join(&given.text);
+        match joined.into_os_string().into_string() {
+            Ok(text) => Given { text, ..given },
+            Err(_) => given,
+        }
+    }
+
+    fn source(&self, span: Range<usize>) -> Source {
+        let before = self.text.as_bytes().get(..span.start).unwrap_or(self.text.as_bytes());
+        let line = 1 + before.split(|&b| b == b'\n').count().saturating_sub(1);
+        Source::File { path: self.path.to_owned(), line }
+    }
+
+    /// A value of the wrong kind or form. The value itself is not repeated: it may be a secret, or whole tables.
+    fn wrong(&mut self, key: &str, at: Range<usize>, wrong: &str, detail: &str, allowed: &str) {
+        let source = self.source(at);
+        self.problems.push(Problem {
+            key: key.to_owned(),
+            value: None,
+            source,
+            wrong: format!("{wrong}{detail}"),
+            allowed: allowed.to_owned(),
+        });
+    }
+
+    fn unknown(&mut self, prefix: &str, name: &Spanned<std::borrow::Cow<'_, str>>, known: &[&str]) {
+        let wrong = match nearest(name.get_ref(), known) {
+            Some(near) => format!("is not a known key: did you mean {near}?"),
+            None => "is not a known key".to_owned(),
+        };
+        let source = self.source(name.span());
+        self.problems.push(Problem {
+            key: format!("{prefix}{}", shown(name.get_ref())),
+            value: None,
+            source,
+            wrong,
+            allowed: format!("known here: {}", known.join(", ")),
+        });
+    }
+}
+
+/// A table's entries as they stand in the file, so that problems come in the order of their lines.
+fn in_order<'t, 'i>(table: &'t DeTable<'i>) -> Vec<Entry<'t, 'i>> {
+    let mut entries: Vec<Entry<'t, 'i>> = table.iter().collect();
+    entries.sort_by_key(|(name, _)| name.span().start);
+    entries
+}
+
+/// A text as TOML writes it.
+pub(super) fn quoted(text: &str) -> String {
+    toml::Value::String(text.to_owned()).to_string()
+}
+
+/// The known name that a person who wrote `name` probably meant.
+fn nearest<'k>(name: &str, known: &[&'k str]) -> Option<&'k str> {
+    let name: String = name.chars().take(40).collect::<String>().to_lowercase().replace('-', "_");
+    let (distance, near) = known.iter().map(|&known| (edits(&name, known), known)).min()?;
+    // A third of the letters may be wrong: "gatway_adr" is a typo, "color" is another word.
+    let contained = name.len() >= 4 && (near.contains(&name) || name.contains(near));
+    (distance <= near.len() / 3 || contained).then_some(near)
+}
+
+/// The Levenshtein distance: how many letters to add, drop or change.
+fn edits(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.chars().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, y) in b.iter().enumerate() {
+            let changed = diagonal + usize::from(x != *y);
+            diagonal = row[j + 1];
+            row[j + 1] = changed.min(row[j] + 1).min(diagonal + 1);
+        }
+    }
+    row[b.len()]
+}

@@ -1,0 +1,85 @@
+//! The files that a configuration names: each is opened and read once before the node starts.
+
+use std::fs::File;
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+
+use super::problem::{Given, Problem, Wrong};
+use crate::key;
+
+/// No file of a configuration is larger: a bundle of every public CA is a quarter of this.
+const MAX_FILE: u64 = 1024 * 1024;
+
+/// What a file must hold.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Kind {
+    /// The cluster key.
+    ClusterKey,
+    /// PEM certificates.
+    Certificates,
+    /// A password.
+    Password,
+}
+
+/// A file that the node will open.
+#[derive(Debug)]
+pub(super) struct ToOpen {
+    pub(super) kind: Kind,
+    /// Where it was named.
+    pub(super) given: Given,
+    pub(super) path: PathBuf,
+}
+
+impl ToOpen {
+    /// Opens it and looks whether it holds what it should.
+    pub(super) fn check(&self) -> Option<Problem> {
+        let checked = match self.kind {
+            Kind::ClusterKey => cluster_key(&self.path),
+            Kind::Certificates => certificates(&self.path),
+            Kind::Password => password(&self.path),
+        };
+        checked.err().map(|wrong| self.given.problem(wrong))
+    }
+}
+
+/// Reads a small file whole. The bound counts what is read, because a pipe or device does not say its size.
+pub(super) fn read(path: &Path, allowed: &str) -> Result<Vec<u8>, Wrong> {
+    let cannot = |error: std::io::Error| Wrong::new(format!("cannot be read: {error}"), allowed);
+    if path.is_dir() {
+        return Err(Wrong::new("is a folder", allowed));
+    }
+    let mut bytes = Vec::new();
+    let file = File::open(path).map_err(cannot)?;
+    file.take(MAX_FILE + 1).read_to_end(&mut bytes).map_err(cannot)?;
+    if bytes.len() as u64 > MAX_FILE {
+        return Err(Wrong::new("is larger than 1 MiB", allowed));
+    }
+    Ok(bytes)
+}
+
+fn cluster_key(path: &Path) -> Result<(), Wrong> {
+    const ALLOWED: &str =
+        "allowed: a file that this user may read, with one line as `shoal key new` prints it";
+    key::read(path).map(drop).map_err(|error| Wrong::new(format!("holds no cluster key: {error}"), ALLOWED))
+}
+
+fn certificates(path: &Path) -> Result<(), Wrong> {
+    const ALLOWED: &str = "allowed: a PEM file that this user may read, with one certificate or more";
+    let pem = read(path, ALLOWED)?;
+    match reqwest::Certificate::from_pem_bundle(&pem) {
+        Ok(certificates) if certificates.is_empty() => Err(Wrong::new("holds no certificate", ALLOWED)),
+        Ok(_) => Ok(()),
+        Err(error) => Err(Wrong::new(format!("holds a broken certificate: {error}"), ALLOWED)),
+    }
+}
+
+fn password(path: &Path) -> Result<(), Wrong> {
+    const ALLOWED: &str = "allowed: a file that this user may read, with the password and nothing else";
+    let bytes = read(path, ALLOWED)?;
+    let text = String::from_utf8(bytes).map_err(|_| Wrong::new("is not text", ALLOWED))?;
+    // An editor's line break at the end is not part of a password.
+    if text.trim_end_matches(['\r', '\n']).is_empty() {
+        return Err(Wrong::new("is empty", ALLOWED));
+    }
+    Ok(())
+}

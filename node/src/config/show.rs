@@ -1,0 +1,101 @@
+//! The effective configuration as TOML, for people: every key, where it came from, and no secrets.
+
+use std::fmt::Write as _;
+use std::path::Path;
+
+use shoal_gateway::upstream::config::{Access, Settings, UpstreamSettings};
+
+use super::file::quoted;
+use super::{Loaded, Stream};
+
+/// Renders a configuration. Read as a file it means the same again, but for passwords, which are left out.
+pub fn effective(loaded: &Loaded) -> String {
+    let config = &loaded.config;
+    let mut out = String::new();
+    let mut key = |key: &str, value: Option<String>| {
+        let origin = loaded.origins.get(key).map(ToString::to_string).unwrap_or_default();
+        match value {
+            Some(value) => line(&mut out, &format!("{key} = {value}  # {origin}")),
+            None => line(&mut out, &format!("# {key}: not set")),
+        }
+    };
+    key("data_dir", Some(path(&config.data_dir)));
+    key("gateway_addr", Some(quoted(&config.gateway_addr.to_string())));
+    key("peer_addr", Some(quoted(&config.peer_addr.to_string())));
+    key("admin_addr", Some(quoted(&config.admin_addr.to_string())));
+    key("bootstrap", Some(list(&config.bootstrap)));
+    key("cluster_key_file", config.cluster_key_file.as_deref().map(path));
+    key("zone", config.zone.as_deref().map(quoted));
+    key("stream", Some(quoted(stream(config.stream))));
+    upstreams(&mut out, &config.upstreams);
+    out
+}
+
+fn upstreams(out: &mut String, settings: &Settings) {
+    line(out, "\n[policy]");
+    line(out, &format!("allow = {}", list(&settings.policy.allow)));
+    line(out, &format!("deny = {}", list(&settings.policy.deny)));
+    for (name, upstream) in &settings.upstreams {
+        one_upstream(out, name, upstream);
+    }
+}
+
+fn one_upstream(out: &mut String, name: &str, upstream: &UpstreamSettings) {
+    // Taken apart whole, so that a new setting cannot be forgotten here.
+    let UpstreamSettings { url, ca, insecure, token_realms, credentials } = upstream;
+    line(out, &format!("\n[upstream.{}]", quoted(name)));
+    if let Some(url) = url {
+        line(out, &format!("url = {}", quoted(url)));
+    }
+    if let Some(ca) = ca {
+        line(out, &format!("ca = {}", path(ca)));
+    }
+    if *insecure {
+        line(out, "insecure = true");
+    }
+    if !token_realms.is_empty() {
+        line(out, &format!("token_realms = {}", list(token_realms)));
+    }
+    let Some(credentials) = credentials else { return };
+    line(out, &format!("[upstream.{}.credentials]", quoted(name)));
+    line(out, &format!("username = {}", quoted(&credentials.username)));
+    if credentials.password.is_some() {
+        line(out, "# password: set, not shown");
+    }
+    if let Some(file) = &credentials.password_file {
+        line(out, &format!("password_file = {}", path(file)));
+    }
+    if let Some(access) = credentials.access {
+        line(out, &format!("access = {}", quoted(access_text(access))));
+    }
+}
+
+fn line(out: &mut String, text: &str) {
+    // Writing into a string cannot fail.
+    let _ = writeln!(out, "{text}");
+}
+
+fn path(path: &Path) -> String {
+    quoted(&path.to_string_lossy())
+}
+
+fn list(texts: &[String]) -> String {
+    let texts: Vec<String> = texts.iter().map(|text| quoted(text)).collect();
+    format!("[{}]", texts.join(", "))
+}
+
+const fn stream(stream: Stream) -> &'static str {
+    match stream {
+        Stream::Early => "early",
+        Stream::Proven => "proven",
+    }
+}
+
+const fn access_text(access: Access) -> &'static str {
+    match access {
+        Access::Cluster => "cluster",
+    }
+}
+
+/// A configuration file that explains every key and says what the defaults say.
+pub const EXAMPLE: &str = include_str!("example.toml");

@@ -1,0 +1,167 @@
+//! The registries of a configuration: the file's tables, and `NAME=URL` from flags and environment over them.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use shoal_gateway::upstream::config::{Access, Credentials, Policy, Settings, UpstreamSettings};
+
+use super::file::{self, File};
+use super::open::{Kind, ToOpen};
+use super::problem::{Given, Problem, Wrong};
+use super::value::{self, Parse};
+
+/// Reads what was said of upstreams: the file's tables first, then each list of `NAME=URL` over them.
+pub(super) fn settings(
+    file: &File,
+    lists: [Vec<Given>; 2],
+    open: &mut Vec<ToOpen>,
+    problems: &mut Vec<Problem>,
+) -> Settings {
+    let mut reading = Reading { open, problems };
+    let policy = Policy {
+        allow: reading.all(&file.allow, value::pattern),
+        deny: reading.all(&file.deny, value::pattern),
+    };
+    let mut upstreams = BTreeMap::new();
+    for table in &file.upstreams {
+        let Some(name) = reading.name(&table.name) else { continue };
+        let settings = reading.table(table);
+        if upstreams.insert(name.clone(), settings).is_some() {
+            reading.problems.push(table.name.problem(Wrong::new(
+                format!("is {name}, which another table is for already"),
+                "allowed: one table a registry",
+            )));
+        }
+    }
+    for list in lists {
+        for (name, url) in reading.list(&list) {
+            upstreams.entry(name).or_default().url = Some(url);
+        }
+    }
+    Settings { policy, upstreams }
+}
+
+struct Reading<'a> {
+    open: &'a mut Vec<ToOpen>,
+    problems: &'a mut Vec<Problem>,
+}
+
+impl Reading<'_> {
+    fn name(&mut self, given: &Given) -> Option<String> {
+        self.one(given, value::registry).map(|registry| registry.to_string())
+    }
+
+    fn one<T>(&mut self, given: &Given, parse: Parse<T>) -> Option<T> {
+        parse(&given.text).map_err(|wrong| self.problems.push(given.problem(wrong))).ok()
+    }
+
+    fn all<T>(&mut self, given: &[Given], parse: Parse<T>) -> Vec<T> {
+        given.iter().filter_map(|given| self.one(given, parse)).collect()
+    }
+
+    fn url(&mut self, given: &Given) -> Option<String> {
+        match value::upstream_url(&given.text) {
+            Ok(url) => Some(url),
+            Err(wrong) if value::has_userinfo(&given.text) => {
+                self.problems.push(given.problem_with_secret(wrong));
+                None
+            }
+            Err(wrong) => {
+                self.problems.push(given.problem(wrong));
+                None
+            }
+        }
+    }
+
+    /// A file that the node will open, noted to be tried.
+    fn file(&mut self, given: Option<&Given>, kind: Kind) -> Option<PathBuf> {
+        let given = given?;
+        let path = self.one(given, value::path)?;
+        self.open.push(ToOpen { kind, given: given.clone(), path: path.clone() });
+        Some(path)
+    }
+
+    fn table(&mut self, table: &file::Upstream) -> UpstreamSettings {
+        let token_realms = self.all(&table.token_realms, value::token_realm);
+        UpstreamSettings {
+            url: table.url.as_ref().and_then(|given| self.url(given)),
+            ca: self.file(table.ca.as_ref(), Kind::Certificates),
+            insecure: table.insecure,
+            token_realms,
+            credentials: table.credentials.as_ref().and_then(|table| self.credentials(table)),
+        }
+    }
+
+    fn credentials(&mut self, said: &file::Credentials) -> Option<Credentials> {
+        let before = self.problems.len();
+        let table = |wrong: &str, allowed: &str| said.table.problem_with_secret(Wrong::new(wrong, allowed));
+        let username = said.username.as_ref().map(|given| given.text.clone()).unwrap_or_default();
+        if username.is_empty() {
+            self.problems.push(table("names no user", "allowed: username, and password or password_file"));
+        } else if username.contains(':') {
+            // RFC 7617: basic authentication cannot carry one.
+            self.problems.push(table("has a username with a colon", "allowed: a username without colons"));
+        }
+        match (&said.password, &said.password_file) {
+            (None, None) => self
+                .problems
+                .push(table("has no password", "allowed: one of password and password_file beside username")),
+            (Some(_), Some(_)) => self
+                .problems
+                .push(table("has two passwords", "allowed: one of password and password_file, not both")),
+            (Some(password), None) if password.text.is_empty() => {
+                self.problems.push(table("has an empty password", "allowed: the password, or password_file"));
+            }
+            _ => {}
+        }
+        let access = said.access.as_ref().and_then(|given| self.one(given, access));
+        if said.access.is_none() {
+            self.problems.push(table(
+                "does not say who may use them",
+                "allowed: access = \"cluster\", whoever reaches this gateway may pull what only these credentials \
+                 can read; there is no default, because that opens private images to others",
+            ));
+        }
+        let password_file = self.file(said.password_file.as_ref(), Kind::Password);
+        (self.problems.len() == before).then(|| Credentials {
+            username,
+            password: said.password.as_ref().map(|given| given.text.clone()),
+            password_file,
+            access,
+        })
+    }
+
+    /// `NAME=URL`, each name once.
+    fn list(&mut self, list: &[Given]) -> Vec<(String, String)> {
+        let mut seen: Vec<(String, String)> = Vec::new();
+        for given in list {
+            let Some((name, url)) = given.text.split_once('=') else {
+                self.problems.push(given.problem(Wrong::new(
+                    "is not NAME=URL",
+                    "allowed: a registry's name, = and its URL, as in docker.io=https://mirror.example.com",
+                )));
+                continue;
+            };
+            let part = |text: &str| Given { text: text.trim().to_owned(), ..given.clone() };
+            let (Some(name), Some(url)) = (self.name(&part(name)), self.url(&part(url))) else { continue };
+            if seen.iter().any(|(seen, _)| *seen == name) {
+                self.problems.push(
+                    given.problem(Wrong::new(format!("names {name} twice"), "allowed: one URL a registry")),
+                );
+                continue;
+            }
+            seen.push((name, url));
+        }
+        seen
+    }
+}
+
+fn access(text: &str) -> Result<Access, Wrong> {
+    match text {
+        "cluster" => Ok(Access::Cluster),
+        _ => Err(Wrong::new(
+            "is not a kind of access",
+            "allowed: cluster, whoever reaches this gateway may pull what only these credentials can read",
+        )),
+    }
+}

@@ -1,0 +1,145 @@
+//! What each kind of value may be.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use reqwest::Url;
+use shoal_proto::name::Registry;
+
+use super::Stream;
+use super::problem::Wrong;
+
+/// Longest zone name: cloud zones are about 20 characters, a host name is at most 63.
+const MAX_ZONE: usize = 63;
+
+/// How a text becomes a value.
+pub(super) type Parse<T> = fn(&str) -> Result<T, Wrong>;
+
+/// `IP:PORT` to listen on.
+pub(super) fn listen_address(text: &str) -> Result<SocketAddr, Wrong> {
+    text.parse().map_err(|_| {
+        Wrong::new(
+            "is not an address to listen on",
+            "allowed: IP:PORT, as in 127.0.0.1:5055, 0.0.0.0:5055 or [::]:5055; port 0 takes a free one",
+        )
+    })
+}
+
+/// A path of a file or folder.
+pub(super) fn path(text: &str) -> Result<PathBuf, Wrong> {
+    if text.is_empty() || text.contains('\0') {
+        return Err(Wrong::new("is not a path", "allowed: the path of a file or folder"));
+    }
+    Ok(PathBuf::from(text))
+}
+
+/// The path of the cluster key's file; the key itself there is a mistake that must not end in a log.
+pub(super) fn cluster_key_path(text: &str) -> Result<PathBuf, Wrong> {
+    if text.starts_with("shoal-key-") {
+        return Err(Wrong::new(
+            "is the key itself",
+            "allowed: the path of a file that holds the key; command lines and environments can be read by others",
+        ));
+    }
+    path(text)
+}
+
+/// The name of a zone.
+pub(super) fn zone(text: &str) -> Result<String, Wrong> {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_');
+    if text.is_empty() || text.len() > MAX_ZONE || !text.bytes().all(plain) {
+        return Err(Wrong::new(
+            "is not a zone name",
+            format!(
+                "allowed: 1 to {MAX_ZONE} letters, digits, dots, dashes and underscores, as in eu-west-1a"
+            ),
+        ));
+    }
+    Ok(text.to_owned())
+}
+
+/// When a body starts.
+pub(super) fn stream(text: &str) -> Result<Stream, Wrong> {
+    match text {
+        "early" => Ok(Stream::Early),
+        "proven" => Ok(Stream::Proven),
+        _ => Err(Wrong::new(
+            "is not a way to stream",
+            "allowed: early, a body starts while its chunks still arrive; proven, when its digest is proven",
+        )),
+    }
+}
+
+/// A registry's name, as clients use it.
+pub(super) fn registry(text: &str) -> Result<Registry, Wrong> {
+    text.parse().map_err(|_| {
+        Wrong::new(
+            "is not a registry's name",
+            "allowed: host or host:port as clients name it, as in docker.io or registry.example.com:5000",
+        )
+    })
+}
+
+/// A host that may be sent credentials: the grammar of a registry's name, but not its canonical form, which would
+/// make one host of Docker Hub's several.
+pub(super) fn token_realm(text: &str) -> Result<String, Wrong> {
+    match text.parse::<Registry>() {
+        Ok(_) => Ok(text.to_ascii_lowercase()),
+        Err(_) => Err(Wrong::new("is not a host", "allowed: host or host:port, as in auth.example.com")),
+    }
+}
+
+/// A pattern of `[policy]`: in its canonical form, lower case.
+pub(super) fn pattern(text: &str) -> Result<String, Wrong> {
+    let wrong = || {
+        Wrong::new(
+            "is not a registry pattern",
+            "allowed: a registry's name (ghcr.io, reg.local:5000), *. and a domain for all names below it \
+             (*.example.com), or * for all",
+        )
+    };
+    if text == "*" {
+        return Ok(text.to_owned());
+    }
+    match text.strip_prefix("*.") {
+        Some(domain) if !domain.starts_with('[') => {
+            let domain = domain.parse::<Registry>().map_err(|_| wrong())?;
+            Ok(format!("*.{domain}"))
+        }
+        Some(_) => Err(wrong()),
+        None => Ok(text.parse::<Registry>().map_err(|_| wrong())?.to_string()),
+    }
+}
+
+/// Whether a URL carries a user or password, which must not be shown.
+pub(super) fn has_userinfo(text: &str) -> bool {
+    let rest = text.split_once("//").map_or(text, |(_, rest)| rest);
+    rest.split(['/', '?', '#']).next().unwrap_or_default().contains('@')
+}
+
+/// Where a registry is. The text is kept as it was written.
+pub(super) fn upstream_url(text: &str) -> Result<String, Wrong> {
+    const ALLOWED: &str = "allowed: https://host[:port][/path], or http://… for a registry without TLS";
+    if has_userinfo(text) {
+        return Err(Wrong::new(
+            "carries a user or password",
+            "allowed: a URL without them; they belong into the table's credentials",
+        ));
+    }
+    let url = Url::parse(text).map_err(|error| Wrong::new(format!("is not a URL: {error}"), ALLOWED))?;
+    if !matches!(url.scheme(), "http" | "https") {
+        return Err(Wrong::new(format!("has the scheme {}", url.scheme()), ALLOWED));
+    }
+    // The URL standard forgives `https:host` and `https:///host`; a person who wrote that meant something else.
+    let (_, rest) = text.split_once(':').unwrap_or_default();
+    if url.host_str().is_none() || !rest.starts_with("//") || rest.starts_with("///") {
+        return Err(Wrong::new("names no host", ALLOWED));
+    }
+    if url.path().trim_end_matches('/').ends_with("/v2") {
+        return Err(Wrong::new("ends with /v2, which is appended by itself", ALLOWED));
+    }
+    if url.query().is_some() || url.fragment().is_some() {
+        return Err(Wrong::new("has a query or fragment", ALLOWED));
+    }
+    Ok(text.to_owned())
+}

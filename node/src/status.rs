@@ -1,0 +1,160 @@
+//! What a node says of itself: the admin API's `GET /status`, and `shoal status`, which shows it to people.
+
+use std::time::Duration;
+
+use anyhow::Context as _;
+use serde::{Deserialize, Serialize};
+use shoal_proto::digest::Digest;
+
+use crate::cli;
+use crate::cli::local::{LocalNode, printable};
+use crate::config::{self, Environment, Listener};
+
+mod render;
+#[cfg(test)]
+mod tests;
+
+/// A status is small; one that takes longer comes from a node in trouble.
+const SILENCE: Duration = Duration::from_secs(10);
+/// The largest status read: 10,000 peers are about 1.5 MiB.
+const MAX_STATUS: usize = 16 * 1024 * 1024;
+
+/// What a node says of itself, as JSON on the admin API. Fields may be added, never renamed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// The version of `shoal` that runs.
+    pub version: String,
+    /// The node's identity on the peer network.
+    pub peer_id: String,
+    /// Where its gateway listens, `IP:PORT`.
+    pub gateway_addr: String,
+    /// Where it listens for peers.
+    pub peer_addrs: Vec<String>,
+    /// Its zone, if it was given one.
+    pub zone: Option<String>,
+    /// How long it has been running, in seconds.
+    pub uptime_seconds: u64,
+    /// Whether it serves and has found its peers, as `/readyz` says.
+    pub ready: bool,
+    /// The peers that it is connected to.
+    pub peers: Vec<PeerLine>,
+    /// What it holds.
+    pub store: StoreLine,
+    /// What it gave its clients since it started, by where that came from.
+    pub traffic: Traffic,
+    /// Bytes given to peers since it started.
+    pub uploaded_bytes: u64,
+    /// How many blobs it has announced to the peer network.
+    pub announced: u64,
+    /// The blobs that it is fetching now.
+    pub pulls: Vec<PullLine>,
+}
+
+/// A connected peer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PeerLine {
+    /// Its identity.
+    pub peer_id: String,
+    /// The address of the connection.
+    pub address: String,
+    /// For how long, in seconds.
+    pub connected_seconds: u64,
+}
+
+/// What a node holds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StoreLine {
+    /// Blobs whose digest is proven, manifests among them.
+    pub blobs: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Blobs of which a part is here.
+    pub partials: u64,
+    /// The bytes of those parts.
+    pub partial_bytes: u64,
+}
+
+/// What clients were given, by where it came from.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Traffic {
+    /// From this node's own store.
+    pub store: Source,
+    /// From other nodes.
+    pub peer: Source,
+    /// From upstream registries.
+    pub upstream: Source,
+}
+
+/// One source of what clients were given.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Source {
+    /// Requests that it had a part in.
+    pub requests: u64,
+    /// Bytes from it.
+    pub bytes: u64,
+}
+
+/// A blob that is being fetched.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PullLine {
+    /// Its digest.
+    pub digest: Digest,
+    /// Its size in bytes.
+    pub size: u64,
+    /// How many of them are here.
+    pub have_bytes: u64,
+}
+
+/// What `shoal status` may be told.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub struct Options {
+    /// Where the node's admin API listens (or `SHOAL_ADMIN_ADDR`) [default: 127.0.0.1:5057].
+    #[arg(long, value_name = "IP:PORT")]
+    pub admin_addr: Option<String>,
+    /// Print the node's answer as JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `shoal status`.
+///
+/// # Errors
+/// If no node answers, or something that is no node.
+pub async fn run(options: Options, environment: &Environment) -> anyhow::Result<()> {
+    let address = config::address_of(Listener::Admin, options.admin_addr.as_deref(), environment)?;
+    let status = ask(&LocalNode::new(address, "--admin-addr", SILENCE)?).await?;
+    let text = if options.json {
+        format!("{}\n", serde_json::to_string_pretty(&status)?)
+    } else {
+        render::for_people(&status)
+    };
+    cli::print(&text)
+}
+
+/// Asks a node for its status.
+async fn ask(node: &LocalNode) -> anyhow::Result<Status> {
+    let mut response = node.get("/status").send().await.map_err(|error| node.failure(&error))?;
+    let http_status = response.status();
+    let mut body = Vec::new();
+    while let Some(piece) = response.chunk().await.map_err(|error| node.failure(&error))? {
+        anyhow::ensure!(
+            body.len() + piece.len() <= MAX_STATUS,
+            "what answers at {} sends more than a status",
+            node.address()
+        );
+        body.extend_from_slice(&piece);
+    }
+    anyhow::ensure!(
+        http_status.is_success(),
+        "the node at {} answered {http_status}: {}",
+        node.address(),
+        printable(&String::from_utf8_lossy(&body))
+    );
+    serde_json::from_slice(&body).with_context(|| {
+        format!(
+            "what answers at {} is not a node's admin API, or one of another version: say where that listens \
+             with --admin-addr IP:PORT",
+            node.address()
+        )
+    })
+}

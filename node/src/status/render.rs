@@ -1,0 +1,91 @@
+//! A node's status as people read it.
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use indicatif::BinaryBytes;
+
+use crate::cli::count;
+
+use super::{PeerLine, PullLine, Source, Status};
+
+/// The most peers and pulls listed; the rest is counted.
+const LISTED: usize = 20;
+
+/// Renders a status for a terminal.
+pub(super) fn for_people(status: &Status) -> String {
+    let mut out = String::new();
+    let ready = if status.ready { "ready" } else { "not ready yet" };
+    let up = span(status.uptime_seconds);
+    line(&mut out, &format!("shoal {}, {ready}, up {up}", status.version));
+    field(&mut out, "peer id", &status.peer_id);
+    field(&mut out, "gateway", &status.gateway_addr);
+    for (at, address) in status.peer_addrs.iter().enumerate() {
+        field(&mut out, if at == 0 { "peers at" } else { "" }, address);
+    }
+    field(&mut out, "zone", status.zone.as_deref().unwrap_or("none"));
+    let store = &status.store;
+    field(&mut out, "holds", &format!("{}, {}", count(store.blobs, "blob"), BinaryBytes(store.bytes)));
+    if store.partials > 0 {
+        let parts =
+            format!("{} in part, {}", count(store.partials, "blob"), BinaryBytes(store.partial_bytes));
+        field(&mut out, "", &parts);
+    }
+    field(&mut out, "announced", &count(status.announced, "blob"));
+    field(&mut out, "uploaded", &BinaryBytes(status.uploaded_bytes).to_string());
+    traffic(&mut out, status);
+    list(&mut out, "pulls running", &status.pulls, pull_line);
+    list(&mut out, "peers connected", &status.peers, peer_line);
+    out
+}
+
+fn traffic(out: &mut String, status: &Status) {
+    line(out, "\nserved to clients    requests         bytes");
+    let traffic = &status.traffic;
+    for (name, Source { requests, bytes }) in
+        [("from the store", traffic.store), ("from peers", traffic.peer), ("from upstream", traffic.upstream)]
+    {
+        line(out, &format!("  {name:<16} {requests:>10}  {:>12}", BinaryBytes(bytes).to_string()));
+    }
+}
+
+fn list<T>(out: &mut String, title: &str, items: &[T], one: fn(&T) -> String) {
+    line(out, &format!("\n{title}: {}", items.len()));
+    for item in items.iter().take(LISTED) {
+        line(out, &format!("  {}", one(item)));
+    }
+    if items.len() > LISTED {
+        line(out, &format!("  and {} more", items.len() - LISTED));
+    }
+}
+
+fn pull_line(pull: &PullLine) -> String {
+    let percent =
+        if pull.size == 0 { 100 } else { u128::from(pull.have_bytes) * 100 / u128::from(pull.size) };
+    format!("{percent:>3} %  {} of {}  {}", BinaryBytes(pull.have_bytes), BinaryBytes(pull.size), pull.digest)
+}
+
+fn peer_line(peer: &PeerLine) -> String {
+    format!("{}  {}  for {}", peer.peer_id, peer.address, span(peer.connected_seconds))
+}
+
+fn field(out: &mut String, name: &str, value: &str) {
+    line(out, &format!("  {name:<10} {value}"));
+}
+
+fn line(out: &mut String, text: &str) {
+    // Writing into a string cannot fail.
+    let _ = writeln!(out, "{text}");
+}
+
+/// A span in its two largest units: `3d 4h`, `2m 5s`.
+fn span(seconds: u64) -> String {
+    let seconds = Duration::from_secs(seconds).as_secs();
+    let (days, hours, minutes) = (seconds / 86_400, seconds / 3_600 % 24, seconds / 60 % 60);
+    match (days, hours, minutes) {
+        (0, 0, 0) => format!("{seconds}s"),
+        (0, 0, _) => format!("{minutes}m {}s", seconds % 60),
+        (0, _, _) => format!("{hours}h {minutes}m"),
+        _ => format!("{days}d {hours}h"),
+    }
+}
