@@ -60,7 +60,10 @@ pub struct BlobBody {
 
 impl fmt::Debug for BlobBody {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("BlobBody").field("size", &self.size).field("range", &self.range).finish_non_exhaustive()
+        f.debug_struct("BlobBody")
+            .field("size", &self.size)
+            .field("range", &self.range)
+            .finish_non_exhaustive()
     }
 }
 
