@@ -34,7 +34,7 @@ static SPECIAL_V4: LazyLock<Vec<Ipv4Net>> = LazyLock::new(|| {
     ])
 });
 
-/// Within the global unicast space 2000::/3: protocol assignments (Teredo, ORCHID), documentation, segment
+/// Within the global unicast space `2000::/3`: protocol assignments (Teredo, ORCHID), documentation, segment
 /// routing. 6to4 is judged by the IPv4 address inside.
 static SPECIAL_V6: LazyLock<Vec<Ipv6Net>> =
     LazyLock::new(|| networks(&["2001::/23", "2001:db8::/32", "3fff::/20"]));
@@ -65,10 +65,8 @@ fn is_public_v6(address: Ipv6Addr) -> bool {
         Ipv4Addr::new(a, b, c, d)
     };
     match segments {
-        // NAT64 (RFC 6052), how a network without IPv4 reaches it.
-        [0x64, 0xff9b, 0, 0, 0, 0, high, low] => is_public_v4(embedded(high, low)),
-        // 6to4 (RFC 3056).
-        [0x2002, high, low, ..] => is_public_v4(embedded(high, low)),
+        // NAT64 (RFC 6052), how a network without IPv4 reaches it, and 6to4 (RFC 3056).
+        [0x64, 0xff9b, 0, 0, 0, 0, high, low] | [0x2002, high, low, ..] => is_public_v4(embedded(high, low)),
         // Everything outside global unicast is special: loopback, mapped and compatible IPv4, unique local,
         // link-local, multicast.
         _ => {

@@ -25,10 +25,10 @@ impl Pattern {
         if let Some(domain) = text.strip_prefix("*.") {
             let domain: Registry = domain.parse().map_err(|_| error())?;
             // A port in a pattern for many names is more likely a mistake than a wish.
-            return match domain.as_str().contains(':') {
-                true => Err(error()),
-                false => Ok(Self::Below(format!(".{domain}"))),
-            };
+            if domain.as_str().contains(':') {
+                return Err(error());
+            }
+            return Ok(Self::Below(format!(".{domain}")));
         }
         let name: Registry = text.parse().map_err(|_| error())?;
         Ok(Self::Name(name.as_str().to_owned()))
