@@ -12,6 +12,19 @@ use super::client::Wire;
 use super::site::{Site, Web, host_and_port};
 use crate::error::PullError;
 
+/// Domains under which everybody may have a registry, and which the public suffix list lacks. Their token
+/// services are at the registry's own host.
+const SHARED_DOMAINS: [&str; 8] = [
+    "amazonaws.com",
+    "amazonaws.com.cn",
+    "azurecr.cn",
+    "azurecr.io",
+    "azurecr.us",
+    "gcr.io",
+    "jfrog.io",
+    "pkg.dev",
+];
+
 /// A token service that may be asked.
 #[derive(Debug)]
 pub(super) struct Realm<'a> {
@@ -75,7 +88,10 @@ fn is_own_domain(registry: &Url, realm: &Url) -> bool {
     }
     match (psl::domain(registry.as_bytes()), psl::domain(realm.as_bytes())) {
         // An unknown ending may be anything: under cluster.local every namespace is somebody else's.
-        (Some(one), Some(other)) => one == other && one.suffix().is_known(),
+        (Some(one), Some(other)) => {
+            let shared = SHARED_DOMAINS.iter().any(|shared| one == *shared);
+            one == other && one.suffix().is_known() && !shared
+        }
         _ => false,
     }
 }
