@@ -1,3 +1,217 @@
 //! The registry client.
+//!
+//! ```text
+//! Upstreams ── policy ──► site (circuit, tokens) ── request ──► redirects ──► wire (TLS, addresses)
+//!                                                     │
+//!                                                     └─ on 401: challenge ──► realm ──► token
+//! ```
+//!
+//! | module | concept |
+//! | --- | --- |
+//! | [`config`] | the tables that an operator writes |
+//! | `settings`, `policy` | what they mean, checked |
+//! | `site` | one registry, and the web of all |
+//! | `client`, `address` | HTTP clients; which addresses are public |
+//! | `request`, `body` | one question, one answer |
+//! | `redirect`, `realm` | where a registry may lead, and who may be sent credentials |
+//! | `auth`, `challenge` | tokens |
+//! | `circuit` | the pause after a 429 |
+//! | `manifest`, `blob`, `pass` | what can be asked |
 
 pub mod config;
+
+mod address;
+mod auth;
+mod blob;
+mod body;
+mod challenge;
+mod circuit;
+mod client;
+mod manifest;
+mod pass;
+mod policy;
+mod realm;
+mod redirect;
+mod request;
+mod settings;
+mod site;
+mod strangers;
+#[cfg(test)]
+mod tests;
+
+pub use blob::BlobDownload;
+pub use client::Limits;
+pub use manifest::HeadAnswer;
+pub use settings::ConfigError;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+use shoal_proto::digest::Digest;
+use shoal_proto::name::{Reference, Registry, Scope};
+use shoal_proto::range::ByteRange;
+
+use self::client::{Introduction, Wire};
+use self::config::Settings;
+use self::policy::Rules;
+use self::site::{At, Site, Web};
+use self::strangers::Strangers;
+use crate::error::PullError;
+use crate::source::{Accept, Manifest, Passage, Passed};
+
+/// Every registry that this node may ask, and how. Clones share connections, tokens and pauses.
+#[derive(Clone)]
+pub struct Upstreams {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    rules: Rules,
+    names: Vec<String>,
+    by_registry: BTreeMap<Registry, Arc<Site>>,
+    strangers: Strangers,
+    web: Web,
+}
+
+impl fmt::Debug for Upstreams {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Upstreams").field("known", &self.shared.names).finish_non_exhaustive()
+    }
+}
+
+impl Upstreams {
+    /// Checks the configuration and reads the files that it names; asks nobody yet.
+    ///
+    /// `agent` is sent as `User-Agent`. `via` names this node in the `Via` of every request, by which a node
+    /// that meets its own name knows a loop.
+    ///
+    /// # Errors
+    /// What is wrong with the configuration, by key and value.
+    pub fn new(settings: Settings, agent: &str, via: &str) -> Result<Self, ConfigError> {
+        Self::with_limits(settings, agent, via, Limits::default())
+    }
+
+    /// As [`Upstreams::new`], with other times to wait.
+    ///
+    /// # Errors
+    /// As there.
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "the settings are used up, and passwords not kept twice"
+    )]
+    pub fn with_limits(
+        settings: Settings,
+        agent: &str,
+        via: &str,
+        limits: Limits,
+    ) -> Result<Self, ConfigError> {
+        let introduction = Introduction::new(agent, via)?;
+        let rules = Rules::compile(&settings.policy)?;
+        let mut by_registry = BTreeMap::new();
+        for (name, table) in &settings.upstreams {
+            let checked = settings::check(name, table)?;
+            let registry = checked.registry.clone();
+            let wire = Wire::configured(&checked, &introduction, limits)?;
+            let site = Site::configured(checked, wire).map_err(|problem| ConfigError::Client {
+                name: name.clone(),
+                problem: problem.to_string(),
+            })?;
+            if by_registry.insert(registry.clone(), Arc::new(site)).is_some() {
+                return Err(ConfigError::Twice { name: name.clone(), registry: registry.to_string() });
+            }
+        }
+        let web = Web {
+            configured: by_registry.values().cloned().collect(),
+            public: Wire::public(&introduction, limits)?,
+            limits,
+        };
+        let names = by_registry.keys().map(ToString::to_string).collect();
+        let strangers = Strangers::default();
+        Ok(Self { shared: Arc::new(Shared { rules, names, by_registry, strangers, web }) })
+    }
+
+    /// The configured registries, by the names that clients use.
+    pub fn known(&self) -> Vec<String> {
+        self.shared.names.clone()
+    }
+
+    /// Whether a registry may be asked at all: by the allow and deny lists and by its name alone, without a
+    /// lookup.
+    ///
+    /// # Errors
+    /// [`PullError::Refused`] with the rule that forbids it.
+    pub fn check(&self, registry: &Registry) -> Result<(), PullError> {
+        self.site(registry).map(drop)
+    }
+
+    /// What a registry says of a manifest, without getting it.
+    ///
+    /// # Errors
+    /// See [`PullError`].
+    pub async fn head_manifest(
+        &self,
+        scope: &Scope,
+        reference: &Reference,
+        accept: &Accept,
+    ) -> Result<HeadAnswer, PullError> {
+        let site = self.site(&scope.registry)?;
+        manifest::head(At::new(&self.shared.web, &site, scope), reference, accept).await
+    }
+
+    /// A manifest, byte for byte, its digest proven: the one asked for, or for a tag the one that the registry
+    /// gives, which is computed if it gives none.
+    ///
+    /// # Errors
+    /// See [`PullError`]; [`PullError::Content`] if it is not what it should be.
+    pub async fn get_manifest(
+        &self,
+        scope: &Scope,
+        reference: &Reference,
+        accept: &Accept,
+    ) -> Result<Manifest, PullError> {
+        let site = self.site(&scope.registry)?;
+        manifest::get(At::new(&self.shared.web, &site, scope), reference, accept).await
+    }
+
+    /// A blob's size in bytes, as the registry says it.
+    ///
+    /// # Errors
+    /// See [`PullError`].
+    pub async fn blob_size(&self, scope: &Scope, digest: &Digest) -> Result<u64, PullError> {
+        let site = self.site(&scope.registry)?;
+        blob::size(At::new(&self.shared.web, &site, scope), digest).await
+    }
+
+    /// A blob or a range of it. Resolves with the answer's head; the bytes follow in the stream, unproven.
+    ///
+    /// # Errors
+    /// See [`PullError`]; [`PullError::Unsatisfiable`] for a range behind the blob's end.
+    pub async fn blob(
+        &self,
+        scope: &Scope,
+        digest: &Digest,
+        range: Option<ByteRange>,
+    ) -> Result<BlobDownload, PullError> {
+        let site = self.site(&scope.registry)?;
+        blob::blob(At::new(&self.shared.web, &site, scope), digest, range).await
+    }
+
+    /// The registry's own answer to a request that is passed on; `query` is the client's, without `ns`.
+    ///
+    /// # Errors
+    /// See [`PullError`]; [`PullError::TooLarge`] for an answer of more than 4 MiB.
+    pub async fn pass(&self, scope: &Scope, passage: Passage, query: &str) -> Result<Passed, PullError> {
+        let site = self.site(&scope.registry)?;
+        pass::pass(At::new(&self.shared.web, &site, scope), passage, query).await
+    }
+
+    fn site(&self, registry: &Registry) -> Result<Arc<Site>, PullError> {
+        let shared = &self.shared;
+        shared.rules.check(registry).map_err(PullError::Refused)?;
+        match shared.by_registry.get(registry) {
+            Some(site) => Ok(site.clone()),
+            None => shared.strangers.get(registry, &shared.web.public),
+        }
+    }
+}

@@ -1,0 +1,209 @@
+//! Which addresses are public.
+//!
+//! A client names the registry (`ns`), so whatever it names would be asked from inside the operator's network.
+//! Registries without configuration are therefore reached on public addresses only. The check is on the
+//! address that is connected to: names are looked up by [`PublicOnly`], which drops every other address, so
+//! that a name cannot point elsewhere between check and connection.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::LazyLock;
+
+use ipnet::{Ipv4Net, Ipv6Net};
+use reqwest::dns::{Addrs, Name, Resolve, Resolving};
+use url::{Host, Url};
+
+/// Not reachable from the public internet, or not one host: IANA's special-purpose registry, with multicast.
+static SPECIAL_V4: LazyLock<Vec<Ipv4Net>> = LazyLock::new(|| {
+    networks(&[
+        "0.0.0.0/8",
+        "10.0.0.0/8",
+        "100.64.0.0/10",
+        "127.0.0.0/8",
+        "169.254.0.0/16",
+        "172.16.0.0/12",
+        "192.0.0.0/24",
+        "192.0.2.0/24",
+        "192.88.99.0/24",
+        "192.168.0.0/16",
+        "198.18.0.0/15",
+        "198.51.100.0/24",
+        "203.0.113.0/24",
+        "224.0.0.0/4",
+        "240.0.0.0/4",
+    ])
+});
+
+/// Within the global unicast space `2000::/3`: protocol assignments (Teredo, ORCHID), documentation, segment
+/// routing. 6to4 is judged by the IPv4 address inside.
+static SPECIAL_V6: LazyLock<Vec<Ipv6Net>> =
+    LazyLock::new(|| networks(&["2001::/23", "2001:db8::/32", "3fff::/20"]));
+
+static GLOBAL_UNICAST: LazyLock<Vec<Ipv6Net>> = LazyLock::new(|| networks(&["2000::/3"]));
+
+fn networks<N: std::str::FromStr>(texts: &[&str]) -> Vec<N> {
+    // The tests count them: none of these literals fails to parse.
+    texts.iter().filter_map(|text| text.parse().ok()).collect()
+}
+
+/// Whether this is an address of the public internet.
+pub(super) fn is_public(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(v4) => is_public_v4(v4),
+        IpAddr::V6(v6) => is_public_v6(v6),
+    }
+}
+
+fn is_public_v4(address: Ipv4Addr) -> bool {
+    !SPECIAL_V4.iter().any(|network| network.contains(&address))
+}
+
+fn is_public_v6(address: Ipv6Addr) -> bool {
+    let segments = address.segments();
+    let embedded = |high: u16, low: u16| {
+        let ([a, b], [c, d]) = (high.to_be_bytes(), low.to_be_bytes());
+        Ipv4Addr::new(a, b, c, d)
+    };
+    match segments {
+        // NAT64 (RFC 6052), how a network without IPv4 reaches it, and 6to4 (RFC 3056).
+        [0x64, 0xff9b, 0, 0, 0, 0, high, low] | [0x2002, high, low, ..] => is_public_v4(embedded(high, low)),
+        // Everything outside global unicast is special: loopback, mapped and compatible IPv4, unique local,
+        // link-local, multicast.
+        _ => {
+            GLOBAL_UNICAST.iter().any(|network| network.contains(&address))
+                && !SPECIAL_V6.iter().any(|network| network.contains(&address))
+        }
+    }
+}
+
+/// A host that was to be public and is not.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{host} is at {address}, which is no public address")]
+pub(super) struct NotPublic {
+    /// As named.
+    pub(super) host: String,
+    /// Its (first) address.
+    pub(super) address: IpAddr,
+}
+
+/// Refuses a URL whose host is written as an address that is not public; names are left to [`PublicOnly`].
+pub(super) fn check_literal(url: &Url) -> Result<(), NotPublic> {
+    let address = match url.host() {
+        Some(Host::Ipv4(v4)) => IpAddr::V4(v4),
+        Some(Host::Ipv6(v6)) => IpAddr::V6(v6),
+        Some(Host::Domain(_)) | None => return Ok(()),
+    };
+    if is_public(address) { Ok(()) } else { Err(NotPublic { host: address.to_string(), address }) }
+}
+
+/// The system's name lookup, less every address that is not public.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct PublicOnly;
+
+impl Resolve for PublicOnly {
+    fn resolve(&self, name: Name) -> Resolving {
+        Box::pin(async move {
+            let host = name.as_str().to_owned();
+            // The port is the connector's business; 0 tells it so.
+            let found: Vec<SocketAddr> = tokio::net::lookup_host((host.as_str(), 0)).await?.collect();
+            let public: Vec<SocketAddr> =
+                found.iter().copied().filter(|address| is_public(address.ip())).collect();
+            match (public.is_empty(), found.first()) {
+                (false, _) => Ok(Box::new(public.into_iter()) as Addrs),
+                (true, Some(first)) => Err(NotPublic { host, address: first.ip() }.into()),
+                (true, None) => {
+                    Err(io::Error::new(io::ErrorKind::NotFound, format!("{host} has no address")).into())
+                }
+            }
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_tables_are_whole() {
+        assert_eq!((SPECIAL_V4.len(), SPECIAL_V6.len(), GLOBAL_UNICAST.len()), (15, 3, 1));
+    }
+
+    #[test]
+    fn public_and_not() {
+        for public in [
+            "8.8.8.8",
+            "100.63.255.255",
+            "100.128.0.1",
+            "172.32.0.1",
+            "172.15.0.1",
+            "192.169.0.1",
+            "1.1.1.1",
+            "2606:4700::1",
+            "2a00:1450::1",
+            "2001:4860:4860::8888",
+            "64:ff9b::808:808",
+            "2002:808:808::1",
+        ] {
+            assert!(is_public(public.parse().unwrap()), "{public}");
+        }
+        for special in [
+            "0.0.0.0",
+            "10.1.2.3",
+            "100.64.0.1",
+            "100.127.255.255",
+            "127.0.0.1",
+            "127.255.0.1",
+            "169.254.169.254",
+            "172.16.0.1",
+            "172.31.255.255",
+            "192.168.1.1",
+            "198.18.0.1",
+            "224.0.0.1",
+            "239.1.1.1",
+            "240.0.0.1",
+            "255.255.255.255",
+            "::",
+            "::1",
+            "::127.0.0.1",
+            "::ffff:127.0.0.1",
+            "::ffff:10.0.0.1",
+            "::ffff:8.8.8.8",
+            "64:ff9b::7f00:1",
+            "64:ff9b:1::a00:1",
+            "100::1",
+            "fc00::1",
+            "fd12:3456::1",
+            "fe80::1",
+            "fec0::1",
+            "ff02::1",
+            "2001:db8::1",
+            "2001:0:1::1",
+            "2002:7f00:1::",
+            "2002:a00:1::1",
+            "3fff::1",
+            "5f00::1",
+        ] {
+            assert!(!is_public(special.parse().unwrap()), "{special}");
+        }
+    }
+
+    #[test]
+    fn literals_are_judged_however_they_are_written() {
+        for private in
+            ["https://127.0.0.1:5000/", "https://2130706433/", "https://0x7f.1/", "https://[::ffff:a00:1]/"]
+        {
+            assert!(check_literal(&private.parse().unwrap()).is_err(), "{private}");
+        }
+        for fine in ["https://8.8.8.8/", "https://example.com/", "https://[2606:4700::1]/"] {
+            assert!(check_literal(&fine.parse().unwrap()).is_ok(), "{fine}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_name_that_leads_to_loopback_has_no_public_address() {
+        let error = PublicOnly.resolve("localhost".parse().unwrap()).await.err().unwrap();
+        let error = error.downcast::<NotPublic>().unwrap();
+        assert!(error.address.is_loopback());
+        assert_eq!(error.host, "localhost");
+    }
+}

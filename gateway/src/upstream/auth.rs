@@ -1,0 +1,273 @@
+//! Tokens: fetched once, kept until shortly before they end.
+//!
+//! One slot a repository. Whoever needs its grant while another fetches it waits for that one and takes its
+//! result, be it an error: a hundred layers cost one token request, also when it fails.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use http::StatusCode;
+use http::header::{ACCEPT, AUTHORIZATION, HeaderValue};
+use serde::Deserialize;
+use shoal_proto::name::Repository;
+use tokio::time::Instant;
+use url::Url;
+
+use super::body;
+use super::challenge::Challenge;
+use super::circuit::retry_after;
+use super::realm::{self, Realm};
+use super::request;
+use super::site::{At, Site, host_and_port};
+use crate::error::PullError;
+
+/// The most repositories of one registry whose grants are kept.
+const MAX_SLOTS: usize = 1024;
+/// The largest token answer that is read.
+const MAX_ANSWER: u64 = 1024 * 1024;
+/// How long a token lasts that does not say (distribution project, token specification).
+const UNSAID: u64 = 60;
+/// The longest that a token is believed to last.
+const LONGEST: u64 = 3600;
+
+/// The right to ask one repository, as a header says it.
+#[derive(Debug, Clone)]
+pub(super) struct Grant {
+    pub(super) header: HeaderValue,
+    ends: Option<Instant>,
+    /// Why the operator's credentials were not used for it, if they were not.
+    pub(super) withheld: Option<Arc<str>>,
+}
+
+#[derive(Debug, Default)]
+struct Slot {
+    grant: Option<Grant>,
+    /// How the last fetch failed and when, for those who already waited then.
+    failure: Option<(Instant, PullError)>,
+}
+
+/// The grants of one registry.
+#[derive(Debug, Default)]
+pub(super) struct Tokens {
+    /// This lock is held for an instant, a slot's own while its token is fetched.
+    slots: Mutex<HashMap<Repository, Arc<tokio::sync::Mutex<Slot>>>>,
+}
+
+impl Tokens {
+    fn slot(&self, repository: &Repository) -> Arc<tokio::sync::Mutex<Slot>> {
+        let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        if slots.len() >= MAX_SLOTS && !slots.contains_key(repository) {
+            // Whoever uses one now keeps it; the others cost a token request each when they come back.
+            slots.retain(|_, slot| Arc::strong_count(slot) > 1);
+        }
+        let slot = slots.get(repository).cloned().unwrap_or_default();
+        if slots.len() < MAX_SLOTS {
+            slots.entry(repository.clone()).or_insert_with(|| slot.clone());
+        }
+        slot
+    }
+
+    /// What is at hand for a first try.
+    ///
+    /// Cancel-safe: it only waits.
+    pub(super) async fn current(&self, repository: &Repository) -> Option<Grant> {
+        let slot = self.slot(repository);
+        let slot = slot.lock().await;
+        slot.grant.clone().filter(Grant::is_fresh)
+    }
+}
+
+impl Grant {
+    fn is_fresh(&self) -> bool {
+        self.ends.is_none_or(|ends| Instant::now() < ends)
+    }
+}
+
+/// A grant that answers `challenge`, other than the one that was just `rejected`.
+///
+/// Cancel-safe: a fetch that is dropped leaves the slot as it was, and the next who waits fetches.
+pub(super) async fn authorize(
+    at: At<'_>,
+    challenge: &Challenge,
+    rejected: Option<&HeaderValue>,
+) -> Result<Grant, PullError> {
+    let began = Instant::now();
+    let slot = at.site.tokens.slot(at.repository);
+    let mut slot = slot.lock().await;
+    if let Some(grant) = &slot.grant
+        && grant.is_fresh()
+        && rejected != Some(&grant.header)
+    {
+        return Ok(grant.clone());
+    }
+    if let Some((failed, error)) = &slot.failure
+        && *failed >= began
+    {
+        return Err(error.clone());
+    }
+    let result = match challenge {
+        Challenge::Basic => basic(at.site),
+        Challenge::Bearer { realm, service, scope } => {
+            bearer(at, realm, service.as_deref(), scope.as_deref()).await
+        }
+    };
+    match result {
+        Ok(grant) => {
+            *slot = Slot { grant: Some(grant.clone()), failure: None };
+            Ok(grant)
+        }
+        Err(error) => {
+            *slot = Slot { grant: None, failure: Some((Instant::now(), error.clone())) };
+            Err(error)
+        }
+    }
+}
+
+fn denied(site: &Site, status: StatusCode) -> PullError {
+    PullError::Denied { registry: site.registry.to_string(), status: status.as_u16() }
+}
+
+fn basic(site: &Site) -> Result<Grant, PullError> {
+    let header = basic_header(site).ok_or_else(|| denied(site, StatusCode::UNAUTHORIZED))?;
+    Ok(Grant { header, ends: None, withheld: None })
+}
+
+fn basic_header(site: &Site) -> Option<HeaderValue> {
+    let login = site.login.as_ref()?;
+    secret(&http_auth::basic::encode_credentials(&login.username, &login.password))
+}
+
+/// A header value that no log shows.
+fn secret(text: &str) -> Option<HeaderValue> {
+    let mut value = HeaderValue::from_str(text).ok()?;
+    value.set_sensitive(true);
+    Some(value)
+}
+
+async fn bearer(
+    at: At<'_>,
+    realm: &str,
+    service: Option<&str>,
+    scope: Option<&str>,
+) -> Result<Grant, PullError> {
+    let realm = realm::judge(at.web, at.site, realm)?;
+    let own_scope = format!("repository:{}:pull", at.repository);
+    let url = token_url(&realm.url, service, scope.unwrap_or(&own_scope));
+    let withheld =
+        (at.site.login.is_some() && !realm.trusted).then(|| Arc::from(realm::withheld(at.site, &realm.url)));
+    match fetch(at, &realm, url).await {
+        Ok((header, lasts)) => Ok(Grant { header, ends: Some(Instant::now() + lasts), withheld }),
+        Err(PullError::Denied { .. }) if let Some(why) = &withheld => {
+            Err(PullError::Refused(why.to_string()))
+        }
+        Err(error) => Err(error),
+    }
+}
+
+fn token_url(realm: &Url, service: Option<&str>, scope: &str) -> Url {
+    let mut url = realm.clone();
+    {
+        let mut query = url.query_pairs_mut();
+        if let Some(service) = service {
+            query.append_pair("service", service);
+        }
+        for scope in scope.split_ascii_whitespace() {
+            query.append_pair("scope", scope);
+        }
+    }
+    url
+}
+
+/// Asks the token service. Redirects are not followed: where credentials go was judged by the first URL.
+async fn fetch(at: At<'_>, realm: &Realm<'_>, url: Url) -> Result<(HeaderValue, Duration), PullError> {
+    let site = at.site;
+    let host = host_and_port(&url);
+    let mut ask = realm.wire.http.get(url.clone()).header(ACCEPT, "application/json");
+    if let Some(header) = basic_header(site).filter(|_| realm.trusted) {
+        ask = ask.header(AUTHORIZATION, header);
+    }
+    let ask = ask.build().map_err(|error| request::transport(site, &url, error))?;
+    let response = request::execute(realm.wire, site, ask).await?;
+    let status = response.status();
+    match status {
+        StatusCode::OK => {}
+        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => return Err(denied(site, status)),
+        StatusCode::TOO_MANY_REQUESTS => {
+            let said = retry_after(response.headers(), SystemTime::now());
+            return Err(request::throttled(site, said));
+        }
+        _ => return Err(site.failed(Some(status), format!("its token service {host} answered {status}"))),
+    }
+    let bytes = body::read(response, MAX_ANSWER, at.web.limits.stall)
+        .await
+        .map_err(|error| site.failed(None, format!("the answer of its token service {host}: {error}")))?;
+    read_token(&bytes)
+        .ok_or_else(|| site.failed(None, format!("its token service {host} answered without a token")))
+}
+
+fn read_token(bytes: &[u8]) -> Option<(HeaderValue, Duration)> {
+    #[derive(Deserialize)]
+    struct Answer {
+        token: Option<String>,
+        access_token: Option<String>,
+        expires_in: Option<serde_json::Number>,
+    }
+    let answer: Answer = serde_json::from_slice(bytes).ok()?;
+    let token = answer.token.or(answer.access_token).filter(|token| !token.is_empty())?;
+    let lasts =
+        answer.expires_in.and_then(|lasts| lasts.as_u64()).filter(|&lasts| lasts > 0).unwrap_or(UNSAID);
+    let lasts = Duration::from_secs(lasts.min(LONGEST));
+    // Some slack, so that it does not end on the way.
+    let slack = Duration::from_secs(10).min(lasts / 5);
+    Some((secret(&format!("Bearer {token}"))?, lasts.saturating_sub(slack)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn token_answers() {
+        let lasts = |json: &str| read_token(json.as_bytes()).map(|(_, lasts)| lasts.as_millis());
+        assert_eq!(lasts(r#"{"token":"a"}"#), Some(50_000));
+        assert_eq!(lasts(r#"{"access_token":"a","expires_in":300}"#), Some(290_000));
+        assert_eq!(lasts(r#"{"token":"a","expires_in":1}"#), Some(800));
+        assert_eq!(lasts(r#"{"token":"a","expires_in":-5}"#), Some(50_000));
+        assert_eq!(lasts(r#"{"token":"a","expires_in":1e300}"#), Some(50_000));
+        assert_eq!(lasts(r#"{"token":"a","expires_in":18446744073709551615}"#), Some(3_590_000));
+        for bad in ["", "{}", r#"{"token":""}"#, r#"{"token":"a\nb"}"#, r#"{"token":7}"#, "[]"] {
+            assert_eq!(lasts(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn tokens_do_not_show() {
+        let (header, _) = read_token(br#"{"token":"hunter2"}"#).unwrap();
+        assert!(!format!("{header:?}").contains("hunter2"));
+    }
+
+    #[test]
+    fn the_url_keeps_what_the_realm_had() {
+        let url = token_url(
+            &"https://a/t?x=1".parse().unwrap(),
+            Some("s &"),
+            "repository:a/b:pull repository:c:pull",
+        );
+        assert_eq!(
+            url.as_str(),
+            "https://a/t?x=1&service=s+%26&scope=repository%3Aa%2Fb%3Apull&scope=repository%3Ac%3Apull"
+        );
+    }
+
+    #[test]
+    fn slots_are_bounded() {
+        let tokens = Tokens::default();
+        let held = tokens.slot(&"held".parse().unwrap());
+        for number in 0..3 * MAX_SLOTS {
+            tokens.slot(&format!("a{number}").parse().unwrap());
+        }
+        assert!(tokens.slots.lock().unwrap().len() <= MAX_SLOTS);
+        assert!(Arc::ptr_eq(&held, &tokens.slot(&"held".parse().unwrap())));
+    }
+}

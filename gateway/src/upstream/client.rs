@@ -1,0 +1,179 @@
+//! HTTP clients: what they send, whom they trust, which addresses they connect to.
+//!
+//! A client never follows a redirect, never decodes a body and never uses a proxy, whatever `HTTPS_PROXY` says:
+//! the address that is checked is the address that is connected to.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::header::{ACCEPT_ENCODING, HeaderMap, HeaderValue, VIA};
+use reqwest::redirect::Policy;
+use reqwest::{Certificate, Client, ClientBuilder};
+use url::Url;
+
+use super::address::{NotPublic, PublicOnly, check_literal};
+use super::settings::{Checked, ConfigError};
+
+/// How long is waited for what.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// For a connection, TLS included.
+    pub connect: Duration,
+    /// For an answer's status and headers, tokens and redirects included.
+    pub head: Duration,
+    /// For the next bytes of a body.
+    pub stall: Duration,
+}
+
+impl Default for Limits {
+    /// 5, 15 and 15 s: a client of the gateway waits 30 s for a head (containerd 2.3).
+    fn default() -> Self {
+        Self {
+            connect: Duration::from_secs(5),
+            head: Duration::from_secs(15),
+            stall: Duration::from_secs(15),
+        }
+    }
+}
+
+/// What every request of this node says of it.
+#[derive(Debug, Clone)]
+pub(super) struct Introduction {
+    agent: HeaderValue,
+    via: HeaderValue,
+}
+
+impl Introduction {
+    pub(super) fn new(agent: &str, via: &str) -> Result<Self, ConfigError> {
+        let value = |what, text: &str, header: &str| {
+            let plain = !text.is_empty() && text.bytes().all(|b| matches!(b, b' '..=b'~'));
+            HeaderValue::from_str(header)
+                .ok()
+                .filter(|_| plain)
+                .ok_or_else(|| ConfigError::Header { what, value: text.to_owned() })
+        };
+        Ok(Self { agent: value("agent", agent, agent)?, via: value("via", via, &format!("1.1 {via}"))? })
+    }
+}
+
+/// A client, and whether it connects to any address or to public ones only.
+#[derive(Debug, Clone)]
+pub(super) struct Wire {
+    pub(super) http: Client,
+    public_only: bool,
+}
+
+impl Wire {
+    /// The client for registries without configuration, and for hosts that registries send us to.
+    pub(super) fn public(introduction: &Introduction, limits: Limits) -> Result<Self, ConfigError> {
+        let error = |problem: reqwest::Error| ConfigError::Client {
+            name: "registries without configuration".to_owned(),
+            problem: chain(&problem),
+        };
+        let builder = || base(introduction, limits).dns_resolver(Arc::new(PublicOnly));
+        let http = match builder().build() {
+            Ok(http) => http,
+            Err(problem) => {
+                // A container image may come without CA certificates; registries with a CA of their own, or
+                // without TLS, work all the same.
+                tracing::warn!(
+                    problem = chain(&problem),
+                    "no CA certificates on this machine: public registries will fail, install ca-certificates"
+                );
+                builder().tls_certs_only([]).build().map_err(error)?
+            }
+        };
+        Ok(Self { http, public_only: true })
+    }
+
+    /// The client for a configured registry.
+    pub(super) fn configured(
+        checked: &Checked,
+        introduction: &Introduction,
+        limits: Limits,
+    ) -> Result<Self, ConfigError> {
+        let public_only = checked.url.is_none();
+        let certificates = certificates(checked)?;
+        let builder = || {
+            let builder = base(introduction, limits).tls_danger_accept_invalid_certs(checked.insecure);
+            if public_only { builder.dns_resolver(Arc::new(PublicOnly)) } else { builder }
+        };
+        let http = builder().tls_certs_merge(certificates.clone()).build();
+        let http = match http {
+            Ok(http) => http,
+            // Without system certificates too: see above.
+            Err(_) => {
+                builder().tls_certs_only(certificates).build().map_err(|problem| match &checked.ca {
+                    Some((path, _)) => ConfigError::File {
+                        name: checked.registry.to_string(),
+                        key: "ca",
+                        path: path.clone(),
+                        problem: chain(&problem),
+                    },
+                    None => {
+                        ConfigError::Client { name: checked.registry.to_string(), problem: chain(&problem) }
+                    }
+                })?
+            }
+        };
+        Ok(Self { http, public_only })
+    }
+
+    /// Refuses a URL whose host is a literal address that this client must not connect to. For names, the
+    /// client's own lookup does so.
+    pub(super) fn check(&self, url: &Url) -> Result<(), NotPublic> {
+        if self.public_only { check_literal(url) } else { Ok(()) }
+    }
+}
+
+fn base(introduction: &Introduction, limits: Limits) -> ClientBuilder {
+    let mut headers = HeaderMap::new();
+    headers.insert(VIA, introduction.via.clone());
+    // Bytes exactly as the registry stores them: no content coding is wanted, and none is undone.
+    headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+    Client::builder()
+        .user_agent(introduction.agent.clone())
+        .default_headers(headers)
+        .redirect(Policy::none())
+        .referer(false)
+        .no_gzip()
+        .no_brotli()
+        .no_zstd()
+        .no_deflate()
+        .no_proxy()
+        .connect_timeout(limits.connect)
+        .pool_idle_timeout(Duration::from_mins(1))
+        .pool_max_idle_per_host(32)
+        .tcp_nodelay(true)
+}
+
+fn certificates(checked: &Checked) -> Result<Vec<Certificate>, ConfigError> {
+    let Some((path, pem)) = &checked.ca else { return Ok(Vec::new()) };
+    let error = |problem: String| ConfigError::File {
+        name: checked.registry.to_string(),
+        key: "ca",
+        path: path.clone(),
+        problem,
+    };
+    let found = Certificate::from_pem_bundle(pem)
+        .map_err(|problem| error(format!("holds no PEM certificates: {}", chain(&problem))))?;
+    if found.is_empty() {
+        return Err(error("holds no PEM certificates (-----BEGIN CERTIFICATE-----)".to_owned()));
+    }
+    Ok(found)
+}
+
+/// An error with all its causes, each said once.
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let said = cause.to_string();
+        if !text.contains(&said) {
+            text.push_str(": ");
+            text.push_str(&said);
+        }
+        next = cause.source();
+    }
+    text
+}

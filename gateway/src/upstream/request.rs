@@ -1,0 +1,208 @@
+//! One question to a registry: with its token, over its redirects, to an answer or an error.
+
+use std::error::Error as _;
+use std::io;
+use std::time::{Duration, SystemTime};
+
+use http::header::{AUTHORIZATION, HeaderMap};
+use http::{Method, StatusCode};
+use reqwest::{Request, Response};
+use serde::Deserialize;
+use tokio::time::Instant;
+use url::Url;
+
+use super::address::NotPublic;
+use super::auth::{self, Grant};
+use super::body;
+use super::challenge;
+use super::circuit::retry_after;
+use super::client::{Wire, chain};
+use super::redirect::{self, MAX_REDIRECTS, is_redirect};
+use super::site::{At, Site, host_and_port};
+use crate::error::PullError;
+
+/// What is asked.
+#[derive(Debug, Clone)]
+pub(super) struct Ask {
+    pub(super) method: Method,
+    pub(super) url: Url,
+    pub(super) headers: HeaderMap,
+}
+
+/// An answer, and who gave it in the end.
+struct Answer {
+    response: Response,
+    url: Url,
+}
+
+/// Asks, and returns the head of a successful answer (2xx), or of a 416.
+pub(super) async fn ask(at: At<'_>, ask: Ask) -> Result<Response, PullError> {
+    let site = at.site;
+    if let Some(left) = site.circuit.pause(Instant::now()) {
+        return Err(PullError::Throttled { registry: site.registry.to_string(), retry_after: Some(left) });
+    }
+    let head = at.web.limits.head;
+    // Boxed: what it holds over its waits is large.
+    match tokio::time::timeout(head, Box::pin(authorized(at, &ask))).await {
+        Ok(result) => result,
+        Err(_) => Err(site.failed(None, format!("it did not answer within {head:?}"))),
+    }
+}
+
+/// Tries with the token at hand, if any, and once more with a new one.
+async fn authorized(at: At<'_>, ask: &Ask) -> Result<Response, PullError> {
+    let grant = at.site.tokens.current(at.repository).await;
+    let answer = follow(at, ask, grant.as_ref()).await?;
+    if answer.response.status() != StatusCode::UNAUTHORIZED || !at.site.is_home(&answer.url) {
+        return judge(at.site, answer, grant.as_ref()).await;
+    }
+    let Some(challenge) = challenge::read(answer.response.headers()) else {
+        return judge(at.site, answer, grant.as_ref()).await;
+    };
+    body::drain(answer.response).await;
+    let grant = auth::authorize(at, &challenge, grant.as_ref().map(|grant| &grant.header)).await?;
+    let answer = follow(at, ask, Some(&grant)).await?;
+    judge(at.site, answer, Some(&grant)).await
+}
+
+/// Sends, and goes where it is sent.
+async fn follow(at: At<'_>, ask: &Ask, grant: Option<&Grant>) -> Result<Answer, PullError> {
+    let site = at.site;
+    let mut url = ask.url.clone();
+    for _ in 0..=MAX_REDIRECTS {
+        let wire = redirect::route(at.web, site, &url)?;
+        let mut request = Request::new(ask.method.clone(), url.clone());
+        *request.headers_mut() = ask.headers.clone();
+        if let Some(grant) = grant
+            && site.is_home(&url)
+        {
+            request.headers_mut().insert(AUTHORIZATION, grant.header.clone());
+        }
+        let response = execute(wire, site, request).await?;
+        if !is_redirect(response.status()) {
+            return Ok(Answer { response, url });
+        }
+        url = redirect::target(site, &url, response.headers())?;
+        body::drain(response).await;
+    }
+    Err(site.failed(None, format!("it redirects more than {MAX_REDIRECTS} times")))
+}
+
+/// Sends one request; once more if the connection turns out to be dead before any answer.
+pub(super) async fn execute(wire: &Wire, site: &Site, request: Request) -> Result<Response, PullError> {
+    let url = request.url().clone();
+    let again = request.try_clone();
+    match (wire.http.execute(request).await, again) {
+        (Ok(response), _) => Ok(response),
+        (Err(error), Some(again)) if is_reset(&error) => {
+            wire.http.execute(again).await.map_err(|error| transport(site, &url, error))
+        }
+        (Err(error), _) => Err(transport(site, &url, error)),
+    }
+}
+
+/// Whether the other end hung up. All that is ever asked is GET and HEAD, so it can be asked again.
+fn is_reset(error: &reqwest::Error) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
+    let mut next = error.source();
+    while let Some(cause) = next {
+        if let Some(error) = cause.downcast_ref::<hyper::Error>()
+            && (error.is_incomplete_message() || error.is_closed() || error.is_canceled())
+        {
+            return true;
+        }
+        if let Some(error) = cause.downcast_ref::<io::Error>()
+            && matches!(error.kind(), ConnectionReset | ConnectionAborted | BrokenPipe | UnexpectedEof)
+        {
+            return true;
+        }
+        next = cause.source();
+    }
+    false
+}
+
+/// A request that got no answer: refused by the address rule, or failed on the way.
+pub(super) fn transport(site: &Site, url: &Url, error: reqwest::Error) -> PullError {
+    let mut next = error.source();
+    while let Some(cause) = next {
+        if let Some(problem) = cause.downcast_ref::<NotPublic>() {
+            return site.not_public(url, problem);
+        }
+        next = cause.source();
+    }
+    // The URL may hold a signature.
+    site.failed(None, format!("{}: {}", host_and_port(url), chain(&error.without_url())))
+}
+
+/// Notes that the registry wants to be left alone.
+pub(super) fn throttled(site: &Site, said: Option<Duration>) -> PullError {
+    let pause = site.circuit.throttled(said, Instant::now());
+    tracing::warn!(registry = %site.registry, seconds = pause.as_secs(), "too many requests: a pause");
+    PullError::Throttled { registry: site.registry.to_string(), retry_after: Some(pause) }
+}
+
+/// What a status means.
+async fn judge(site: &Site, answer: Answer, grant: Option<&Grant>) -> Result<Response, PullError> {
+    let Answer { response, url } = answer;
+    let status = response.status();
+    if status.is_success() || status == StatusCode::RANGE_NOT_SATISFIABLE {
+        return Ok(response);
+    }
+    let home = site.is_home(&url);
+    match status {
+        StatusCode::NOT_FOUND => {
+            body::drain(response).await;
+            Err(PullError::NotFound { registry: site.registry.to_string() })
+        }
+        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN if home => {
+            body::drain(response).await;
+            Err(match grant.and_then(|grant| grant.withheld.as_deref()) {
+                Some(why) => PullError::Refused(why.to_owned()),
+                None => PullError::Denied { registry: site.registry.to_string(), status: status.as_u16() },
+            })
+        }
+        StatusCode::TOO_MANY_REQUESTS => {
+            let said = retry_after(response.headers(), SystemTime::now());
+            body::drain(response).await;
+            Err(throttled(site, said))
+        }
+        _ => {
+            let who =
+                if home { "it".to_owned() } else { format!("{}, where it leads,", host_and_port(&url)) };
+            let said = message(&body::drain(response).await);
+            Err(site.failed(Some(status), format!("{who} answered {status}{said}")))
+        }
+    }
+}
+
+/// The first message of an OCI error body, for the operator.
+fn message(body: &[u8]) -> String {
+    #[derive(Deserialize)]
+    struct Errors {
+        errors: Vec<Entry>,
+    }
+    #[derive(Deserialize)]
+    struct Entry {
+        message: String,
+    }
+    const SHOWN: usize = 200;
+    let Ok(Errors { errors }) = serde_json::from_slice(body) else { return String::new() };
+    let Some(Entry { message }) = errors.into_iter().next() else { return String::new() };
+    let shown: String = message.chars().filter(|c| !c.is_control()).take(SHOWN).collect();
+    format!(" ({shown:?})")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_of_strangers_are_cut_and_cleaned() {
+        let body = format!(r#"{{"errors":[{{"code":"X","message":"a\u001b[0m{}"}}]}}"#, "b".repeat(9999));
+        let shown = message(body.as_bytes());
+        assert!(shown.starts_with(" (\"a[0mbbb") && shown.len() < 220, "{shown}");
+        for nothing in ["", "<html>", "{}", r#"{"errors":[]}"#] {
+            assert_eq!(message(nothing.as_bytes()), "");
+        }
+    }
+}
