@@ -14,5 +14,7 @@
 //! when its value is dropped or the test process dies ([`process`]). A tool that is missing is a failure that
 //! names the command which installs it ([`tool`]): nothing is skipped silently.
 
+pub mod image;
 pub mod process;
+pub mod registry;
 pub mod tool;
