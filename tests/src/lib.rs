@@ -14,7 +14,10 @@
 //! when its value is dropped or the test process dies ([`process`]). A tool that is missing is a failure that
 //! names the command which installs it ([`tool`]): nothing is skipped silently.
 
+pub mod client;
+pub mod fleet;
 pub mod image;
+pub mod node;
 pub mod process;
 pub mod registry;
 pub mod tool;
