@@ -15,9 +15,13 @@
 //! names the command which installs it ([`tool`]): nothing is skipped silently.
 
 pub mod client;
+pub mod containerd;
+pub mod docker;
+pub mod faulty;
 pub mod fleet;
 pub mod image;
 pub mod node;
 pub mod process;
 pub mod registry;
+pub mod skopeo;
 pub mod tool;
