@@ -1,9 +1,12 @@
 //! The harness itself, with real registries: what the other tests rely on.
 
 use shoal_tests::client::Client;
+use shoal_tests::containerd::Containerd;
+use shoal_tests::docker::{Docker, Network};
 use shoal_tests::image::debian::Debian;
 use shoal_tests::image::synthetic;
 use shoal_tests::registry::{Kind, Registry};
+use shoal_tests::skopeo::{Copied, Platforms};
 
 /// The access log must count exactly what was sent: half of the other tests stand on it.
 #[tokio::test]
@@ -48,4 +51,28 @@ async fn debian_is_pushed_and_pulled_in_every_form() {
     client.pull("library/debian", "docker", &debian.docker).await.unwrap();
     client.pull("library/debian", &debian.other.manifest.digest, &debian.other).await.unwrap();
     assert_eq!(client.manifest("library/debian", "latest").await.unwrap().body, debian.index.bytes);
+}
+
+/// Each engine pulls from a registry that is not Shoal: what fails in the other tests is then not the engine.
+#[tokio::test]
+async fn every_engine_works_without_shoal() {
+    let debian = Debian::get().unwrap();
+    let home = tempfile::tempdir().unwrap();
+    let registry = Registry::start(Kind::Distribution, home.path(), "registry").await.unwrap();
+    registry.push_debian("library/debian", &debian).await.unwrap();
+
+    let containerd = Containerd::start(home.path(), "containerd").await.unwrap();
+    containerd.mirror("registry.test", &registry.url()).unwrap();
+    containerd.pull("registry.test/library/debian:latest").unwrap();
+    let said = containerd.run("registry.test/library/debian:latest", &["cat", "/etc/shoal-tests"]).unwrap();
+    assert!(said.starts_with("shoal-tests "), "{said}");
+
+    let docker = Docker::start(home.path(), "docker", &[registry.url()], Network::None).await.unwrap();
+    docker.docker(&["pull", "debian:latest"]).unwrap();
+    let said = docker.docker(&["run", "--rm", "--network", "none", "debian", "cat", "/etc/shoal-tests"]).unwrap();
+    assert!(said.starts_with(b"shoal-tests "), "{said:?}");
+
+    let image = format!("{}/library/debian", registry.address());
+    let copied = Copied::copy(home.path(), "skopeo", &image, Platforms::All).unwrap();
+    assert_eq!(copied.manifest().unwrap(), debian.index.bytes);
 }
