@@ -6,6 +6,7 @@ use std::process::Command;
 
 use anyhow::Result;
 
+use crate::faulty::Faulty;
 use crate::node::{Node, Settings};
 use crate::process::output;
 use crate::registry::{Kind, Registry};
@@ -16,12 +17,13 @@ pub const REGISTRY: &str = "registry.test";
 
 /// A registry and nodes that share a cluster key.
 #[derive(Debug)]
-pub struct Fleet {
+pub struct Fleet<U = Registry> {
     // Before the directory, so that they are dead when it is removed.
     /// The nodes; the first is the others' bootstrap.
     pub nodes: Vec<Node>,
     /// The registry, known to each node as [`REGISTRY`] and as Docker Hub.
-    pub registry: Registry,
+    pub registry: U,
+    url: String,
     key: PathBuf,
     home: tempfile::TempDir,
 }
@@ -32,10 +34,33 @@ impl Fleet {
     /// # Errors
     /// If a part does not start.
     pub async fn start(kind: Kind, count: usize) -> Result<Self> {
-        let home = tempfile::Builder::new().prefix("shoal-tests-").tempdir()?;
+        let home = home()?;
         let registry = Registry::start(kind, home.path(), "registry").await?;
+        let url = registry.url();
+        Self::assemble(home, registry, url, count).await
+    }
+}
+
+impl Fleet<Faulty> {
+    /// Starts an upstream that fails on demand and `count` nodes, connected with one another.
+    ///
+    /// # Errors
+    /// If a part does not start.
+    pub async fn with_faulty_upstream(count: usize) -> Result<Self> {
+        let registry = Faulty::start().await?;
+        let url = registry.url();
+        Self::assemble(home()?, registry, url, count).await
+    }
+}
+
+fn home() -> Result<tempfile::TempDir> {
+    Ok(tempfile::Builder::new().prefix("shoal-tests-").tempdir()?)
+}
+
+impl<U> Fleet<U> {
+    async fn assemble(home: tempfile::TempDir, registry: U, url: String, count: usize) -> Result<Self> {
         let key = new_key(home.path(), "cluster.key")?;
-        let mut fleet = Self { nodes: Vec::new(), registry, key, home };
+        let mut fleet = Self { nodes: Vec::new(), registry, url, key, home };
         for _ in 0..count {
             fleet.grow().await?;
         }
@@ -67,8 +92,8 @@ impl Fleet {
     pub fn settings(&self) -> Settings {
         Settings {
             upstreams: vec![
-                (REGISTRY.to_owned(), self.registry.url()),
-                ("docker.io".to_owned(), self.registry.url()),
+                (REGISTRY.to_owned(), self.url.clone()),
+                ("docker.io".to_owned(), self.url.clone()),
             ],
             bootstrap: self.nodes.first().map(|node| node.serving.peer.to_string()).into_iter().collect(),
             cluster_key: Some(self.key.clone()),

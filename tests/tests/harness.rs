@@ -69,7 +69,8 @@ async fn every_engine_works_without_shoal() {
 
     let docker = Docker::start(home.path(), "docker", &[registry.url()], Network::None).await.unwrap();
     docker.docker(&["pull", "debian:latest"]).unwrap();
-    let said = docker.docker(&["run", "--rm", "--network", "none", "debian", "cat", "/etc/shoal-tests"]).unwrap();
+    let said =
+        docker.docker(&["run", "--rm", "--network", "none", "debian", "cat", "/etc/shoal-tests"]).unwrap();
     assert!(said.starts_with(b"shoal-tests "), "{said:?}");
 
     let image = format!("{}/library/debian", registry.address());
