@@ -1,1 +1,27 @@
-//! x
+//! The harness of the whole-system tests: real nodes, real registries, real container engines.
+//!
+//! ```text
+//! fleet ──► node       `shoal run` as a process on ephemeral loopback ports
+//!   │
+//!   ├────► registry   Debian's docker-registry or distribution 3.1 as a process, its access log read back
+//!   │        ▲ image  an image of a real Debian root filesystem, or of any size, pushed to it
+//!   ├────► faulty     an upstream that lies, refuses, stalls
+//!   └────► client     a client of our own that checks every byte
+//!          containerd, docker, skopeo: the clients that people use
+//! ```
+//!
+//! Everything runs as processes on loopback, each with files of its own in a temporary directory, and is killed
+//! when its value is dropped or the test process dies ([`process`]). A tool that is missing is a failure that
+//! names the command which installs it ([`tool`]): nothing is skipped silently.
+
+pub mod client;
+pub mod containerd;
+pub mod docker;
+pub mod faulty;
+pub mod fleet;
+pub mod image;
+pub mod node;
+pub mod process;
+pub mod registry;
+pub mod skopeo;
+pub mod tool;

@@ -1,0 +1,136 @@
+//! containerd 2.4 with a root of its own, and its client `ctr`.
+
+use std::env;
+use std::ffi::OsString;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+
+use crate::process::{Process, Spec, output, until};
+use crate::tool;
+
+/// How long the engine may take to start.
+const START: Duration = Duration::from_secs(30);
+
+/// A running containerd.
+#[derive(Debug)]
+pub struct Containerd {
+    directory: PathBuf,
+    process: Process,
+}
+
+impl Containerd {
+    /// Starts an empty containerd whose files lie below `home`, under `name`.
+    ///
+    /// # Errors
+    /// If it is not installed, the test does not run as root, or it does not start.
+    pub async fn start(home: &Path, name: &str) -> Result<Self> {
+        tool::need_root()?;
+        let directory = home.join(name);
+        fs::create_dir_all(&directory)?;
+        let config = directory.join("config.toml");
+        fs::write(&config, configuration(&directory))?;
+        let mut spec = Spec::new(&tool::CONTAINERD.path()?, "containerd", &directory);
+        // The shim and runc are looked up in the path; Debian's older shim must not be found first.
+        tool::CONTAINERD_SHIM.path()?;
+        tool::RUNC.path()?;
+        spec.command().arg("--config").arg(&config).env("PATH", path()?);
+        let process = spec.start()?;
+        let containerd = Self { directory, process };
+        let answers = until("containerd answers", START, async || containerd.ctr(&["version"]).ok());
+        answers.await.with_context(|| containerd.process.tail())?;
+        Ok(containerd)
+    }
+
+    /// Writes a `hosts.toml` so that `registry` is pulled through `mirror`, with nowhere else to go.
+    ///
+    /// # Errors
+    /// If the file cannot be written.
+    pub fn mirror(&self, registry: &str, mirror: &str) -> Result<()> {
+        let directory = self.hosts_directory().join(registry);
+        fs::create_dir_all(&directory)?;
+        // Port 9 of loopback takes no connection: what the mirror does not give fails the pull.
+        let hosts = format!(
+            "server = \"http://127.0.0.1:9\"\n\n[host.\"{mirror}\"]\n  capabilities = [\"pull\", \"resolve\"]\n"
+        );
+        fs::write(directory.join("hosts.toml"), hosts)?;
+        Ok(())
+    }
+
+    /// Pulls an image.
+    ///
+    /// # Errors
+    /// If it cannot be pulled: with what `ctr` said.
+    pub fn pull(&self, image: &str) -> Result<()> {
+        let hosts = self.hosts_directory();
+        let hosts = hosts.to_str().context("the path is no text")?;
+        let pull = ["images", "pull", "--hosts-dir", hosts, image];
+        self.ctr(&pull).with_context(|| self.process.tail())?;
+        Ok(())
+    }
+
+    /// The bytes that its content store holds under a digest.
+    ///
+    /// # Errors
+    /// If it holds none.
+    pub fn content(&self, digest: &str) -> Result<Vec<u8>> {
+        self.ctr(&["content", "get", digest])
+    }
+
+    /// Runs a command in a container of a pulled image and gives what it printed.
+    ///
+    /// # Errors
+    /// If the container does not run.
+    pub fn run(&self, image: &str, command: &[&str]) -> Result<String> {
+        let mut arguments = vec!["run", "--rm", "--net-host", image, "shoal-tests"];
+        arguments.extend(command);
+        let said = self.ctr(&arguments).with_context(|| self.process.tail())?;
+        Ok(String::from_utf8_lossy(&said).into_owned())
+    }
+
+    fn ctr(&self, arguments: &[&str]) -> Result<Vec<u8>> {
+        let mut command = Command::new(tool::CTR.path()?);
+        output(command.arg("--address").arg(self.directory.join("socket")).args(arguments))
+    }
+
+    fn hosts_directory(&self) -> PathBuf {
+        self.directory.join("hosts")
+    }
+}
+
+/// The search path with what `tests/run` builds in front.
+fn path() -> Result<OsString> {
+    let rest = env::var_os("PATH").unwrap_or_default();
+    let directories = [tool::built_directory()].into_iter().chain(env::split_paths(&rest));
+    let sbin = ["/usr/sbin", "/sbin"].map(PathBuf::from);
+    Ok(env::join_paths(directories.chain(sbin))?)
+}
+
+fn configuration(directory: &Path) -> String {
+    let directory = directory.display();
+    // Without the Kubernetes plugin, which wants a network, and without snapshotters that probe devices.
+    format!(
+        "version = 3
+root = \"{directory}/root\"
+state = \"{directory}/state\"
+disabled_plugins = [
+  \"io.containerd.grpc.v1.cri\",
+  \"io.containerd.cri.v1.images\",
+  \"io.containerd.cri.v1.runtime\",
+  \"io.containerd.snapshotter.v1.btrfs\",
+  \"io.containerd.snapshotter.v1.devmapper\",
+  \"io.containerd.snapshotter.v1.zfs\",
+  \"io.containerd.nri.v1.nri\",
+]
+
+[grpc]
+  address = \"{directory}/socket\"
+
+[ttrpc]
+  address = \"{directory}/socket.ttrpc\"
+"
+    )
+}

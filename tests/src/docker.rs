@@ -1,0 +1,121 @@
+//! Docker Engine with a root of its own.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use serde_json::json;
+
+use crate::process::{Process, Spec, output, until};
+use crate::tool;
+
+/// How long the engine may take to start: it starts a containerd of its own first.
+const START: Duration = Duration::from_mins(1);
+
+/// Whether the engine gives containers a network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Network {
+    /// None: nothing of the machine's network is touched.
+    None,
+    /// Bridges and packet filter rules, as it is usual.
+    Bridge,
+}
+
+/// A running Docker Engine.
+#[derive(Debug)]
+pub struct Docker {
+    directory: PathBuf,
+    process: Process,
+}
+
+impl Docker {
+    /// Starts an empty engine whose files lie below `home`, under `name`, with these mirrors for Docker Hub.
+    ///
+    /// # Errors
+    /// If it is not installed, the test does not run as root, or it does not start.
+    pub async fn start(home: &Path, name: &str, mirrors: &[String], network: Network) -> Result<Self> {
+        tool::need_root()?;
+        let directory = home.join(name);
+        fs::create_dir_all(&directory)?;
+        let bridged = network == Network::Bridge;
+        let mut config = json!({
+            "data-root": directory.join("data"),
+            "exec-root": directory.join("exec"),
+            "pidfile": directory.join("pid"),
+            "hosts": [format!("unix://{}/socket", directory.display())],
+            "registry-mirrors": mirrors,
+            "iptables": bridged,
+            "ip6tables": false,
+        });
+        if !bridged {
+            config["bridge"] = json!("none");
+        }
+        let file = directory.join("daemon.json");
+        fs::write(&file, config.to_string())?;
+        let mut spec = Spec::new(&tool::DOCKERD.path()?, "dockerd", &directory);
+        spec.command().arg("--config-file").arg(&file);
+        let process = spec.start()?;
+        let docker = Self { directory, process };
+        let answers = until("Docker Engine answers", START, async || docker.docker(&["version"]).ok());
+        answers.await.with_context(|| docker.process.tail())?;
+        Ok(docker)
+    }
+
+    /// Runs the `docker` command against this engine and gives what it printed.
+    ///
+    /// # Errors
+    /// If it fails: with what it said.
+    pub fn docker(&self, arguments: &[&str]) -> Result<Vec<u8>> {
+        let mut command = self.command(&tool::DOCKER.path()?);
+        output(command.args(arguments))
+    }
+
+    /// A command that speaks to this engine: `docker` or a Compose.
+    pub fn command(&self, program: &Path) -> Command {
+        let mut command = Command::new(program);
+        command.env("DOCKER_HOST", format!("unix://{}/socket", self.directory.display()));
+        // Neither the user's registries' passwords nor their plugins belong in a test.
+        command.env("DOCKER_CONFIG", self.directory.join("client"));
+        command.env("DOCKER_BUILDKIT", "0").env("COMPOSE_DOCKER_CLI_BUILD", "0");
+        command
+    }
+
+    /// The end of the engine's log, for a failure's text.
+    pub fn tail(&self) -> String {
+        self.process.tail()
+    }
+
+    /// Makes an image of the files in a directory, with no registry involved.
+    ///
+    /// # Errors
+    /// If the engine does not take it.
+    pub fn import(&self, root: &Path, tag: &str) -> Result<()> {
+        let archive = self.directory.join("import.tar");
+        output(
+            Command::new(tool::TAR.path()?)
+                .args(["--numeric-owner", "-C"])
+                .arg(root)
+                .arg("-cf")
+                .arg(&archive)
+                .arg("."),
+        )?;
+        self.docker(&["import", archive.to_str().context("the path is no text")?, tag])?;
+        fs::remove_file(archive)?;
+        Ok(())
+    }
+}
+
+impl Drop for Docker {
+    fn drop(&mut self) {
+        // Killed at once it would leave containers, mounts and bridges behind.
+        if let Ok(running) = self.docker(&["ps", "--all", "--quiet"]) {
+            let running = String::from_utf8_lossy(&running).into_owned();
+            for container in running.split_whitespace() {
+                self.docker(&["rm", "--force", container]).ok();
+            }
+        }
+        self.process.stop(Duration::from_secs(30)).ok();
+    }
+}

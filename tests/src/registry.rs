@@ -1,0 +1,141 @@
+//! Real registries as processes, and what their access logs say was asked of them.
+
+pub mod access;
+mod push;
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+
+use crate::process::{Process, Spec, until};
+use crate::tool::{self, Tool};
+use access::Access;
+
+/// How long a registry may take to start.
+const START: Duration = Duration::from_secs(20);
+
+/// Which registry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Debian's `docker-registry`, 2.8.
+    Debian,
+    /// The distribution project's, 3.1.
+    Distribution,
+}
+
+impl Kind {
+    /// Both, for tests that hold with each.
+    pub const ALL: [Self; 2] = [Self::Debian, Self::Distribution];
+
+    fn tool(self) -> Tool {
+        match self {
+            Self::Debian => tool::DOCKER_REGISTRY,
+            Self::Distribution => tool::DISTRIBUTION,
+        }
+    }
+}
+
+/// A registry, serving plain http on loopback, its content in a directory of its own.
+#[derive(Debug)]
+pub struct Registry {
+    kind: Kind,
+    directory: PathBuf,
+    process: Process,
+    address: SocketAddr,
+}
+
+impl Registry {
+    /// Starts an empty registry whose files lie below `home`, under `name`.
+    ///
+    /// # Errors
+    /// If it is not installed or does not start.
+    pub async fn start(kind: Kind, home: &Path, name: &str) -> Result<Self> {
+        let directory = home.join(name);
+        fs::create_dir_all(&directory)?;
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        let (process, address) = launch(kind, &directory, any).await?;
+        Ok(Self { kind, directory, process, address })
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Its URL.
+    pub fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// Stops it, as a crash would. What was pushed stays.
+    pub fn stop(&mut self) {
+        self.process.kill();
+    }
+
+    /// Starts it again, where it was.
+    ///
+    /// # Errors
+    /// If it does not start.
+    pub async fn restart(&mut self) -> Result<()> {
+        self.process.kill();
+        let (process, address) = launch(self.kind, &self.directory, self.address).await?;
+        (self.process, self.address) = (process, address);
+        Ok(())
+    }
+
+    /// What was asked of it so far, once its log is quiet: a request is logged after its answer's last byte.
+    ///
+    /// # Errors
+    /// If its log cannot be read.
+    pub async fn access(&self) -> Result<Access> {
+        let mut before = self.process.log()?;
+        loop {
+            tokio::time::sleep(Duration::from_millis(200)).await;
+            let now = self.process.log()?;
+            if now.len() == before.len() {
+                return Ok(Access::parse(&now));
+            }
+            before = now;
+        }
+    }
+}
+
+async fn launch(kind: Kind, directory: &Path, address: SocketAddr) -> Result<(Process, SocketAddr)> {
+    let config = directory.join("config.yml");
+    fs::write(&config, configuration(&directory.join("content"), address))?;
+    let mut spec = Spec::new(&kind.tool().path()?, "registry", directory);
+    spec.command().arg("serve").arg(&config).env("OTEL_TRACES_EXPORTER", "none");
+    let seen = fs::metadata(directory.join("registry.log")).map_or(0, |log| log.len());
+    let mut process = spec.start()?;
+    let address = until("the registry listens", START, async || {
+        let log = process.log().ok()?;
+        let log = log.get(usize::try_from(seen).ok()?..)?;
+        let at = log.split("listening on ").nth(1)?;
+        at.split(['"', ' ']).next()?.parse().ok()
+    })
+    .await
+    .with_context(|| process.tail())?;
+    anyhow::ensure!(process.is_running(), "the registry ended\n{}", process.tail());
+    Ok((process, address))
+}
+
+fn configuration(content: &Path, address: SocketAddr) -> String {
+    format!(
+        "version: 0.1
+log:
+  level: info
+  accesslog:
+    disabled: false
+storage:
+  filesystem:
+    rootdirectory: {}
+http:
+  addr: {address}
+  secret: only-for-tests
+",
+        content.display()
+    )
+}

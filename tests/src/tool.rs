@@ -1,0 +1,152 @@
+//! Finds the programs that the tests drive, or says how to get them.
+
+use std::env;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Result, bail};
+
+/// Where `tests/run` puts what it builds from source. `SHOAL_TESTS_BIN` names another place.
+const BUILT: &str = "/opt/shoal-tests/bin";
+
+/// A program that some test needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Tool {
+    /// The name of its file.
+    pub name: &'static str,
+    /// What installs it on Debian 12.
+    install: &'static str,
+    /// Whether it is taken from where `tests/run` builds, and never from the system, which may have an older one.
+    built: bool,
+}
+
+const fn debian(name: &'static str, install: &'static str) -> Tool {
+    Tool { name, install, built: false }
+}
+
+const fn built(name: &'static str) -> Tool {
+    Tool { name, install: "tests/run --install-only", built: true }
+}
+
+/// Debian's registry, version 2.8.
+pub const DOCKER_REGISTRY: Tool = debian("docker-registry", "apt-get install docker-registry");
+/// The registry of the distribution project, version 3.1.
+pub const DISTRIBUTION: Tool = built("registry");
+/// containerd 2.4's daemon.
+pub const CONTAINERD: Tool = built("containerd");
+/// containerd 2.4's own client.
+pub const CTR: Tool = built("ctr");
+/// What containerd 2.4 starts containers through.
+pub const CONTAINERD_SHIM: Tool = built("containerd-shim-runc-v2");
+/// Compose, version 2.
+pub const COMPOSE_V2: Tool = built("docker-compose-v2");
+/// Compose, version 1.29.
+pub const COMPOSE_V1: Tool = debian("docker-compose", "apt-get install docker-compose");
+/// Docker Engine's daemon.
+pub const DOCKERD: Tool = debian("dockerd", "apt-get install docker.io");
+/// Docker's client.
+pub const DOCKER: Tool = debian("docker", "apt-get install docker.io");
+/// Runs containers for both engines.
+pub const RUNC: Tool = debian("runc", "apt-get install runc");
+/// The client of podman's and CRI-O's library.
+pub const SKOPEO: Tool = debian("skopeo", "apt-get install skopeo");
+/// Makes a Debian root filesystem.
+pub const DEBOOTSTRAP: Tool = debian("debootstrap", "apt-get install debootstrap");
+/// Packs layers.
+pub const TAR: Tool = debian("tar", "apt-get install tar");
+/// Compresses layers.
+pub const GZIP: Tool = debian("gzip", "apt-get install gzip");
+
+impl Tool {
+    /// The program's path.
+    ///
+    /// # Errors
+    /// If it is not installed. The text says what installs it.
+    pub fn path(self) -> Result<PathBuf> {
+        for directory in self.directories() {
+            let path = directory.join(self.name);
+            if path.is_file() {
+                return Ok(path);
+            }
+        }
+        bail!("{} is not installed: `{}` (as root, on Debian 12) installs it", self.name, self.install)
+    }
+
+    fn directories(self) -> Vec<PathBuf> {
+        if self.built {
+            return vec![built_directory()];
+        }
+        let path = env::var_os("PATH").unwrap_or_default();
+        // `sbin` is not in everyone's path.
+        let system = ["/usr/sbin", "/usr/bin", "/sbin", "/bin"].map(PathBuf::from);
+        env::split_paths(&path).chain(system).collect()
+    }
+}
+
+/// The directory of what `tests/run` builds.
+pub fn built_directory() -> PathBuf {
+    env::var_os("SHOAL_TESTS_BIN").map_or_else(|| Path::new(BUILT).to_owned(), PathBuf::from)
+}
+
+/// The daemon under test.
+///
+/// `SHOAL_BIN` names it; otherwise it is looked for where Cargo puts it: beside or above the running test.
+///
+/// # Errors
+/// If it was not built. The text says the command.
+pub fn shoal() -> Result<PathBuf> {
+    if let Some(path) = env::var_os("SHOAL_BIN") {
+        let path = PathBuf::from(path);
+        if !path.is_file() {
+            bail!("SHOAL_BIN is {}, which is no file", path.display());
+        }
+        return Ok(path);
+    }
+    let test = env::current_exe()?;
+    // Cargo runs tests from target/<profile>/deps, and binaries from target/<profile>.
+    for directory in test.ancestors().skip(1).take(2) {
+        let path = directory.join("shoal");
+        if path.is_file() {
+            return Ok(path);
+        }
+    }
+    let release = if test.components().any(|part| part.as_os_str() == "release") { " --release" } else { "" };
+    bail!(
+        "the daemon is not built: `cargo build{release} -p shoal --bin shoal` builds it, and SHOAL_BIN=FILE names \
+         one that lies elsewhere"
+    )
+}
+
+/// `setpriv`, of Debian's essential util-linux, if this machine has it.
+pub(crate) fn setpriv() -> Option<PathBuf> {
+    debian("setpriv", "apt-get install util-linux").path().ok()
+}
+
+/// Fails unless the tests run as root, which container engines need.
+///
+/// # Errors
+/// If they do not. The text says what to do.
+pub fn need_root() -> Result<()> {
+    let status = std::fs::read_to_string("/proc/self/status")?;
+    let effective = status.lines().find_map(|line| line.strip_prefix("Uid:")?.split_whitespace().nth(1));
+    if effective != Some("0") {
+        bail!("this test starts a container engine: run it as root, as `tests/run` does");
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_missing_is_named_with_what_installs_it() {
+        let error = debian("no-such-tool", "apt-get install no-such-package").path().unwrap_err().to_string();
+        assert!(error.contains("no-such-tool"), "{error}");
+        assert!(error.contains("apt-get install no-such-package"), "{error}");
+    }
+
+    #[test]
+    fn what_is_installed_is_found() {
+        assert!(TAR.path().unwrap().is_absolute());
+    }
+}

@@ -1,0 +1,117 @@
+//! Upstreams that lie, refuse, stall: the client gets an error or the right bytes, soon, and never wrong bytes as a
+//! whole blob; once upstream is well again, so is the pull.
+
+use std::time::{Duration, Instant};
+
+use shoal_tests::client::{Answer, Client};
+use shoal_tests::faulty::{Fault, Faulty, Kind};
+use shoal_tests::fleet::{Fleet, REGISTRY};
+use shoal_tests::image::{Image, synthetic};
+
+/// Longer than any answer may take: engines give up waiting for headers after 30 s.
+const PATIENCE: Duration = Duration::from_secs(30);
+const REPOSITORY: &str = "registry.test/some/image";
+
+async fn fleet(seed: u64) -> (Fleet<Faulty>, Image, Client) {
+    assert!(REPOSITORY.starts_with(REGISTRY));
+    let fleet = Fleet::with_faulty_upstream(2).await.unwrap();
+    let image = synthetic::image(fleet.home(), seed, &[3_000_000, 100_000, 10]).unwrap();
+    fleet.registry.hold("1", &image).unwrap();
+    let client = fleet.nodes[0].client().unwrap();
+    (fleet, image, client)
+}
+
+/// Pulling with `fault` ends in time: with an error that a client understands, or with the right bytes.
+async fn ends_well(client: &Client, image: &Image, fault: Fault) {
+    let begun = Instant::now();
+    let pulled = tokio::time::timeout(PATIENCE, client.pull(REPOSITORY, "1", image)).await;
+    let pulled = pulled.unwrap_or_else(|_| panic!("{fault:?}: the pull hangs"));
+    if let Err(error) = pulled {
+        let error = format!("{error:#}");
+        assert!(!error.contains("got the bytes of") && !error.contains("other bytes"), "{fault:?}: {error}");
+        assert!(begun.elapsed() < PATIENCE, "{fault:?}");
+    }
+}
+
+/// After the fault everything is got, on another connection as a client's next attempt would be.
+async fn recovers(fleet: &Fleet<Faulty>, image: &Image, fault: Fault) {
+    fleet.registry.fail(Kind::Manifest, Fault::None);
+    fleet.registry.fail(Kind::Blob, Fault::None);
+    let until = Instant::now() + PATIENCE;
+    for node in &fleet.nodes {
+        let client = node.client().unwrap();
+        // A back-off that upstream asked for, or a breaker, may still hold for a moment.
+        while let Err(error) = client.pull(REPOSITORY, "1", image).await {
+            assert!(Instant::now() < until, "after {fault:?}: {error:#}");
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    }
+}
+
+macro_rules! faults {
+    ($($name:ident: $kind:expr, $fault:expr, $seed:expr;)*) => {
+        $(#[tokio::test]
+        async fn $name() {
+            let (fleet, image, client) = fleet($seed).await;
+            fleet.registry.fail($kind, $fault);
+            ends_well(&client, &image, $fault).await;
+            recovers(&fleet, &image, $fault).await;
+        })*
+    };
+}
+
+faults! {
+    blobs_shorter_than_promised: Kind::Blob, Fault::Short, 11;
+    blobs_with_other_bytes: Kind::Blob, Fault::Other, 12;
+    blobs_that_stop_midway: Kind::Blob, Fault::Stall, 13;
+    blobs_that_are_never_answered: Kind::Blob, Fault::Silent, 14;
+    blobs_without_ranges: Kind::Blob, Fault::NoRange, 15;
+    manifests_shorter_than_promised: Kind::Manifest, Fault::Short, 16;
+    manifests_with_other_bytes: Kind::Manifest, Fault::Other, 17;
+    manifests_that_stop_midway: Kind::Manifest, Fault::Stall, 18;
+    manifests_that_are_never_answered: Kind::Manifest, Fault::Silent, 19;
+}
+
+/// What the error's detail says of upstream.
+fn upstream_status(answer: &Answer) -> u64 {
+    let body: serde_json::Value = serde_json::from_slice(&answer.body).unwrap();
+    body["errors"][0]["detail"]["status"].as_u64().unwrap_or_else(|| panic!("{body}"))
+}
+
+/// A mirror must answer so that its client goes on to the next host: 404 where upstream refuses (a 401 or 429 of the
+/// mirror's own would make the client send credentials, or wait), 5xx where upstream is broken. Clients without a
+/// next host find upstream's real status in the detail.
+#[tokio::test]
+async fn refusals_are_passed_on_so_that_clients_go_on() {
+    let (fleet, image, client) = fleet(20).await;
+    let other = synthetic::image(fleet.home(), 21, &[50_000]).unwrap();
+    for (status, expected) in [(401, 404), (403, 404), (429, 404), (500, 502), (503, 502)] {
+        fleet.registry.fail(Kind::Manifest, Fault::Status(status));
+        fleet.registry.fail(Kind::Blob, Fault::Status(status));
+        let manifest = client.manifest(REPOSITORY, "1").await.unwrap();
+        let by_digest = client.manifest(REPOSITORY, &image.manifest.digest).await.unwrap();
+        let path = format!("/v2/{REPOSITORY}/blobs/{}", other.layers[0].digest);
+        let blob = client.get(&path).await.unwrap();
+        for answer in [&manifest, &by_digest, &blob] {
+            assert_eq!(answer.status.as_u16(), expected, "{status}: {answer:?}");
+            assert_eq!(upstream_status(answer), u64::from(status), "{answer:?}");
+            assert!(answer.took < PATIENCE, "{status} took {:?}", answer.took);
+        }
+    }
+    recovers(&fleet, &image, Fault::Status(503)).await;
+}
+
+/// A lie of upstream's stays with the node that heard it: its peers never hold or serve the wrong bytes.
+#[tokio::test]
+async fn wrong_bytes_are_not_kept_or_passed_on() {
+    let (fleet, image, client) = fleet(22).await;
+    fleet.registry.fail(Kind::Blob, Fault::Other);
+    client.pull(REPOSITORY, "1", &image).await.unwrap_err();
+    for node in &fleet.nodes {
+        let held = node.status().await.unwrap().store;
+        // Manifest and nothing else: each blob's bytes are wrong.
+        assert!(held.blobs <= 1, "{held:?}");
+        node.client().unwrap().blob(REPOSITORY, &image.layers[0].digest).await.unwrap_err();
+    }
+    recovers(&fleet, &image, Fault::Other).await;
+}
