@@ -68,7 +68,6 @@ pub struct Upstreams {
 
 struct Shared {
     rules: Rules,
-    names: Vec<String>,
     by_registry: BTreeMap<Registry, Arc<Site>>,
     strangers: Strangers,
     web: Web,
@@ -76,7 +75,7 @@ struct Shared {
 
 impl fmt::Debug for Upstreams {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Upstreams").field("known", &self.shared.names).finish_non_exhaustive()
+        f.debug_struct("Upstreams").field("known", &self.known()).finish_non_exhaustive()
     }
 }
 
@@ -126,14 +125,13 @@ impl Upstreams {
             public: Wire::public(&introduction, limits)?,
             limits,
         };
-        let names = by_registry.keys().map(ToString::to_string).collect();
         let strangers = Strangers::default();
-        Ok(Self { shared: Arc::new(Shared { rules, names, by_registry, strangers, web }) })
+        Ok(Self { shared: Arc::new(Shared { rules, by_registry, strangers, web }) })
     }
 
     /// The configured registries, by the names that clients use.
-    pub fn known(&self) -> Vec<String> {
-        self.shared.names.clone()
+    pub fn known(&self) -> Vec<Registry> {
+        self.shared.by_registry.keys().cloned().collect()
     }
 
     /// Whether a registry may be asked at all: by the allow and deny lists and by its name alone, without a

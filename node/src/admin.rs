@@ -60,7 +60,7 @@ impl Views {
             connected_seconds: peer.since.elapsed().as_secs(),
         });
         let pulls = self.fetcher.in_progress().await.into_iter().map(|pull| PullLine {
-            digest: pull.digest.to_string(),
+            digest: pull.digest,
             size: pull.size,
             have_bytes: pull.have_bytes(),
         });

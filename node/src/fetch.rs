@@ -288,6 +288,12 @@ impl Desk {
         }
         let partial = self.partial(&digest, size).await?;
         let (questions, inbox) = mpsc::channel(TRANSFER_QUEUE);
+        if self.ports.store.held(&digest).await.map_err(|error| PullError::Unavailable(error.to_string()))?.is_some()
+        {
+            // It was completed since the caller looked. Nobody answers questions: readers turn to the store.
+            let (_, status) = watch::channel(Status::Held);
+            return Ok(TransferHandle { size, partial, questions, status });
+        }
         let (status, watch) = watch::channel(Status::Running { have: 0 });
         let handle = TransferHandle { size, partial: partial.clone(), questions, status: watch };
         let driver = driver::Driver::new(self.ports.clone(), digest, scope, partial, status);

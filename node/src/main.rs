@@ -16,12 +16,21 @@ use anyhow::Context as _;
 use clap::Parser as _;
 use tokio::runtime::Runtime;
 
+pub mod admin;
+pub mod announce;
 pub mod cli;
 pub mod config;
+pub mod demo;
+pub mod fetch;
 pub mod key;
 pub mod logging;
+pub mod metrics;
 pub mod pull;
+pub mod run;
+pub mod serve;
+pub mod source;
 pub mod status;
+pub mod watchdog;
 
 use cli::{Cli, Command, ConfigCommand, Key};
 use config::Environment;
@@ -67,28 +76,4 @@ fn on_runtime(work: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<
     let done = runtime.block_on(work);
     runtime.shutdown_timeout(LAST_CHANCE);
     done
-}
-
-/// Stand-in for the daemon, replaced at integration.
-pub mod run {
-    use crate::config::Config;
-
-    /// Says that it is not here.
-    pub async fn run(config: Config) -> anyhow::Result<()> {
-        std::future::ready(()).await;
-        anyhow::bail!("the daemon is not part of this build: {config:?}")
-    }
-}
-
-/// Stand-in for the demo, replaced at integration.
-pub mod demo {
-    #[derive(Debug, clap::Args)]
-    /// Nothing yet.
-    pub struct Options {}
-
-    /// Says that it is not here.
-    pub async fn run(options: Options) -> anyhow::Result<()> {
-        std::future::ready(()).await;
-        anyhow::bail!("the demo is not part of this build: {options:?}")
-    }
 }

@@ -12,6 +12,7 @@ use shoal_gateway::server;
 use shoal_gateway::upstream::Upstreams;
 use shoal_proto::identity::Keypair;
 use shoal_store::Store;
+use shoal_store::disk::real::RealDisk;
 use shoal_swarm::cluster_key::ClusterKey;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
@@ -122,7 +123,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
 async fn open(data_dir: &Path) -> anyhow::Result<(Store, Keypair)> {
     let directory = data_dir.to_owned();
     let opened = tokio::task::spawn_blocking(move || -> anyhow::Result<_> {
-        let disk = shoal_store::disk::RealDisk::open(&directory)
+        let disk = RealDisk::at(&directory)
             .with_context(|| format!("data_dir {} cannot be used", directory.display()))?;
         let (store, recovery) = Store::open(Arc::new(disk), shoal_store::Options::default())
             .with_context(|| format!("the store in {} does not open", directory.display()))?;
@@ -163,7 +164,16 @@ async fn join_swarm(
 
 /// Counts and logs each answer to a client.
 fn observe(metrics: Metrics) -> server::Observe {
-    Arc::new(move |answered: &server::Answered| metrics.answered(answered.what, answered.status))
+    Arc::new(move |answered| {
+        server::log(answered);
+        metrics.answered(answered.what, answered.status);
+    })
+}
+
+/// The port that peers can reach, whichever of the addresses they use.
+fn peer_address(peers: &shoal_swarm::Handle, wanted: SocketAddr) -> SocketAddr {
+    let port = peers.listen_addresses().first().map_or(wanted.port(), SocketAddr::port);
+    SocketAddr::new(wanted.ip(), port)
 }
 
 #[expect(clippy::print_stdout, reason = "this line is what programs that start a node read")]
@@ -182,9 +192,14 @@ async fn told_to_stop(exit_with_stdin: bool) -> anyhow::Result<&'static str> {
         if !exit_with_stdin {
             return std::future::pending().await;
         }
-        let mut sink = tokio::io::sink();
-        // Ended either way.
-        tokio::io::copy(&mut tokio::io::stdin(), &mut sink).await.ok();
+        let (ended, end) = tokio::sync::oneshot::channel();
+        // A thread of its own, not the runtime's: it may wait for ever, and must not hold up the end.
+        std::thread::spawn(move || {
+            let read = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
+            // Ended either way, and whoever waited may be gone.
+            drop((read, ended.send(())));
+        });
+        end.await.ok();
     };
     Ok(tokio::select! {
         _ = terminate.recv() => "SIGTERM",

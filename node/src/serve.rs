@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 use bytes::Bytes;
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
-use shoal_proto::attestation::{Attestation, Claim};
+use shoal_proto::attestation::{Attestation, ChunkHash, Claim};
 use shoal_proto::digest::Digest;
 use shoal_proto::identity::Keypair;
 use shoal_proto::name::{Scope, Tag};
@@ -77,10 +77,7 @@ impl NodeServe {
     async fn held_chunk(&self, claim: Claim) -> Result<(Bytes, Attestation), Refusal> {
         match self.store.read_chunk(&claim.digest, claim.chunk).await {
             Ok(read) => {
-                let attestation = Attestation::sign(&self.keypair, &claim, read.hash).map_err(|error| {
-                    tracing::error!(%error, "cannot sign for a chunk");
-                    Refusal::Missing
-                })?;
+                let attestation = self.sign(claim, read.hash)?;
                 Ok((read.bytes, attestation))
             }
             Err(error) => {
@@ -91,6 +88,13 @@ impl NodeServe {
                 Err(Refusal::Missing)
             }
         }
+    }
+
+    fn sign(&self, claim: Claim, hash: ChunkHash) -> Result<Attestation, Refusal> {
+        Attestation::sign(&self.keypair, &claim, hash).map_err(|error| {
+            tracing::error!(%error, "cannot sign for a chunk");
+            Refusal::Missing
+        })
     }
 
     /// Has the bad chunks fetched again, from any repository that the blob was seen in.
@@ -114,7 +118,13 @@ impl NodeServe {
         if transfer.size != claim.size {
             return Err(Refusal::Invalid);
         }
-        transfer.partial().read(claim.chunk).await.map_err(|_| Refusal::Missing)
+        let (bytes, attestation) =
+            transfer.partial().read(claim.chunk).await.map_err(|_| Refusal::Missing)?;
+        // A chunk that this node vouches for by itself: it survived in a blob whose digest was proven here.
+        match attestation {
+            Some(attestation) => Ok((bytes, attestation)),
+            None => self.sign(claim, ChunkHash::of(&bytes)).map(|attestation| (bytes, attestation)),
+        }
     }
 
     async fn knows(self, scope: Scope, tag: Tag) -> Vec<SignedTagMapping> {

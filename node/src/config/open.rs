@@ -5,7 +5,7 @@ use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use super::problem::{Given, Problem, Wrong};
-use crate::key;
+use shoal_swarm::cluster_key::{ClusterKey, ClusterKeyError};
 
 /// No file of a configuration is larger: a bundle of every public CA is a quarter of this.
 const MAX_FILE: u64 = 1024 * 1024;
@@ -60,7 +60,10 @@ pub(super) fn read(path: &Path, allowed: &str) -> Result<Vec<u8>, Wrong> {
 fn cluster_key(path: &Path) -> Result<(), Wrong> {
     const ALLOWED: &str =
         "allowed: a file that this user may read, with one line as `shoal key new` prints it";
-    key::read(path).map(drop).map_err(|error| Wrong::new(format!("holds no cluster key: {error}"), ALLOWED))
+    ClusterKey::read(path).map(drop).map_err(|error| match error {
+        ClusterKeyError::Read { error, .. } => Wrong::new(format!("cannot be read: {error}"), ALLOWED),
+        _ => Wrong::new("holds no cluster key", ALLOWED),
+    })
 }
 
 fn certificates(path: &Path) -> Result<(), Wrong> {

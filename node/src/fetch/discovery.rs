@@ -14,7 +14,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use super::Ports;
 
 /// How long finding providers may take before a transfer goes on without.
-pub const LIMIT: Duration = Duration::from_millis(300);
+pub(crate) const LIMIT: Duration = Duration::from_millis(300);
 /// How long a peer's late answer is still listened to: it can join a transfer that runs.
 const LATE: Duration = Duration::from_secs(2);
 /// The most connected peers asked: more know no more, and each is a message.
@@ -98,8 +98,7 @@ impl Search {
         if self.found >= ENOUGH {
             return;
         }
-        let left = deadline.saturating_duration_since(Instant::now());
-        let mut providers = self.ports.peers.providers(&self.digest, left).await;
+        let mut providers = self.ports.peers.providers(self.digest, MAX_ASKED).await;
         let mut searching = true;
         while searching || !self.answers.is_empty() {
             let step = async {

@@ -331,7 +331,6 @@ impl Driver {
                 let others: Vec<(u32, Attestation)> = self
                     .partial
                     .attestations()
-                    .await
                     .into_iter()
                     .filter(|(_, attestation)| attestation.signer != own)
                     .collect();

@@ -51,7 +51,7 @@ impl NodeSource {
     ) -> Result<ManifestInfo, PullError> {
         let reference = Reference::Tag(tag.clone());
         self.ports.metrics.upstream_request();
-        if let Some(info) = self.ports.upstreams.head_manifest(scope, &reference, accept).await? {
+        if let Some(info) = self.ports.upstreams.head_manifest(scope, &reference, accept).await?.info() {
             return Ok(info);
         }
         // A registry whose HEAD does not say which digest: the manifest itself does.
