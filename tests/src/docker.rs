@@ -87,21 +87,20 @@ impl Docker {
         self.process.tail()
     }
 
-    /// Makes an image of the files in a directory, with no registry involved.
+    /// Makes an image of the files in a directory, with no registry involved; `changes` are lines of a Dockerfile.
     ///
     /// # Errors
     /// If the engine does not take it.
-    pub fn import(&self, root: &Path, tag: &str) -> Result<()> {
+    pub fn import(&self, root: &Path, tag: &str, changes: &[&str]) -> Result<()> {
         let archive = self.directory.join("import.tar");
-        output(
-            Command::new(tool::TAR.path()?)
-                .args(["--numeric-owner", "-C"])
-                .arg(root)
-                .arg("-cf")
-                .arg(&archive)
-                .arg("."),
-        )?;
-        self.docker(&["import", archive.to_str().context("the path is no text")?, tag])?;
+        let mut tar = Command::new(tool::TAR.path()?);
+        output(tar.args(["--numeric-owner", "-C"]).arg(root).arg("-cf").arg(&archive).arg("."))?;
+        let mut arguments = vec!["import"];
+        for change in changes {
+            arguments.extend(["--change", change]);
+        }
+        arguments.extend([archive.to_str().context("the path is no text")?, tag]);
+        self.docker(&arguments)?;
         fs::remove_file(archive)?;
         Ok(())
     }
@@ -113,9 +112,10 @@ impl Drop for Docker {
         if let Ok(running) = self.docker(&["ps", "--all", "--quiet"]) {
             let running = String::from_utf8_lossy(&running).into_owned();
             for container in running.split_whitespace() {
-                self.docker(&["rm", "--force", container]).ok();
+                self.docker(&["rm", "--force", "--volumes", container]).ok();
             }
         }
+        self.docker(&["network", "prune", "--force"]).ok();
         self.process.stop(Duration::from_secs(30)).ok();
     }
 }

@@ -1,7 +1,7 @@
 //! Real registries as processes, and what their access logs say was asked of them.
 
 pub mod access;
-mod push;
+pub mod push;
 
 use std::fs;
 use std::net::SocketAddr;
@@ -10,9 +10,12 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 
+use crate::image::Image;
+use crate::image::debian::Debian;
 use crate::process::{Process, Spec, until};
 use crate::tool::{self, Tool};
 use access::Access;
+use push::Target;
 
 /// How long a registry may take to start.
 const START: Duration = Duration::from_secs(20);
@@ -68,6 +71,22 @@ impl Registry {
     /// Its URL.
     pub fn url(&self) -> String {
         format!("http://{}", self.address)
+    }
+
+    /// Pushes an image under a tag.
+    ///
+    /// # Errors
+    /// If the registry refuses a part of it.
+    pub async fn push(&self, repository: &str, tag: &str, image: &Image) -> Result<()> {
+        Target::new(&self.url()).image(repository, tag, image).await
+    }
+
+    /// Pushes Debian in all its forms: see [`Target::debian`].
+    ///
+    /// # Errors
+    /// If the registry refuses a part of it.
+    pub async fn push_debian(&self, repository: &str, debian: &Debian) -> Result<()> {
+        Target::new(&self.url()).debian(repository, debian).await
     }
 
     /// Stops it, as a crash would. What was pushed stays.

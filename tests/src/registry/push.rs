@@ -5,18 +5,28 @@ use futures::{StreamExt as _, TryStreamExt as _, stream};
 use http::{StatusCode, header};
 use tokio_util::io::ReaderStream;
 
-use super::Registry;
 use crate::image::debian::Debian;
 use crate::image::{Blob, Document, Image};
 
-impl Registry {
+/// A registry that takes pushes, wherever it runs.
+#[derive(Debug, Clone)]
+pub struct Target {
+    url: String,
+}
+
+impl Target {
+    /// The registry at `url` (`http://127.0.0.1:5000`).
+    pub fn new(url: &str) -> Self {
+        Self { url: url.to_owned() }
+    }
+
     /// Pushes an image under a tag.
     ///
     /// # Errors
     /// If the registry refuses a part of it.
-    pub async fn push(&self, repository: &str, tag: &str, image: &Image) -> Result<()> {
-        self.push_blobs(repository, image).await?;
-        self.push_document(repository, tag, &image.manifest).await
+    pub async fn image(&self, repository: &str, tag: &str, image: &Image) -> Result<()> {
+        self.blobs(repository, image).await?;
+        self.document(repository, tag, &image.manifest).await
     }
 
     /// Pushes Debian in all its forms: the host's image as `plain`, with Docker types as `docker`, and the index
@@ -24,16 +34,16 @@ impl Registry {
     ///
     /// # Errors
     /// If the registry refuses a part of it.
-    pub async fn push_debian(&self, repository: &str, debian: &Debian) -> Result<()> {
-        self.push(repository, "plain", &debian.image).await?;
-        self.push(repository, "docker", &debian.docker).await?;
-        self.push_blobs(repository, &debian.other).await?;
-        self.push_document(repository, &debian.other.manifest.digest, &debian.other.manifest).await?;
-        self.push_document(repository, "latest", &debian.index).await
+    pub async fn debian(&self, repository: &str, debian: &Debian) -> Result<()> {
+        self.image(repository, "plain", &debian.image).await?;
+        self.image(repository, "docker", &debian.docker).await?;
+        self.blobs(repository, &debian.other).await?;
+        self.document(repository, &debian.other.manifest.digest, &debian.other.manifest).await?;
+        self.document(repository, "latest", &debian.index).await
     }
 
-    async fn push_blobs(&self, repository: &str, image: &Image) -> Result<()> {
-        let pushes = image.blobs().map(|blob| self.push_blob(repository, blob));
+    async fn blobs(&self, repository: &str, image: &Image) -> Result<()> {
+        let pushes = image.blobs().map(|blob| self.blob(repository, blob));
         stream::iter(pushes).buffer_unordered(2).try_collect().await
     }
 
@@ -41,9 +51,9 @@ impl Registry {
     ///
     /// # Errors
     /// If the registry refuses it.
-    pub async fn push_blob(&self, repository: &str, blob: &Blob) -> Result<()> {
+    pub async fn blob(&self, repository: &str, blob: &Blob) -> Result<()> {
         let http = reqwest::Client::new();
-        let base = format!("{}/v2/{repository}/blobs", self.url());
+        let base = format!("{}/v2/{repository}/blobs", self.url);
         if http.head(format!("{base}/{}", blob.digest)).send().await?.status() == StatusCode::OK {
             return Ok(());
         }
@@ -52,7 +62,7 @@ impl Registry {
         let location = begun.headers().get(header::LOCATION).context("an upload has no location")?;
         let location = location.to_str()?;
         let target =
-            if location.starts_with('/') { format!("{}{location}", self.url()) } else { location.to_owned() };
+            if location.starts_with('/') { format!("{}{location}", self.url) } else { location.to_owned() };
         let joint = if target.contains('?') { '&' } else { '?' };
         let file = tokio::fs::File::open(&blob.path).await?;
         let done = http
@@ -74,9 +84,9 @@ impl Registry {
     ///
     /// # Errors
     /// If the registry refuses it.
-    pub async fn push_document(&self, repository: &str, reference: &str, document: &Document) -> Result<()> {
+    pub async fn document(&self, repository: &str, reference: &str, document: &Document) -> Result<()> {
         let put = reqwest::Client::new()
-            .put(format!("{}/v2/{repository}/manifests/{reference}", self.url()))
+            .put(format!("{}/v2/{repository}/manifests/{reference}", self.url))
             .header(header::CONTENT_TYPE, document.media_type)
             .body(document.bytes.clone());
         let done = put.send().await?;
