@@ -1,5 +1,7 @@
 //! Configuration that cannot be right: the node does not start, and says which key, which value, what is allowed.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::fs;
 use std::path::Path;
 use std::process::Command;

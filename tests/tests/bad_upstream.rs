@@ -1,6 +1,8 @@
 //! Upstreams that lie, refuse, stall: the client gets an error or the right bytes, soon, and never wrong bytes as a
 //! whole blob; once upstream is well again, so is the pull.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::time::{Duration, Instant};
 
 use shoal_tests::client::{Answer, Client};

@@ -3,6 +3,8 @@
 //! No base image can be pulled here, so stand-ins are made of local files: Debian's by debootstrap, the registry's
 //! of distribution's binary. The daemon is the one that was built for the other tests (the target `prebuilt`).
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::fs;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};

@@ -1,5 +1,7 @@
 //! Files that rot, peers that stand still or lie, strangers that send noise: each is healed or shrugged off.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::fs::File;
 use std::io::{Seek as _, SeekFrom, Write as _};
 use std::path::Path;

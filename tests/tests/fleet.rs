@@ -1,5 +1,7 @@
 //! What a fleet promises when parts of it are gone: the registry, nodes in the middle of a pull, or the key.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::time::Duration;
 
 use http::Method;
@@ -43,8 +45,7 @@ async fn with_upstream_stopped_a_new_node_gets_the_image_whole() {
 
 #[tokio::test]
 async fn three_of_four_providers_die_and_the_client_notices_nothing() {
-    let fleet = Fleet::start(Kind::Debian, 5).await.unwrap();
-    let mut fleet = fleet;
+    let mut fleet = Fleet::start(Kind::Debian, 5).await.unwrap();
     let size = 384 * MIB;
     let image = synthetic::image(fleet.home(), 4, &[size]).unwrap();
     fleet.registry.push("big", "1", &image).await.unwrap();
@@ -53,10 +54,10 @@ async fn three_of_four_providers_die_and_the_client_notices_nothing() {
     }
     let before = fleet.registry.access().await.unwrap();
 
+    let home = fleet.home().to_owned();
     let (providers, puller) = fleet.nodes.split_at_mut(4);
     let puller = &puller[0];
     let name = format!("{}/{}:1", puller.serving.gateway, prefixed("big"));
-    let home = fleet.home().to_owned();
     let pull = tokio::task::spawn_blocking(move || Copied::copy(&home, "skopeo", &name, Platforms::Host));
     let got = until("the pull is on its way", SOON, async || {
         let bytes = puller.status().await.ok()?.traffic.peer.bytes;
