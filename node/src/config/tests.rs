@@ -532,7 +532,7 @@ fn files_that_are_named_are_opened() {
     "#;
     let errors = load_in(folder.path(), Said { flags: Flags::default(), variables: &[], file }).unwrap_err();
     let starts = [
-        "shoal.toml:2: cluster_key_file = \"empty\" holds no cluster key: ",
+        "shoal.toml:2: cluster_key_file = \"empty\" holds no cluster key (allowed: a file that this user",
         "shoal.toml:4: upstream.\"a\".ca = \"empty\" holds no certificate (allowed: a PEM file that this user may read",
         "shoal.toml:6: upstream.\"b\".ca = \"odd.pem\" holds a broken certificate: ",
         "shoal.toml:8: upstream.\"c\".ca = \"missing\" cannot be read: No such file or directory",

@@ -35,23 +35,48 @@ impl FromStr for Address {
         let error = || AddressError(text.chars().take(120).collect());
         if text.starts_with('/') {
             let address: Multiaddr = text.parse().map_err(|_| error())?;
-            let speaks_tcp = address.iter().any(|part| matches!(part, Protocol::Tcp(1..)));
-            return if speaks_tcp { Ok(Self::Multiaddr(address)) } else { Err(error()) };
+            let parts: Vec<_> = address.iter().collect();
+            let reachable = match parts.as_slice() {
+                [host, Protocol::Tcp(1..)] | [host, Protocol::Tcp(1..), Protocol::P2p(_)] => match host {
+                    Protocol::Ip4(_) | Protocol::Ip6(_) => true,
+                    Protocol::Dns(name) | Protocol::Dns4(name) | Protocol::Dns6(name) => is_host_name(name),
+                    _ => false,
+                },
+                _ => false,
+            };
+            return if reachable { Ok(Self::Multiaddr(address)) } else { Err(error()) };
         }
         let (rest, many) = text.strip_prefix("dns:").map_or((text, false), |rest| (rest, true));
         let (host, port) = rest.rsplit_once(':').ok_or_else(error)?;
-        let port = port.parse::<u16>().ok().filter(|&port| port > 0).ok_or_else(error)?;
+        let digits = port.bytes().all(|b| b.is_ascii_digit());
+        let port = port.parse::<u16>().ok().filter(|&port| port > 0 && digits).ok_or_else(error)?;
         if let Some(literal) = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
             literal.parse::<std::net::Ipv6Addr>().map_err(|_| error())?;
             return if many { Err(error()) } else { Ok(Self::Host(literal.to_owned(), port)) };
         }
-        let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
-        if host.is_empty() || host.len() > 253 || !host.chars().all(allowed) {
+        if !is_host_name(host) {
             return Err(error());
         }
         let host = host.to_owned();
         Ok(if many { Self::Name(host, port) } else { Self::Host(host, port) })
     }
+}
+
+/// Labels of letters, digits, dashes and underscores, or an IPv4 address.
+fn is_host_name(name: &str) -> bool {
+    let label = |label: &str| {
+        let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_');
+        (1..=63).contains(&label.len())
+            && label.bytes().all(allowed)
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+    };
+    // Numbers and dots alone would be an IPv4 address, and resolvers read malformed ones in surprising ways.
+    if name.bytes().all(|b| b.is_ascii_digit() || b == b'.') {
+        return name.parse::<std::net::Ipv4Addr>().is_ok();
+    }
+    // A resolver takes a name with a dot at its end as complete.
+    name.len() <= 253 && name.strip_suffix('.').unwrap_or(name).split('.').all(label)
 }
 
 impl fmt::Display for Address {
