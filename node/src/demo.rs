@@ -1,9 +1,121 @@
-//! Stand-in.
-#[derive(Debug, clap::Args)]
-/// Nothing yet.
-pub struct Options {}
-/// Nothing yet.
+//! `shoal demo`: a real fleet on this machine, with nothing to install.
+//!
+//! | module | concept |
+//! | --- | --- |
+//! | `image` | an image of any size, made up as it is read |
+//! | `registry` | the upstream registry that serves it, and counts what it sends |
+//! | `fleet` | nodes as processes of their own |
+//! | `client` | a pull through a node's gateway, every digest checked |
+//! | `table` | how it went |
+//! | `next` | what to try with a fleet that is left running |
+//! | [`size`] | sizes as people write them |
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, bail};
+
+use crate::cli::{explain, print};
+
+mod client;
+mod fleet;
+mod image;
+mod next;
+mod registry;
+pub mod size;
+mod table;
+
+use fleet::Fleet;
+use image::Image;
+use registry::Registry;
+use size::ByteSize;
+use table::Line;
+
+/// What the demo's registry is called.
+const REGISTRY: &str = "demo.local";
+/// The image in it.
+const REPOSITORY: &str = "demo/app";
+/// Its tag.
+const TAG: &str = "v1";
+
+/// What kind of demo.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Options {
+    /// How many nodes, from 1 to 64.
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..=64))]
+    pub nodes: u16,
+    /// The image's size in all, as 256MiB or 4GiB; from 4MiB to 64GiB.
+    #[arg(long, value_name = "SIZE", default_value = "256MiB", value_parser = size::between(4 << 20, 64 << 30))]
+    pub size: ByteSize,
+    /// Leave the fleet running until Ctrl-C, and print what to try with it.
+    #[arg(long)]
+    pub keep: bool,
+}
+
+/// Runs the demo to its end. Whatever it started is stopped and removed, however it ends.
+///
+/// # Errors
+/// If a node does not start, or a pull fails or brings a wrong byte.
 pub async fn run(options: Options) -> anyhow::Result<()> {
-    std::future::ready(()).await;
-    anyhow::bail!("{options:?}")
+    tokio::select! {
+        done = show(&options) => done,
+        stopped = tokio::signal::ctrl_c() => {
+            stopped.context("Ctrl-C cannot be waited for")?;
+            bail!("stopped")
+        }
+    }
+}
+
+async fn show(options: &Options) -> anyhow::Result<()> {
+    let began = Instant::now();
+    let bytes = options.size.0;
+    let image = Arc::new(tokio::task::spawn_blocking(move || Image::new(bytes)).await??);
+    explain(&format!("an image of {} in {} layers is ready", options.size, image.layers().len()));
+    let registry = Registry::start(image.clone()).await?;
+    let program = std::env::current_exe().context("this program does not know where it is")?;
+    let fleet = Fleet::start(&program, options.nodes, registry.address()).await?;
+    explain(&format!(
+        "a registry and {} nodes are up after {:.1} s; each pulls the image in turn",
+        options.nodes,
+        began.elapsed().as_secs_f64()
+    ));
+    let mut lines = Vec::new();
+    for (number, node) in (1..).zip(fleet.nodes()) {
+        let line = pull(number, node, &registry)
+            .await
+            .with_context(|| format!("node {number} failed; its log ends with:\n{}", node.log_tail()))?;
+        explain(&format!("node {number}: {} in {:.2} s", ByteSize(image.size()), line.seconds));
+        lines.push(line);
+    }
+    print(&table::render(&lines, image.size()))?;
+    if options.keep {
+        explain(&next::steps(&fleet, &registry));
+        // Until Ctrl-C, which `run` waits for.
+        std::future::pending::<()>().await;
+    }
+    Ok(())
+}
+
+async fn pull(number: usize, node: &fleet::Node, registry: &Registry) -> anyhow::Result<Line> {
+    let before = registry.sent();
+    let began = Instant::now();
+    let digests = client::pull(node.gateway()).await?;
+    let seconds = began.elapsed().as_secs_f64();
+    let traffic = node.traffic().await?;
+    // What the registry itself says, not the node.
+    let upstream = settled(registry).await - before;
+    Ok(Line { node: number, upstream, peers: traffic.peer.bytes, seconds, digests })
+}
+
+/// What the registry has sent, once it sends no more.
+async fn settled(registry: &Registry) -> u64 {
+    let mut sent = registry.sent();
+    loop {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        let now = registry.sent();
+        if now == sent {
+            return sent;
+        }
+        sent = now;
+    }
 }

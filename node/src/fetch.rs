@@ -163,9 +163,19 @@ impl InProgress {
 }
 
 enum Command {
-    Open { digest: Digest, size: u64, scope: Scope, reply: oneshot::Sender<Result<TransferHandle, PullError>> },
-    Find { digest: Digest, reply: oneshot::Sender<Option<TransferHandle>> },
-    List { reply: oneshot::Sender<Vec<InProgress>> },
+    Open {
+        digest: Digest,
+        size: u64,
+        scope: Scope,
+        reply: oneshot::Sender<Result<TransferHandle, PullError>>,
+    },
+    Find {
+        digest: Digest,
+        reply: oneshot::Sender<Option<TransferHandle>>,
+    },
+    List {
+        reply: oneshot::Sender<Vec<InProgress>>,
+    },
 }
 
 /// Opens transfers. Cheap to clone.
@@ -190,10 +200,7 @@ impl Fetcher {
     pub async fn open(&self, digest: Digest, size: u64, scope: Scope) -> Result<TransferHandle, PullError> {
         let (reply, answer) = oneshot::channel();
         let closing = || PullError::Unavailable("the node is shutting down".to_owned());
-        self.commands
-            .send(Command::Open { digest, size, scope, reply })
-            .await
-            .map_err(|_| closing())?;
+        self.commands.send(Command::Open { digest, size, scope, reply }).await.map_err(|_| closing())?;
         answer.await.map_err(|_| closing())?
     }
 
@@ -288,7 +295,13 @@ impl Desk {
         }
         let partial = self.partial(&digest, size).await?;
         let (questions, inbox) = mpsc::channel(TRANSFER_QUEUE);
-        if self.ports.store.held(&digest).await.map_err(|error| PullError::Unavailable(error.to_string()))?.is_some()
+        if self
+            .ports
+            .store
+            .held(&digest)
+            .await
+            .map_err(|error| PullError::Unavailable(error.to_string()))?
+            .is_some()
         {
             // It was completed since the caller looked. Nobody answers questions: readers turn to the store.
             let (_, status) = watch::channel(Status::Held);

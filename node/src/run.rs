@@ -97,7 +97,8 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let (stop, admin_stop) = (shutdown.clone(), shutdown.clone());
     tasks.spawn(async move { server::serve(gateway, router, stop).await });
     tasks.spawn(async move {
-        let ended = axum::serve(admin, admin::router(views)).with_graceful_shutdown(admin_stop.cancelled_owned());
+        let ended =
+            axum::serve(admin, admin::router(views)).with_graceful_shutdown(admin_stop.cancelled_owned());
         if let Err(error) = ended.await {
             tracing::error!(%error, "the admin port ended");
         }
@@ -135,9 +136,9 @@ async fn open(data_dir: &Path) -> anyhow::Result<(Store, Keypair)> {
 }
 
 async fn listen(address: SocketAddr, key: &str) -> anyhow::Result<TcpListener> {
-    TcpListener::bind(address)
-        .await
-        .with_context(|| format!("{key} {address} cannot be listened on: choose another, or port 0 for a free one"))
+    TcpListener::bind(address).await.with_context(|| {
+        format!("{key} {address} cannot be listened on: choose another, or port 0 for a free one")
+    })
 }
 
 async fn join_swarm(

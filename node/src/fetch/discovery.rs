@@ -45,9 +45,9 @@ pub(crate) struct Search {
 impl Search {
     /// Asks the connected peers.
     pub(crate) fn begin(ports: Ports, digest: Digest) -> Self {
-        let mut search =
-            Self { ports, digest, asked: HashSet::new(), answers: JoinSet::new(), found: 0 };
-        let mut connected: Vec<PeerId> = search.ports.peers.connected().iter().map(|peer| peer.peer).collect();
+        let mut search = Self { ports, digest, asked: HashSet::new(), answers: JoinSet::new(), found: 0 };
+        let mut connected: Vec<PeerId> =
+            search.ports.peers.connected().iter().map(|peer| peer.peer).collect();
         connected.shuffle(&mut rand::rng());
         for peer in connected.into_iter().take(MAX_ASKED) {
             search.ask(peer);
@@ -64,7 +64,9 @@ impl Search {
             let holding = timeout(LATE, peers.ask_blob(peer, &digest)).await.ok()?.ok()?;
             match holding {
                 Holding::None => None,
-                Holding::Complete { size } => Some(Found { peer, size, availability: Availability::Complete }),
+                Holding::Complete { size } => {
+                    Some(Found { peer, size, availability: Availability::Complete })
+                }
                 Holding::Partial { size, chunks } => {
                     Some(Found { peer, size, availability: Availability::Partial(chunks) })
                 }

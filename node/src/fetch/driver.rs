@@ -36,12 +36,26 @@ const MAX_SCOPES: usize = 8;
 enum Said {
     Found(Found),
     DiscoveryEnded,
-    Chunk { id: RequestId, chunk: u32, bytes: Bytes },
-    Failed { id: RequestId, failure: ChunkFailure },
+    Chunk {
+        id: RequestId,
+        chunk: u32,
+        bytes: Bytes,
+    },
+    Failed {
+        id: RequestId,
+        failure: ChunkFailure,
+    },
     /// This node's own disk failed.
     Disk(PullError),
-    UpstreamChunk { id: FetchId, chunk: u32, bytes: Bytes },
-    UpstreamEnded { id: FetchId, result: Result<(), PullError> },
+    UpstreamChunk {
+        id: FetchId,
+        chunk: u32,
+        bytes: Bytes,
+    },
+    UpstreamEnded {
+        id: FetchId,
+        result: Result<(), PullError>,
+    },
 }
 
 pub(super) struct Driver {
@@ -451,4 +465,3 @@ fn failure(error: &ChunkError) -> ChunkFailure {
         _ => ChunkFailure::Gone,
     }
 }
-

@@ -86,7 +86,6 @@ impl NodeSource {
 
 /// A manifest whose type nobody told: what it says of itself, or what its form implies.
 fn typed(digest: Digest, bytes: Bytes) -> Manifest {
-    let media_type =
-        Listing::parse(&bytes).unwrap_or_default().implied_media_type().to_owned();
+    let media_type = Listing::parse(&bytes).unwrap_or_default().implied_media_type().to_owned();
     Manifest { info: ManifestInfo { digest, size: bytes.len() as u64, media_type }, bytes }
 }

@@ -37,7 +37,11 @@ impl NodeSource {
                     checked_unix_ms = mapping.checked_unix_ms, %error,
                     "upstream is down: the tag is answered as it was last known"
                 );
-                Ok(ManifestInfo { digest: mapping.digest, size: mapping.size, media_type: mapping.media_type })
+                Ok(ManifestInfo {
+                    digest: mapping.digest,
+                    size: mapping.size,
+                    media_type: mapping.media_type,
+                })
             }
             Err(error) => Err(error),
         }
