@@ -284,3 +284,24 @@ async fn a_port_that_is_taken_is_said() {
     let error = shoal_swarm::start(config, Arc::new(serve), CancellationToken::new()).await.unwrap_err();
     assert!(error.to_string().contains("port 0"), "{error}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_pipeline_does_not_wait_for_itself() {
+    let blob = blob();
+    let digest = Digest::sha256_of(&blob);
+    let holder = node(Wish { blobs: vec![blob], ..Wish::default() }).await;
+    let asker = node(Wish { bootstrap: vec![holder.address()], ..Wish::default() }).await;
+    joined(&asker).await;
+    let peer = holder.handle.local_peer();
+    let began = Instant::now();
+    for _ in 0..20 {
+        let all = (0..64).map(|n| {
+            let asker = asker.handle.clone();
+            async move { asker.chunk(peer, &digest, SIZE, n % 4).await }
+        });
+        for given in futures::future::join_all(all).await {
+            assert!(given.is_ok(), "{:?}", given.err());
+        }
+    }
+    assert!(began.elapsed() < Duration::from_secs(15), "{:?}", began.elapsed());
+}

@@ -43,11 +43,16 @@ async fn write(
         let mut next = Some(ask);
         while let Some(ask) = next {
             if !ask.reply.is_closed() {
-                writer.queue(&ask.request.into_wire());
-                if sent.send(ask).await.is_err() {
+                if sent.capacity() == 0 {
+                    // The pipeline is full: room comes with replies, and those to what was not sent never come.
+                    writer.flush().await?;
+                }
+                let Ok(place) = sent.reserve().await else {
                     // The reader has failed: those who still wait are told so as their replies are dropped.
                     return Ok(());
-                }
+                };
+                writer.queue(&ask.request.into_wire());
+                place.send(ask);
             }
             next = asks.try_recv().ok();
         }
