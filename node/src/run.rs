@@ -74,42 +74,56 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     serve.with_fetcher(fetcher.clone());
     tasks.spawn(announce::held(store.clone(), peers.clone(), shutdown.clone()));
 
-    let serving = Arc::new(AtomicBool::new(true));
-    let said = Serving {
-        gateway: gateway.local_addr()?,
-        peer: peer_address(&peers, config.peer_addr),
-        admin: admin.local_addr()?,
-        peer_id: peers.local_peer().to_string(),
+    let served = Served {
+        said: Serving {
+            gateway: gateway.local_addr()?,
+            peer: peer_address(&peers, config.peer_addr),
+            admin: admin.local_addr()?,
+            peer_id: peers.local_peer().to_string(),
+        },
+        serving: Arc::new(AtomicBool::new(true)),
     };
     let views = Views {
         store,
         peers,
         fetcher: fetcher.clone(),
         metrics: metrics.clone(),
-        gateway: said.gateway,
+        gateway: served.said.gateway,
         zone: config.zone.clone(),
         started,
-        serving: serving.clone(),
+        serving: served.serving.clone(),
     };
     let source = NodeSource::new(ports, fetcher, config.stream);
     let settings = server::Settings::new(via, upstreams.known(), observe(metrics));
-    let router = server::router(Arc::new(source), settings);
-    let (stop, admin_stop) = (shutdown.clone(), shutdown.clone());
-    tasks.spawn(async move { server::serve(gateway, router, stop).await });
-    tasks.spawn(async move {
-        let ended =
-            axum::serve(admin, admin::router(views)).with_graceful_shutdown(admin_stop.cancelled_owned());
-        if let Err(error) = ended.await {
-            tracing::error!(%error, "the admin port ended");
-        }
-    });
+    tasks.spawn(server::serve(gateway, server::router(Arc::new(source), settings), shutdown.clone()));
+    tasks.spawn(serve_admin(admin, admin::router(views), shutdown.clone()));
     watchdog::start().context("the watchdog's thread did not start")?;
-    say(&said)?;
+    say(&served.said)?;
 
     let reason = told_to_stop(config.exit_with_stdin).await?;
     tracing::info!(reason, "stopping");
-    serving.store(false, Ordering::Relaxed);
+    served.serving.store(false, Ordering::Relaxed);
     shutdown.cancel();
+    end(tasks, swarm).await;
+    Ok(())
+}
+
+/// What is told of a node that serves.
+struct Served {
+    said: Serving,
+    /// Until it is told to stop.
+    serving: Arc<AtomicBool>,
+}
+
+async fn serve_admin(listener: TcpListener, router: axum::Router, shutdown: CancellationToken) {
+    let ended = axum::serve(listener, router).with_graceful_shutdown(shutdown.cancelled_owned()).await;
+    if let Err(error) = ended {
+        tracing::error!(%error, "the admin port ended");
+    }
+}
+
+/// Lets answers that are on their way finish, for a while.
+async fn end(mut tasks: JoinSet<()>, swarm: tokio::task::JoinHandle<()>) {
     let ended = async {
         while tasks.join_next().await.is_some() {}
         swarm.await.ok();
@@ -117,7 +131,6 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     if tokio::time::timeout(DRAIN, ended).await.is_err() {
         tracing::warn!(seconds = DRAIN.as_secs(), "answers were still on their way and are cut off");
     }
-    Ok(())
 }
 
 /// Opens the store, which locks the data directory, and reads or makes the identity in it.
@@ -147,15 +160,14 @@ async fn join_swarm(
     serve: NodeServe,
     shutdown: CancellationToken,
 ) -> anyhow::Result<(shoal_swarm::Handle, tokio::task::JoinHandle<()>)> {
-    let cluster_key = match &config.cluster_key_file {
-        Some(path) => Some(ClusterKey::read(path)?),
-        None => {
-            tracing::warn!(
-                "no cluster key: this node speaks to peers on loopback only. `shoal key new` makes a key for \
-                 all nodes of a cluster"
-            );
-            None
-        }
+    let cluster_key = if let Some(path) = &config.cluster_key_file {
+        Some(ClusterKey::read(path)?)
+    } else {
+        tracing::warn!(
+            "no cluster key: this node speaks to peers on loopback only. `shoal key new` makes a key for \
+             all nodes of a cluster"
+        );
+        None
     };
     let mut swarm = shoal_swarm::Config::new(keypair, config.peer_addr);
     swarm.cluster_key = cluster_key;
@@ -173,7 +185,7 @@ fn observe(metrics: Metrics) -> server::Observe {
 
 /// The port that peers can reach, whichever of the addresses they use.
 fn peer_address(peers: &shoal_swarm::Handle, wanted: SocketAddr) -> SocketAddr {
-    let port = peers.listen_addresses().first().map_or(wanted.port(), SocketAddr::port);
+    let port = peers.listen_addresses().first().map_or_else(|| wanted.port(), SocketAddr::port);
     SocketAddr::new(wanted.ip(), port)
 }
 

@@ -16,7 +16,7 @@ const PIECE: usize = 256 * 1024;
 #[derive(Debug)]
 pub(super) struct Layer {
     digest: Digest,
-    header: Box<[u8; BLOCK as usize]>,
+    header: Box<[u8; 512]>,
     seed: blake3::Hasher,
     content: u64,
 }

@@ -168,6 +168,7 @@ impl Served {
     }
 }
 
+#[derive(Clone, Copy)]
 struct Content {
     digest: Digest,
     media_type: &'static str,

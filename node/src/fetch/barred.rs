@@ -9,7 +9,7 @@ use shoal_proto::identity::PeerId;
 /// How long a first offence bars; it doubles with each that follows.
 const FIRST: Duration = Duration::from_secs(30);
 /// The longest a peer is barred.
-const LONGEST: Duration = Duration::from_secs(3600);
+const LONGEST: Duration = Duration::from_hours(1);
 /// The most peers remembered; the one whose time is up soonest is forgotten first.
 const MAX_REMEMBERED: usize = 4096;
 

@@ -129,7 +129,7 @@ impl Driver {
     ///
     /// Cancel-safe: every branch only receives or sleeps.
     async fn next(&mut self, core: &mut Transfer, questions: &mut mpsc::Receiver<Question>) -> Vec<Action> {
-        let wake = self.wake.unwrap_or_else(|| Instant::now() + Duration::from_secs(3600));
+        let wake = self.wake.unwrap_or_else(|| Instant::now() + Duration::from_hours(1));
         tokio::select! {
             Some(said) = self.hears.recv() => self.heard(core, said),
             Some(question) = questions.recv() => self.answer(core, question),
@@ -333,7 +333,7 @@ impl Driver {
     /// Proves the digest. `Err` names the chunks that came on somebody else's word, if it does not come out.
     async fn finish(&mut self) -> Result<Status, Vec<(u32, PeerId)>> {
         match self.partial.finish().await {
-            Ok(_) => {
+            Ok(()) => {
                 self.name_liars().await;
                 self.ports.peers.announce(self.digest).await;
                 Ok(Status::Held)
@@ -394,9 +394,10 @@ impl Driver {
 
     fn end(mut self, status: Status) {
         let seconds = self.began.elapsed().as_secs_f64();
-        match &status {
-            Status::Failed(error) => tracing::info!(%error, seconds, "not fetched"),
-            _ => tracing::info!(size = self.partial.layout().size(), seconds, "fetched and proven"),
+        if let Status::Failed(error) = &status {
+            tracing::info!(%error, seconds, "not fetched");
+        } else {
+            tracing::info!(size = self.partial.layout().size(), seconds, "fetched and proven");
         }
         self.tasks.abort_all();
         // Readers see the status once their question is dropped unanswered.

@@ -76,7 +76,7 @@ impl Reader {
         let id = NEXT_READER.fetch_add(1, Ordering::Relaxed);
         let _place = Place { id, questions: from.questions() };
         for chunk in self.layout.covering(range) {
-            let item = self.chunk(id, chunk, &mut from).await.map(|bytes| self.cut(range, chunk, bytes));
+            let item = self.chunk(id, chunk, &mut from).await.map(|bytes| self.cut(range, chunk, &bytes));
             let failed = item.is_err();
             if out.send(item).await.is_err() || failed {
                 return;
@@ -85,7 +85,7 @@ impl Reader {
     }
 
     /// The part of a chunk that lies in `range`.
-    fn cut(&self, range: ByteRange, chunk: u32, bytes: Bytes) -> Bytes {
+    fn cut(&self, range: ByteRange, chunk: u32, bytes: &Bytes) -> Bytes {
         let Some(lies) = self.layout.range(chunk) else { return Bytes::new() };
         let start = range.start.saturating_sub(lies.start).min(bytes.len() as u64);
         let end = range.end.saturating_sub(lies.start).min(bytes.len() as u64);

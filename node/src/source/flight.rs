@@ -25,15 +25,14 @@ impl<K: Hash + Eq + Clone> Flights<K> {
     pub(super) async fn turn(&self, key: &K) -> OwnedMutexGuard<()> {
         let turn = {
             let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
-            match turns.get(key).and_then(Weak::upgrade) {
-                Some(turn) => turn,
-                None => {
-                    // Entries that nobody waits for go whenever one comes: the map is as large as what is in flight.
-                    turns.retain(|_, turn| turn.strong_count() > 0);
-                    let turn = Arc::new(Turn::new(()));
-                    turns.insert(key.clone(), Arc::downgrade(&turn));
-                    turn
-                }
+            if let Some(turn) = turns.get(key).and_then(Weak::upgrade) {
+                turn
+            } else {
+                // Entries that nobody waits for go whenever one comes: the map is as large as what is in flight.
+                turns.retain(|_, turn| turn.strong_count() > 0);
+                let turn = Arc::new(Turn::new(()));
+                turns.insert(key.clone(), Arc::downgrade(&turn));
+                turn
             }
         };
         turn.lock_owned().await

@@ -210,11 +210,11 @@ impl Partial {
         };
         let Some(taken) = taken else { return };
         let this = self.clone();
-        spawn_blocking(move || this.feed(taken, fresh));
+        spawn_blocking(move || this.feed(taken, fresh.as_ref()));
     }
 
     /// Feeds chunk after chunk, as far as they go. Blocks.
-    fn feed(&self, mut taken: Taken, fresh: Option<(u32, Bytes)>) {
+    fn feed(&self, mut taken: Taken, fresh: Option<&(u32, Bytes)>) {
         loop {
             {
                 let mut progress = self.state.progress();
@@ -224,7 +224,7 @@ impl Partial {
                     break;
                 }
             }
-            let bytes = match &fresh {
+            let bytes = match fresh {
                 Some((chunk, bytes)) if *chunk == taken.next => Ok(bytes.clone()),
                 _ => self.state.bytes(taken.next),
             };

@@ -1,5 +1,5 @@
 //! The store on a disk that forgets, fails and fills, and on the real one.
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test may")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::cast_possible_truncation, reason = "a test may")]
 
 use std::collections::BTreeMap;
 use std::path::Path;

@@ -12,7 +12,7 @@ use shoal_proto::digest::Digest;
 /// Announcements under way at a time.
 pub(crate) const IN_FLIGHT: usize = 16;
 /// How often a key is announced again.
-const REPEAT: Duration = Duration::from_secs(1800);
+const REPEAT: Duration = Duration::from_mins(30);
 /// After so long, all is announced again to peers that came meanwhile.
 const NEW_PEERS: Duration = Duration::from_secs(5);
 /// With so many peers known before, new ones are not worth announcing all again: repeating is enough.

@@ -15,7 +15,7 @@ const KAD_PROTOCOL: StreamProtocol = StreamProtocol::new("/shoal/kad/1");
 /// What identify calls the protocol; nothing is negotiated by it.
 const IDENTIFY_PROTOCOL: &str = "/shoal/identify/1";
 /// How long a provider record lasts. `announce` repeats them well before.
-pub(crate) const PROVIDER_TTL: Duration = Duration::from_secs(2 * 3600);
+pub(crate) const PROVIDER_TTL: Duration = Duration::from_hours(2);
 /// Keys for which this node keeps providers, its own among them.
 const MAX_PROVIDED_KEYS: usize = 1 << 20;
 /// Providers kept for one key. More learn of each other from the holders.

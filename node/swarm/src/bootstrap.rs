@@ -94,7 +94,7 @@ impl Address {
     /// How long until it is tried again, by how often it failed; a name is looked up again also when all is well.
     pub(crate) fn again(&self, failures: u32, joined: bool) -> Duration {
         match self {
-            Self::Name(..) if joined => Duration::from_secs(60),
+            Self::Name(..) if joined => Duration::from_mins(1),
             Self::Name(..) => Duration::from_secs(5),
             _ => Duration::from_secs(1 << failures.min(5)),
         }

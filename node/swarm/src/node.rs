@@ -72,7 +72,7 @@ pub async fn start(
     let transport = transport::transport(&config.keypair, config.cluster_key.clone())?;
     let behaviour = Behaviour::new(&config, streams::Behaviour::new(opened, inbound_streams));
     let swarm_config = libp2p::swarm::Config::with_tokio_executor()
-        .with_idle_connection_timeout(Duration::from_secs(24 * 3600))
+        .with_idle_connection_timeout(Duration::from_hours(24))
         // Without it a stream costs a round trip more, and a frozen peer is found out in 11 s rather than 2.
         .with_substream_upgrade_protocol_override(Version::V1Lazy);
     let swarm = Swarm::new(transport, behaviour, local, swarm_config);
@@ -243,11 +243,10 @@ impl Node {
         error: &DialError,
     ) {
         let local = *self.swarm.local_peer_id();
-        match self.joining.failed(connection, error, local) {
-            Some(address) => {
-                tracing::info!(bootstrap = %address, error = chain(error), "not reached; it is tried again");
-            }
-            None => tracing::debug!(?peer, error = chain(error), "a dial failed"),
+        if let Some(address) = self.joining.failed(connection, error, local) {
+            tracing::info!(bootstrap = %address, error = chain(error), "not reached; it is tried again");
+        } else {
+            tracing::debug!(?peer, error = chain(error), "a dial failed");
         }
         self.joining.show(!self.connections.is_empty());
     }
@@ -392,7 +391,7 @@ impl Node {
         }
         // libp2p's IPv6 sockets are for IPv6 only: IPv4 is a second listener, on the same port. One of the two is
         // enough: a host may lack either.
-        let port = first.as_ref().map_or(wanted.port(), SocketAddr::port);
+        let port = first.as_ref().map_or_else(|_| wanted.port(), SocketAddr::port);
         let second = self.listen_on(SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), port)).await;
         match (first, second) {
             (Err(reason), Err(_)) => Err(failed(reason)),

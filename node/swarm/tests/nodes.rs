@@ -1,7 +1,8 @@
 //! Real nodes in one process, on loopback.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::cast_possible_truncation, reason = "a test may")]
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -23,14 +24,13 @@ const SIZE: u64 = 3 * 256 * 1024 + 17;
 /// Serves blobs from memory, as a test wants it.
 struct Blobs {
     keypair: Keypair,
-    blobs: HashMap<Digest, Bytes>,
+    held: HashMap<Digest, Bytes>,
     stalls: bool,
-    served: Mutex<u32>,
 }
 
 impl Serve for Blobs {
     fn holding(&self, digest: Digest) -> BoxFuture<'static, Holding> {
-        let size = self.blobs.get(&digest).map(|blob| blob.len() as u64);
+        let size = self.held.get(&digest).map(|blob| blob.len() as u64);
         async move { size.map_or(Holding::None, |size| Holding::Complete { size }) }.boxed()
     }
 
@@ -40,11 +40,10 @@ impl Serve for Blobs {
         size: u64,
         chunk: u32,
     ) -> BoxFuture<'static, Result<(Bytes, Attestation), Refusal>> {
-        *self.served.lock().unwrap() += 1;
         if self.stalls {
             return std::future::pending().boxed();
         }
-        let given = self.blobs.get(&digest).map(|blob| {
+        let given = self.held.get(&digest).map(|blob| {
             let range = ChunkLayout::of(size).unwrap().range(chunk).unwrap();
             let bytes = blob.slice(range.start as usize..range.end as usize);
             let claim = Claim { digest, size, chunk };
@@ -90,8 +89,8 @@ async fn node(wish: Wish) -> Node {
     let mut config = Config::new(keypair.clone(), wish.listen.unwrap_or("127.0.0.1:0").parse().unwrap());
     config.cluster_key = wish.key;
     config.bootstrap = wish.bootstrap.iter().map(|address| address.parse().unwrap()).collect();
-    let blobs = wish.blobs.into_iter().map(|blob| (Digest::sha256_of(&blob), blob)).collect();
-    let serve = Blobs { keypair, blobs, stalls: wish.stalls, served: Mutex::new(0) };
+    let held = wish.blobs.into_iter().map(|blob| (Digest::sha256_of(&blob), blob)).collect();
+    let serve = Blobs { keypair, held, stalls: wish.stalls };
     let stop = CancellationToken::new();
     let (handle, _) = shoal_swarm::start(config, Arc::new(serve), stop.clone()).await.unwrap();
     Node { handle, stop }
@@ -275,12 +274,7 @@ async fn five_thousand_keys_are_announced() {
 async fn a_port_that_is_taken_is_said() {
     let taken = node(Wish::default()).await;
     let config = Config::new(Keypair::generate_ed25519(), taken.address().parse().unwrap());
-    let serve = Blobs {
-        keypair: Keypair::generate_ed25519(),
-        blobs: HashMap::new(),
-        stalls: false,
-        served: Mutex::new(0),
-    };
+    let serve = Blobs { keypair: Keypair::generate_ed25519(), held: HashMap::new(), stalls: false };
     let error = shoal_swarm::start(config, Arc::new(serve), CancellationToken::new()).await.unwrap_err();
     assert!(error.to_string().contains("port 0"), "{error}");
 }

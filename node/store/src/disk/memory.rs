@@ -109,6 +109,7 @@ impl MemoryDisk {
     }
 
     /// The disk as the next boot finds it. This one stays as it is.
+    #[must_use]
     pub fn after_power_loss(&self, loss: Loss) -> Self {
         let state = self.locked();
         let mut survival = match loss {
@@ -120,6 +121,7 @@ impl MemoryDisk {
     }
 
     /// The disk as another process finds it after this one was killed: everything written is there.
+    #[must_use]
     pub fn after_kill(&self) -> Self {
         let inodes = self.locked().inodes.clone();
         Self { state: Arc::new(Mutex::new(State { inodes, ..State::default() })) }
@@ -172,7 +174,7 @@ impl State {
     /// The names of the folder that `path` lies in, and its last part.
     fn names(&mut self, path: &Path) -> io::Result<(&mut BTreeMap<OsString, usize>, OsString)> {
         let name = path.file_name().ok_or_else(not_found)?.to_owned();
-        let folder = self.dir(path.parent().unwrap_or(Path::new("")))?;
+        let folder = self.dir(path.parent().unwrap_or_else(|| Path::new("")))?;
         match &mut self.inodes[folder] {
             Inode::Dir(dir) => Ok((&mut dir.live, name)),
             Inode::File(_) => Err(not_found()),

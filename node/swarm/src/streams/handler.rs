@@ -111,7 +111,8 @@ impl ConnectionHandler for Handler {
             }) => {
                 // A queue that is full means that this node is flooded: the stream is dropped, which resets it,
                 // and the peer goes elsewhere.
-                if self.inbound.try_send(Inbound { peer: self.peer, kind, stream }).is_err() {
+                let sent = self.inbound.try_send(Inbound { peer: self.peer, kind, stream });
+                if sent.is_err() {
                     tracing::debug!(peer = %self.peer, "too many new streams: one is refused");
                 }
             }

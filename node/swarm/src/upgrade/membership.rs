@@ -83,16 +83,12 @@ fn admit(
     match (kind, expected) {
         // `blake3::Hash` compares in constant time.
         (KEYED, Some(expected)) if expected == blake3::Hash::from_bytes(proof) => Ok(()),
-        (KEYED, Some(_)) => Err(MembershipError::OtherKey),
-        (KEYED, None) => Err(MembershipError::OwnMissing),
-        (KEYLESS, Some(_)) => Err(MembershipError::PeerHasNone),
         (KEYLESS, None) if loopback => Ok(()),
-        (KEYLESS, None) => Err(MembershipError::NotLoopback),
-        // The other end's view of the same.
-        (REFUSED_NO_KEY, _) => Err(MembershipError::OwnMissing),
-        (REFUSED_NEEDS_KEY, _) => Err(MembershipError::PeerHasNone),
-        (REFUSED_OTHER_KEY, _) => Err(MembershipError::OtherKey),
-        (REFUSED_FAR, _) => Err(MembershipError::NotLoopback),
+        // Second in each line: the other end's view of the same.
+        (KEYED, Some(_)) | (REFUSED_OTHER_KEY, _) => Err(MembershipError::OtherKey),
+        (KEYED, None) | (REFUSED_NO_KEY, _) => Err(MembershipError::OwnMissing),
+        (KEYLESS, Some(_)) | (REFUSED_NEEDS_KEY, _) => Err(MembershipError::PeerHasNone),
+        (KEYLESS, None) | (REFUSED_FAR, _) => Err(MembershipError::NotLoopback),
         _ => Err(MembershipError::Unknown),
     }
 }

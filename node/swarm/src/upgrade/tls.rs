@@ -1,7 +1,7 @@
 //! TLS 1.3 as libp2p does it: self-signed certificates that carry the peer id (libp2p TLS specification), each end
 //! showing exactly one.
 //!
-//! What is ours is the order of the ciphers. libp2p puts ChaCha20 first for everyone; where the CPU has AES
+//! What is ours is the order of the ciphers. libp2p puts `ChaCha20` first for everyone; where the CPU has AES
 //! instructions, AES-128-GCM does 1.5 to 2 times as much.
 
 use std::sync::Arc;
