@@ -19,7 +19,7 @@ async fn malformed_requests_are_told_what_is_wrong() {
     let long = "a/".repeat(200);
     let cases = [
         (format!("/v2/{REGISTRY}/UPPER/case/manifests/latest"), 400, "NAME_INVALID"),
-        (format!("/v2/{REGISTRY}/a--_b/../c/manifests/latest"), 400, "NAME_INVALID"),
+        (format!("/v2/{REGISTRY}/a--_b/c/manifests/latest"), 400, "NAME_INVALID"),
         (format!("/v2/{REGISTRY}/{long}b/manifests/latest"), 400, "NAME_INVALID"),
         (format!("/v2/{REGISTRY}/a%00b/manifests/latest"), 400, "NAME_INVALID"),
         (format!("/v2/{REGISTRY}/a%ff/manifests/latest"), 400, "NAME_INVALID"),

@@ -141,10 +141,9 @@ impl Walk<'_> {
             return Some(upstream);
         }
         if !value.get_ref().is_table() {
-            let what = value.get_ref().type_str();
             let allowed =
                 "allowed: a table with url, ca, insecure, token_realms, credentials, or a URL alone";
-            self.wrong(&table, value.span(), "is of the kind ", what, allowed);
+            self.kind(&table, value, allowed);
             return None;
         }
         for (name, value) in self.table(&table, value) {
@@ -193,8 +192,7 @@ impl Walk<'_> {
     /// One text.
     fn text(&mut self, key: &str, value: &Spanned<DeValue<'_>>) -> Option<Given> {
         let Some(text) = value.get_ref().as_str() else {
-            let what = value.get_ref().type_str();
-            self.wrong(key, value.span(), "is of the kind ", what, "allowed: a text in quotes");
+            self.kind(key, value, "allowed: a text in quotes");
             return None;
         };
         let given = self.given(key, text, value.span());
@@ -206,10 +204,9 @@ impl Walk<'_> {
         match value.get_ref() {
             DeValue::Array(values) => values.iter().filter_map(|value| self.text(key, value)).collect(),
             DeValue::String(_) => self.text(key, value).into_iter().collect(),
-            other => {
-                let what = other.type_str();
+            _ => {
                 let allowed = "allowed: a list of texts, as in [\"one\", \"two\"]";
-                self.wrong(key, value.span(), "is of the kind ", what, allowed);
+                self.kind(key, value, allowed);
                 Vec::new()
             }
         }
@@ -217,8 +214,7 @@ impl Walk<'_> {
 
     fn truth(&mut self, key: &str, value: &Spanned<DeValue<'_>>) -> bool {
         value.get_ref().as_bool().unwrap_or_else(|| {
-            let what = value.get_ref().type_str();
-            self.wrong(key, value.span(), "is of the kind ", what, "allowed: true or false, without quotes");
+            self.kind(key, value, "allowed: true or false, without quotes");
             false
         })
     }
@@ -228,8 +224,7 @@ impl Walk<'_> {
         if let Some(table) = value.get_ref().as_table() {
             return in_order(table);
         }
-        let what = value.get_ref().type_str();
-        self.wrong(key, value.span(), "is of the kind ", what, &format!("allowed: a table, [{key}]"));
+        self.kind(key, value, &format!("allowed: a table, [{key}]"));
         Vec::new()
     }
 
@@ -267,6 +262,18 @@ impl Walk<'_> {
             wrong: format!("{wrong}{detail}"),
             allowed: allowed.to_owned(),
         });
+    }
+
+    /// A value of another kind. It is shown where it is short; what should have been a secret never is.
+    fn kind(&mut self, key: &str, value: &Spanned<DeValue<'_>>, allowed: &str) {
+        let kind = value.get_ref().type_str();
+        let short = matches!(value.get_ref(), DeValue::Integer(_) | DeValue::Float(_) | DeValue::Boolean(_));
+        let text = self.text.get(value.span()).filter(|_| short && !key.ends_with("password"));
+        let detail = text.map_or_else(
+            || format!("of the kind {kind}"),
+            |text| format!("{}, of the kind {kind}", shown(text)),
+        );
+        self.wrong(key, value.span(), "is ", &detail, allowed);
     }
 
     fn unknown(&mut self, prefix: &str, name: &Spanned<std::borrow::Cow<'_, str>>, known: &[&str]) {

@@ -280,7 +280,10 @@ const MISTAKES: &[(&str, &str)] = &[
         "shoal.toml:3: peer_addr = \":5056\" is not an address to listen on (allowed: IP:PORT, as in \
              127.0.0.1:5055, 0.0.0.0:5055 or [::]:5055; port 0 takes a free one)",
     ),
-    ("admin_addr = 5057", "shoal.toml:1: admin_addr is of the kind integer (allowed: a text in quotes)"),
+    (
+        "admin_addr = 5057",
+        "shoal.toml:1: admin_addr is 5057, of the kind integer (allowed: a text in quotes)",
+    ),
     (
         "zone = \"eu west\"",
         "shoal.toml:1: zone = \"eu west\" is not a zone name (allowed: 1 to 63 letters, digits, dots, dashes and \
@@ -319,7 +322,7 @@ const MISTAKES: &[(&str, &str)] = &[
         "[policy]\nallowed = []",
         "shoal.toml:2: policy.allowed is not a known key: did you mean allow? (known here: allow, deny)",
     ),
-    ("policy = true", "shoal.toml:1: policy is of the kind boolean (allowed: a table, [policy])"),
+    ("policy = true", "shoal.toml:1: policy is true, of the kind boolean (allowed: a table, [policy])"),
     (
         "[policy]\ndeny = [\"*.\"]",
         "shoal.toml:2: policy.deny = \"*.\" is not a registry pattern (allowed: a registry's name (ghcr.io, \
@@ -332,7 +335,7 @@ const MISTAKES: &[(&str, &str)] = &[
     ),
     (
         "[upstream]\na = 1",
-        "shoal.toml:2: upstream.\"a\" is of the kind integer (allowed: a table with url, ca, insecure, \
+        "shoal.toml:2: upstream.\"a\" is 1, of the kind integer (allowed: a table with url, ca, insecure, \
              token_realms, credentials, or a URL alone)",
     ),
     (

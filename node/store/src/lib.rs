@@ -55,7 +55,7 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { cache: 4 * 1024 * 1024, flush: Duration::from_millis(500) }
+        Self { cache: 4 * 1024 * 1024, flush: Duration::from_millis(100) }
     }
 }
 
