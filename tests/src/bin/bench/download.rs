@@ -18,7 +18,10 @@ pub(crate) async fn all(address: SocketAddr, paths: &[String]) -> Result<u64> {
         download.rest().await?;
         Ok::<_, anyhow::Error>(download.length)
     });
-    stream::iter(downloads).buffer_unordered(AT_A_TIME).try_fold(0, async |sum, length| Ok(sum + length)).await
+    stream::iter(downloads)
+        .buffer_unordered(AT_A_TIME)
+        .try_fold(0, async |sum, length| Ok(sum + length))
+        .await
 }
 
 /// How long the first byte of the body takes, from before the connection is made.

@@ -126,11 +126,14 @@ async fn pull(fleet: &mut Fleet, image: &Image, table: &mut Table) -> Result<()>
         let access = fleet.registry.access().await?.since(&before);
         image.layers.iter().map(|layer| access.blob_bytes(&layer.digest)).sum()
     };
-    if upstream > 0 {
-        bail!("upstream gave {upstream} bytes: this was not a pull from a peer");
+    let peers = fleet.nodes[new].status().await?.traffic.peer.bytes;
+    if upstream > 0 || peers < got {
+        bail!("of {got} bytes upstream gave {upstream} and peers {peers}: this was not a pull from a peer");
     }
-    fleet.nodes[new].kill();
-    fleet.nodes.remove(new);
+    let mut node = fleet.nodes.remove(new);
+    node.kill();
+    // The next one takes its name, and must not find its blobs.
+    std::fs::remove_dir_all(node.data_dir())?;
     Ok(())
 }
 

@@ -25,7 +25,8 @@ impl Cpu {
         let stat = std::fs::read_to_string(format!("/proc/{process}/stat"))?;
         // The name in brackets may hold spaces: count after it. utime and stime are fields 14 and 15 (proc(5)).
         let fields: Vec<&str> = stat.rsplit_once(')').context("no name")?.1.split_whitespace().collect();
-        let ticks = |field: usize| -> Result<f64> { Ok(fields.get(field).context("too few fields")?.parse()?) };
+        let ticks =
+            |field: usize| -> Result<f64> { Ok(fields.get(field).context("too few fields")?.parse()?) };
         Ok(Self { process, seconds: (ticks(11)? + ticks(12)?) / TICKS })
     }
 
