@@ -23,6 +23,7 @@ pub mod digest;
 pub mod manifest;
 pub mod name;
 pub mod range;
+pub mod swarm;
 pub mod tag;
 pub mod transfer;
 pub mod wire;

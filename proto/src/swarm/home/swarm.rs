@@ -1,0 +1,254 @@
+//! One swarm, as its home or standby keeps it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use fixedbitset::FixedBitSet;
+use libp2p_identity::PeerId;
+
+use super::{Action, Options, QuestionId};
+use crate::chunk::ChunkLayout;
+use crate::swarm::lease::Leases;
+use crate::swarm::message::{Claim, MAX_NAMED, Membership, Report, Standing};
+use crate::transfer::Availability;
+
+/// How often members report.
+pub(super) const REPORT: Duration = Duration::from_secs(1);
+/// A member that says nothing for so long is gone.
+const SILENT: Duration = Duration::from_secs(4);
+/// While the first lease has not proven itself, those who could take the next one ask again this soon.
+const SOON: Duration = Duration::from_millis(100);
+/// How many of them do.
+const EAGER: usize = 8;
+
+#[derive(Debug)]
+pub(super) struct Waiting {
+    pub(super) question: QuestionId,
+    pub(super) from: PeerId,
+    pub(super) report: Report,
+}
+
+#[derive(Debug)]
+pub(super) enum Role {
+    /// It asks its standbys whether it may be the home; reports wait.
+    Claiming { since: Duration, pending: BTreeSet<PeerId>, waiting: Vec<Waiting> },
+    /// It is the home.
+    Home { confirmed: Duration, renewed: Duration, pending: BTreeSet<PeerId> },
+    /// It mirrors the leases of the home.
+    Standby { home: PeerId, heard: Duration },
+    /// It found that another is the home.
+    Ceded { home: PeerId },
+}
+
+#[derive(Debug)]
+pub(super) struct Member {
+    pub(super) have: Availability,
+    pub(super) can_fetch: bool,
+    pub(super) seen: Duration,
+}
+
+#[derive(Debug)]
+pub(super) struct Swarm {
+    pub(super) layout: ChunkLayout,
+    pub(super) epoch: u64,
+    pub(super) role: Role,
+    pub(super) members: BTreeMap<PeerId, Member>,
+    /// Holders of the whole blob that take no part: by their records, until somebody finds them gone.
+    pub(super) providers: BTreeSet<PeerId>,
+    pub(super) leases: Leases,
+    /// When somebody last spoke of it.
+    pub(super) used: Duration,
+    /// Where the sample of members begins: each asker gets others.
+    pub(super) turn: usize,
+}
+
+impl Swarm {
+    pub(super) fn new(layout: ChunkLayout, leases: usize, now: Duration) -> Self {
+        Self {
+            layout,
+            epoch: 1,
+            // Replaced at once by whoever makes it: a claim begins, or a home is followed.
+            role: Role::Claiming { since: now, pending: BTreeSet::new(), waiting: Vec::new() },
+            members: BTreeMap::new(),
+            providers: BTreeSet::new(),
+            leases: Leases::new(layout, leases),
+            used: now,
+            turn: 0,
+        }
+    }
+
+    /// What standbys are told.
+    pub(super) fn as_claim(&self) -> Claim {
+        let leases = self.leases.running().map(|(holder, lease)| (holder, lease.clone())).collect();
+        Claim { epoch: self.epoch, leases }
+    }
+
+    /// Mirrors the home's leases.
+    pub(super) fn follow(&mut self, home: PeerId, claim: Claim, now: Duration) {
+        self.epoch = claim.epoch;
+        self.role = Role::Standby { home, heard: now };
+        self.leases.clear();
+        for (holder, lease) in claim.leases {
+            self.leases.adopt(holder, lease, now);
+        }
+    }
+
+    /// Another node is the home: whoever waits here goes there.
+    pub(super) fn cede(&mut self, home: PeerId, actions: &mut Vec<Action>) {
+        if let Role::Claiming { waiting, .. } = std::mem::replace(&mut self.role, Role::Ceded { home }) {
+            let answers = waiting.into_iter().map(|waiting| waiting.question);
+            actions.extend(answers.map(|question| Action::Answer(question, Standing::Elsewhere(home))));
+        }
+        self.members.clear();
+        self.leases.clear();
+    }
+
+    /// A peer is gone.
+    pub(super) fn lose(&mut self, peer: &PeerId) {
+        self.members.remove(peer);
+        self.providers.remove(peer);
+        self.leases.release(peer);
+    }
+
+    /// Drops members that have fallen silent. One that has all need not speak.
+    pub(super) fn drop_silent(&mut self, now: Duration) {
+        let silent = |member: &Member| member.have != Availability::Complete && now >= member.seen + SILENT;
+        let gone: Vec<PeerId> =
+            self.members.iter().filter(|(_, member)| silent(member)).map(|(&peer, _)| peer).collect();
+        for peer in gone {
+            self.lose(&peer);
+        }
+    }
+
+    /// Whether anybody here still wants the blob.
+    pub(super) fn is_active(&self) -> bool {
+        self.members.values().any(|member| member.have != Availability::Complete)
+    }
+
+    /// Takes in what a member says.
+    pub(super) fn note(&mut self, from: PeerId, report: &Report, options: Options, now: Duration) {
+        for lost in &report.unreachable {
+            self.providers.remove(lost);
+            if self.members.get(lost).is_some_and(|member| member.have == Availability::Complete) {
+                self.members.remove(lost);
+            }
+        }
+        if report.leaving {
+            self.lose(&from);
+            return;
+        }
+        let have = match &report.have {
+            // A bitmap of another length speaks of another blob.
+            Availability::Partial(chunks) if chunks.len() != self.layout.count() as usize => return,
+            have => have,
+        };
+        if let Some(lease) = &report.lease
+            && lease.epoch != self.epoch
+            && self.leases.of(&from).is_none()
+        {
+            self.leases.adopt(from, lease.clone(), now);
+        }
+        if report.whole {
+            self.leases.give_whole(&from);
+        }
+        match have {
+            Availability::Complete => self.leases.progress(&from, &self.all(), now),
+            Availability::Partial(chunks) => self.leases.progress(&from, chunks, now),
+        }
+        if let Some(ended) = report.ended {
+            self.leases.end(&from, ended.id, ended.how, now);
+        }
+        if self.members.len() < options.members || self.members.contains_key(&from) {
+            let member = Member { have: have.clone(), can_fetch: report.can_fetch, seen: now };
+            self.members.insert(from, member);
+        }
+    }
+
+    /// Takes in what a member says, and gives it its place.
+    pub(super) fn serve(
+        &mut self,
+        from: PeerId,
+        report: Report,
+        options: Options,
+        now: Duration,
+    ) -> Membership {
+        self.note(from, &report, options, now);
+        let covered = self.covered(&from);
+        let mut lease = self.leases.of(&from).cloned();
+        let wants = report.can_fetch && report.have != Availability::Complete && !report.leaving;
+        if lease.is_none() && wants {
+            lease = self.leases.grant(from, &covered, self.epoch, now);
+        }
+        let capable = self.members.iter().any(|(peer, member)| {
+            member.can_fetch && member.have != Availability::Complete && !self.leases.was_refused(peer)
+        });
+        let is_covered = covered.is_full();
+        let hopeless = if is_covered { None } else { self.leases.hopeless(capable) };
+        let again = self.again(&from, &report, lease.is_some(), is_covered, now);
+        Membership { epoch: self.epoch, members: self.sample(&from), lease, hopeless, again }
+    }
+
+    fn again(
+        &self,
+        from: &PeerId,
+        report: &Report,
+        has_lease: bool,
+        is_covered: bool,
+        now: Duration,
+    ) -> Option<Duration> {
+        let place = self.members.keys().position(|peer| peer == from)?;
+        if report.have == Availability::Complete {
+            return None;
+        }
+        let paused = self.leases.paused_until();
+        if has_lease || is_covered || !report.can_fetch || place >= EAGER || !self.leases.has_room() {
+            Some(REPORT)
+        } else if paused > now {
+            Some((paused - now).clamp(SOON, REPORT))
+        } else {
+            Some(SOON)
+        }
+    }
+
+    fn all(&self) -> FixedBitSet {
+        let mut all = FixedBitSet::with_capacity(self.layout.count() as usize);
+        all.insert_range(..);
+        all
+    }
+
+    /// Which chunks others than `asker` can bring.
+    fn covered(&self, asker: &PeerId) -> FixedBitSet {
+        let mut covered = FixedBitSet::with_capacity(self.layout.count() as usize);
+        if self.providers.iter().any(|peer| peer != asker) {
+            return self.all();
+        }
+        for member in self.members.values() {
+            match &member.have {
+                Availability::Complete => return self.all(),
+                Availability::Partial(chunks) => covered.union_with(chunks),
+            }
+        }
+        covered
+    }
+
+    /// Others to talk to. Each asker gets the next ones, so that the members' graph is a random one.
+    fn sample(&mut self, asker: &PeerId) -> Vec<PeerId> {
+        let others: Vec<PeerId> = self
+            .members
+            .keys()
+            .chain(self.providers.iter().filter(|peer| !self.members.contains_key(peer)))
+            .filter(|peer| *peer != asker)
+            .copied()
+            .collect();
+        if others.len() <= MAX_NAMED {
+            return others;
+        }
+        // A step without a common divisor with most lengths: neighbours of neighbours are others again.
+        self.turn = self.turn.wrapping_add(7919);
+        (0..MAX_NAMED)
+            .map(|n| others[(self.turn.wrapping_add(n * 31)) % others.len()])
+            .collect::<BTreeSet<_>>()
+            .into_iter()
+            .collect()
+    }
+}

@@ -1,0 +1,260 @@
+//! The homes of a small virtual fleet.
+
+use super::*;
+use crate::chunk::MIN_CHUNK;
+use crate::swarm::lease::{Lease, LeaseEnd};
+use crate::swarm::message::{Ended, Membership};
+use crate::swarm::test_peer;
+use crate::transfer::Availability;
+use fixedbitset::FixedBitSet;
+
+const CHUNKS: u32 = 256;
+
+fn ms(ms: u64) -> Duration {
+    Duration::from_millis(ms)
+}
+
+fn key() -> SwarmKey {
+    SwarmKey { digest: Digest::sha256_of(b"blob"), size: u64::from(CHUNKS) * MIN_CHUNK }
+}
+
+fn report(have: std::ops::Range<u32>) -> Report {
+    let mut bits = FixedBitSet::with_capacity(CHUNKS as usize);
+    bits.insert_range(have.start as usize..have.end as usize);
+    let have = if bits.is_full() { Availability::Complete } else { Availability::Partial(bits) };
+    Report {
+        have,
+        can_fetch: true,
+        lease: None,
+        ended: None,
+        whole: false,
+        unreachable: Vec::new(),
+        leaving: false,
+    }
+}
+
+/// Several nodes, each with its homes; messages travel at once.
+struct Fleet {
+    nodes: BTreeMap<PeerId, Homes>,
+    frozen: BTreeSet<PeerId>,
+    next: u64,
+    now: Duration,
+    answers: BTreeMap<QuestionId, Standing>,
+}
+
+impl Fleet {
+    fn new(count: u8) -> Self {
+        let peers: Vec<PeerId> = (1..=count).map(test_peer).collect();
+        let homes = |&local: &PeerId| {
+            let mut ranking = Ranking::new(local);
+            peers.iter().for_each(|&peer| ranking.insert(peer));
+            (local, Homes::new(ranking, Options::default()))
+        };
+        let nodes = peers.iter().map(homes).collect();
+        Self { nodes, frozen: BTreeSet::new(), next: 0, now: ms(0), answers: BTreeMap::new() }
+    }
+
+    /// The nodes, closest to the key first.
+    fn ranked(&self) -> Vec<PeerId> {
+        let any = self.nodes.values().next().unwrap();
+        any.ranking().closest(&key().digest, self.nodes.len())
+    }
+
+    fn feed(&mut self, node: PeerId, event: Event) {
+        if self.frozen.contains(&node) {
+            return;
+        }
+        let Some(homes) = self.nodes.get_mut(&node) else { return };
+        for action in homes.handle(event, self.now) {
+            match action {
+                Action::Answer(question, standing) => {
+                    self.answers.insert(question, standing);
+                }
+                Action::AnswerClaim(..) | Action::SetTimer(_) => {}
+                Action::Claim { key, to, claim } => {
+                    let answer = self.claim(node, to, key, claim);
+                    self.feed(node, Event::ClaimAnswered { key, by: to, answer });
+                }
+            }
+        }
+    }
+
+    fn claim(&mut self, from: PeerId, to: PeerId, key: SwarmKey, claim: Claim) -> Option<ClaimAnswer> {
+        if self.frozen.contains(&to) {
+            return None;
+        }
+        let question = QuestionId(u64::MAX);
+        let event = Event::Claimed { question, from, key, claim, known: Vec::new() };
+        let actions = self.nodes.get_mut(&to)?.handle(event, self.now);
+        actions.into_iter().find_map(|action| match action {
+            Action::AnswerClaim(_, answer) => Some(answer),
+            _ => None,
+        })
+    }
+
+    fn report(&mut self, from: PeerId, to: PeerId, report: Report) -> Option<Standing> {
+        self.next += 1;
+        let question = QuestionId(self.next);
+        self.feed(to, Event::Reported { question, from, key: key(), report, known: Vec::new() });
+        self.answers.remove(&question)
+    }
+
+    fn member(&mut self, from: PeerId, to: PeerId, said: Report) -> Membership {
+        match self.report(from, to, said) {
+            Some(Standing::Member(membership)) => membership,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn pass(&mut self, time: Duration) {
+        let end = self.now + time;
+        while self.now < end {
+            self.now += TICK;
+            let nodes: Vec<PeerId> = self.nodes.keys().copied().collect();
+            nodes.into_iter().for_each(|node| self.feed(node, Event::Timer));
+        }
+    }
+}
+
+#[test]
+fn a_node_alone_is_its_own_home() {
+    let mut fleet = Fleet::new(1);
+    let me = fleet.ranked()[0];
+    let membership = fleet.member(me, me, report(0..0));
+    assert_eq!(membership.lease.unwrap().chunks, 0..64);
+    assert_eq!(membership.members, []);
+}
+
+#[test]
+fn whoever_is_asked_knows_the_home_and_leases_do_not_overlap() {
+    let mut fleet = Fleet::new(8);
+    let ranked = fleet.ranked();
+    let (home, far) = (ranked[0], ranked[7]);
+    assert_eq!(fleet.report(ranked[5], far, report(0..0)), Some(Standing::Elsewhere(home)));
+    let first = fleet.member(ranked[5], home, report(0..0)).lease.unwrap();
+    let second = fleet.member(ranked[6], home, report(0..0));
+    // It waits for the first to bring something, and asks again soon.
+    assert_eq!((second.lease, second.again), (None, Some(ms(100))));
+    assert_eq!(second.members, [ranked[5]]);
+    let progress = Report { lease: Some(first.clone()), ..report(0..1) };
+    assert_eq!(fleet.member(ranked[5], home, progress).lease, Some(first.clone()));
+    let second = fleet.member(ranked[6], home, report(0..0)).lease.unwrap();
+    assert_eq!((first.chunks, second.chunks), (0..64, 64..128));
+}
+
+#[test]
+fn a_finished_lease_is_followed_by_the_next_until_all_is_covered() {
+    let mut fleet = Fleet::new(3);
+    let home = fleet.ranked()[0];
+    let mut lease = fleet.member(home, home, report(0..0)).lease;
+    let mut upstream = 0;
+    while let Some(done) = lease {
+        upstream += done.chunks.end - done.chunks.start;
+        let ended = Some(Ended { epoch: done.epoch, id: done.id, how: LeaseEnd::Done });
+        lease = fleet.member(home, home, Report { ended, ..report(0..done.chunks.end) }).lease;
+    }
+    assert_eq!(upstream, CHUNKS);
+    let other = fleet.member(fleet.ranked()[1], home, report(0..0));
+    assert_eq!((other.lease, other.members), (None, vec![home]));
+}
+
+#[test]
+fn a_standby_goes_on_with_the_leases_of_a_home_that_died() {
+    let mut fleet = Fleet::new(6);
+    let ranked = fleet.ranked();
+    let (home, standby, one, two) = (ranked[0], ranked[1], ranked[4], ranked[5]);
+    let lease = fleet.member(one, home, report(0..0)).lease.unwrap();
+    fleet.pass(ms(600));
+    let have = Report { lease: Some(lease.clone()), ..report(0..9) };
+    fleet.member(one, home, have.clone());
+    fleet.nodes.remove(&home);
+    for node in ranked[1..].to_vec() {
+        fleet.feed(node, Event::Down(home));
+    }
+    let other = fleet.member(two, standby, report(0..0)).lease.unwrap();
+    assert_eq!(other.chunks, 64..128);
+    assert!(other.epoch > lease.epoch);
+    assert_eq!(fleet.member(one, standby, have).lease.unwrap().chunks, lease.chunks);
+}
+
+#[test]
+fn a_frozen_home_is_followed_and_cedes_when_it_wakes() {
+    let mut fleet = Fleet::new(6);
+    let ranked = fleet.ranked();
+    let (home, standby, one) = (ranked[0], ranked[1], ranked[4]);
+    fleet.member(one, home, report(0..0)).lease.unwrap();
+    fleet.pass(ms(600));
+    fleet.frozen.insert(home);
+    let lost = Report { unreachable: vec![home], ..report(0..3) };
+    // Not at once: it may be that only the asker has lost it.
+    assert_eq!(fleet.report(one, standby, lost.clone()), Some(Standing::Wait(UNSURE)));
+    fleet.pass(STALE);
+    let lease = fleet.member(one, standby, lost).lease.unwrap();
+    fleet.pass(ms(1000));
+    fleet.frozen.remove(&home);
+    // Whoever asks the old home first has to wait for its claim, and is sent on.
+    assert_eq!(fleet.report(ranked[3], home, report(0..0)), Some(Standing::Elsewhere(standby)));
+    assert_eq!(
+        fleet.member(one, standby, Report { lease: Some(lease.clone()), ..report(0..3) }).lease,
+        Some(lease)
+    );
+}
+
+#[test]
+fn a_holder_known_to_a_standby_spares_upstream() {
+    let mut fleet = Fleet::new(4);
+    let ranked = fleet.ranked();
+    let (home, asker, holder) = (ranked[0], ranked[2], test_peer(99));
+    let event = Event::Reported {
+        question: QuestionId(7),
+        from: asker,
+        key: key(),
+        report: report(0..0),
+        known: vec![holder],
+    };
+    fleet.feed(home, event);
+    let Some(Standing::Member(membership)) = fleet.answers.remove(&QuestionId(7)) else { panic!() };
+    assert_eq!((membership.lease, membership.members), (None, vec![holder]));
+    // It is gone, says who wanted it: then somebody fetches.
+    let lost = Report { unreachable: vec![holder], ..report(0..0) };
+    assert!(fleet.member(asker, home, lost).lease.is_some());
+}
+
+#[test]
+fn when_all_were_refused_it_is_hopeless_and_said_to_all() {
+    let mut fleet = Fleet::new(3);
+    let ranked = fleet.ranked();
+    let (home, one, two) = (ranked[0], ranked[1], ranked[2]);
+    fleet.member(two, home, report(0..0));
+    let lease = fleet.member(one, home, report(0..0)).lease;
+    assert_eq!(lease, None);
+    for (member, then) in [(two, None), (one, Some(LeaseEnd::Refused))] {
+        let lease: Lease = fleet.member(member, home, report(0..0)).lease.unwrap();
+        let ended = Some(Ended { epoch: lease.epoch, id: lease.id, how: LeaseEnd::Refused });
+        let said = Report { ended, can_fetch: false, ..report(0..0) };
+        assert_eq!(fleet.member(member, home, said).hopeless, then);
+    }
+    assert_eq!(
+        fleet.member(two, home, Report { can_fetch: false, ..report(0..0) }).hopeless,
+        Some(LeaseEnd::Refused)
+    );
+}
+
+#[test]
+fn only_so_many_are_kept_track_of() {
+    let mut fleet = Fleet::new(2);
+    let home = fleet.ranked()[0];
+    for homes in fleet.nodes.values_mut() {
+        homes.options.members = 20;
+    }
+    let mut tracked = 0;
+    for seed in 10..60 {
+        let membership = fleet.member(test_peer(seed), home, report(0..0));
+        assert!(membership.members.len() <= MAX_NAMED);
+        tracked += usize::from(membership.again.is_some());
+    }
+    assert_eq!(tracked, 20);
+    // The silent are forgotten.
+    fleet.pass(ms(5000));
+    assert!(fleet.member(test_peer(200), home, report(0..0)).again.is_some());
+}

@@ -1,0 +1,359 @@
+//! Leases: which ranges of one blob are being fetched from upstream, and by whom.
+//!
+//! A registry counts requests and an upstream link is one pipe, so ranges are long and few run at once: cut into
+//! thin slices nobody has a whole chunk to share for half the time. The first lease of a swarm runs alone until it
+//! has brought a chunk, because an upstream that ignores `Range` shows itself there, and costs nothing then.
+
+use std::collections::BTreeSet;
+use std::ops::Range;
+use std::time::Duration;
+
+use fixedbitset::FixedBitSet;
+use libp2p_identity::PeerId;
+
+use crate::chunk::ChunkLayout;
+
+/// A lease's length in bytes: registries count requests.
+const LENGTH: u64 = 16 * 1024 * 1024;
+/// A lease without progress for so long goes to another.
+pub const PATIENCE: Duration = Duration::from_secs(4);
+/// The pause of the whole fleet after upstream's first failure; it doubles with each that follows.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+/// The longest pause that upstream's failures alone cause.
+const MAX_PAUSE: Duration = Duration::from_secs(4);
+/// So many failures in a row without progress, and the blob cannot be had now.
+const MAX_TROUBLES: u32 = 4;
+/// So many members were refused, and others are not asked to try.
+const MAX_REFUSED: usize = 8;
+/// For how long what was learnt of a failing upstream holds.
+const REMEMBERED: Duration = Duration::from_secs(3);
+
+/// The right to fetch these chunks from upstream.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lease {
+    /// The home's term: grants of an earlier home are void.
+    pub epoch: u64,
+    /// Numbers the leases of one term.
+    pub id: u64,
+    /// Which chunks.
+    pub chunks: Range<u32>,
+}
+
+/// How a lease ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LeaseEnd {
+    /// Every chunk of it is stored.
+    Done,
+    /// Upstream refused this member: not found, denied, against its policy. Others may fare better.
+    Refused,
+    /// Upstream failed, and would have failed any member: the fleet backs off as one.
+    Trouble {
+        /// What upstream's `Retry-After` said.
+        retry_after: Option<Duration>,
+    },
+}
+
+#[derive(Debug, Clone)]
+struct Running {
+    lease: Lease,
+    holder: PeerId,
+    /// How many chunks of it are there.
+    got: usize,
+    /// When that last grew.
+    moved: Duration,
+}
+
+/// The leases of one blob.
+#[derive(Debug, Clone)]
+pub struct Leases {
+    layout: ChunkLayout,
+    at_once: usize,
+    running: Vec<Running>,
+    next: u64,
+    /// Whether a lease has ever brought a chunk in this swarm.
+    proven: bool,
+    /// Upstream ignores `Range`: one member gets all.
+    whole: bool,
+    paused_until: Duration,
+    troubles: u32,
+    refused: BTreeSet<PeerId>,
+    failed_at: Duration,
+    last_failure: Option<LeaseEnd>,
+}
+
+impl Leases {
+    /// No lease yet; `at_once` of them may run.
+    pub fn new(layout: ChunkLayout, at_once: usize) -> Self {
+        Self {
+            layout,
+            at_once: at_once.max(1),
+            running: Vec::new(),
+            next: 0,
+            proven: false,
+            whole: false,
+            paused_until: Duration::ZERO,
+            troubles: 0,
+            refused: BTreeSet::new(),
+            failed_at: Duration::ZERO,
+            last_failure: None,
+        }
+    }
+
+    /// The leases that run, for a standby.
+    pub fn running(&self) -> impl Iterator<Item = (PeerId, &Lease)> {
+        self.running.iter().map(|running| (running.holder, &running.lease))
+    }
+
+    /// The lease that a member holds.
+    pub fn of(&self, holder: &PeerId) -> Option<&Lease> {
+        self.running.iter().find(|running| running.holder == *holder).map(|running| &running.lease)
+    }
+
+    /// Whether one more could be granted now or as soon as the first has proven itself.
+    pub fn has_room(&self) -> bool {
+        !self.whole && self.running.len() < self.at_once
+    }
+
+    /// Until when nobody is sent upstream.
+    pub fn paused_until(&self) -> Duration {
+        self.paused_until
+    }
+
+    /// Grants the first range that is neither `covered` by a live member nor leased.
+    pub fn grant(
+        &mut self,
+        holder: PeerId,
+        covered: &FixedBitSet,
+        epoch: u64,
+        now: Duration,
+    ) -> Option<Lease> {
+        let first_only = !self.proven && !self.running.is_empty();
+        if now < self.paused_until || !self.has_room() || first_only || self.refused.contains(&holder) {
+            return None;
+        }
+        let chunks = self.first_gap(covered)?;
+        self.next += 1;
+        let lease = Lease { epoch, id: self.next, chunks };
+        self.running.push(Running { lease: lease.clone(), holder, got: 0, moved: now });
+        Some(lease)
+    }
+
+    fn first_gap(&self, covered: &FixedBitSet) -> Option<Range<u32>> {
+        let free = |chunk: u32| {
+            !covered.contains(chunk as usize)
+                && !self.running.iter().any(|running| running.lease.chunks.contains(&chunk))
+        };
+        let start = (0..self.layout.count()).find(|&chunk| free(chunk))?;
+        let most = u32::try_from(LENGTH / self.layout.chunk_size()).unwrap_or(1).max(1);
+        let last = start.saturating_add(most).min(self.layout.count());
+        let end = (start..last).find(|&chunk| !free(chunk)).unwrap_or(last);
+        Some(start..end)
+    }
+
+    /// Takes a lease on, that an earlier home granted: its holder says so, or its mirror.
+    pub fn adopt(&mut self, holder: PeerId, lease: Lease, now: Duration) {
+        let valid = lease.chunks.start < lease.chunks.end && lease.chunks.end <= self.layout.count();
+        let taken = self.running.iter().any(|running| {
+            running.holder == holder
+                || running.lease.chunks.start < lease.chunks.end
+                    && lease.chunks.start < running.lease.chunks.end
+        });
+        if valid && !taken && self.running.len() < self.at_once {
+            self.next = self.next.max(lease.id);
+            self.proven = true;
+            self.running.push(Running { lease, holder, got: 0, moved: now });
+        }
+    }
+
+    /// Notes what a holder has by now.
+    pub fn progress(&mut self, holder: &PeerId, have: &FixedBitSet, now: Duration) {
+        for running in self.running.iter_mut().filter(|running| running.holder == *holder) {
+            let chunks = running.lease.chunks.start as usize..running.lease.chunks.end as usize;
+            let got = have.count_ones(chunks.start.min(have.len())..chunks.end.min(have.len()));
+            if got > running.got {
+                running.got = got;
+                running.moved = now;
+                self.proven = true;
+                self.troubles = 0;
+                self.last_failure = None;
+            }
+        }
+    }
+
+    /// Upstream ignores `Range`: this holder gets all there is, and others what it brings.
+    pub fn give_whole(&mut self, holder: &PeerId) {
+        let Some(at) = self.running.iter().position(|running| running.holder == *holder) else { return };
+        self.whole = true;
+        self.proven = true;
+        self.running.swap(0, at);
+        self.running.truncate(1);
+        self.running[0].lease.chunks = 0..self.layout.count();
+    }
+
+    /// A lease ended. One that is not this holder's any more is not counted.
+    pub fn end(&mut self, holder: &PeerId, id: u64, end: LeaseEnd, now: Duration) {
+        let before = self.running.len();
+        self.running.retain(|running| running.holder != *holder || running.lease.id != id);
+        if self.running.len() == before {
+            return;
+        }
+        self.whole &= !self.running.is_empty();
+        match end {
+            LeaseEnd::Done => return,
+            LeaseEnd::Refused => {
+                self.refused.insert(*holder);
+            }
+            LeaseEnd::Trouble { retry_after } => {
+                let pause = (FIRST_PAUSE * 2_u32.pow(self.troubles.min(10))).min(MAX_PAUSE);
+                self.troubles += 1;
+                self.paused_until = self.paused_until.max(now + pause.max(retry_after.unwrap_or_default()));
+            }
+        }
+        self.failed_at = now;
+        self.last_failure = Some(end);
+    }
+
+    /// Forgets every lease: another home decides.
+    pub fn clear(&mut self) {
+        self.running.clear();
+        self.whole = false;
+    }
+
+    /// A member left: its lease is free.
+    pub fn release(&mut self, holder: &PeerId) {
+        self.running.retain(|running| running.holder != *holder);
+        self.whole &= !self.running.is_empty();
+        self.refused.remove(holder);
+    }
+
+    /// Takes leases back that stand still.
+    pub fn expire(&mut self, now: Duration) {
+        self.running.retain(|running| now < running.moved + PATIENCE);
+        self.whole &= !self.running.is_empty();
+        if now >= self.failed_at + REMEMBERED {
+            self.refused.clear();
+            self.troubles = 0;
+            self.last_failure = None;
+        }
+    }
+
+    /// Why nobody else is to be sent upstream, if that is so. `capable` is whether a live member is left that
+    /// was not refused.
+    pub fn hopeless(&self, capable: bool) -> Option<LeaseEnd> {
+        let worn_out = self.troubles >= MAX_TROUBLES
+            || self.refused.len() >= MAX_REFUSED
+            || self.paused_until > self.failed_at + MAX_PAUSE;
+        let failure = self.last_failure?;
+        (self.running.is_empty() && (worn_out || !capable)).then_some(failure)
+    }
+
+    /// Whether upstream has refused this member.
+    pub fn was_refused(&self, member: &PeerId) -> bool {
+        self.refused.contains(member)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::chunk::MIN_CHUNK;
+    use crate::swarm::test_peer;
+    use proptest::prelude::*;
+
+    fn layout(chunks: u32) -> ChunkLayout {
+        ChunkLayout::of(u64::from(chunks) * MIN_CHUNK).unwrap()
+    }
+
+    fn at(ms: u64) -> Duration {
+        Duration::from_millis(ms)
+    }
+
+    fn bits(chunks: u32, set: impl IntoIterator<Item = u32>) -> FixedBitSet {
+        let mut bits = FixedBitSet::with_capacity(chunks as usize);
+        bits.extend(set.into_iter().map(|chunk| chunk as usize));
+        bits
+    }
+
+    #[test]
+    fn the_first_lease_runs_alone_until_it_brings_something() {
+        let (one, two) = (test_peer(1), test_peer(2));
+        let mut leases = Leases::new(layout(256), 8);
+        let none = bits(256, []);
+        let first = leases.grant(one, &none, 1, at(0)).unwrap();
+        assert_eq!(first.chunks, 0..64);
+        assert_eq!(leases.grant(two, &none, 1, at(1)), None);
+        leases.progress(&one, &bits(256, [0]), at(2));
+        assert_eq!(leases.grant(two, &none, 1, at(3)).unwrap().chunks, 64..128);
+        // A holder that stands still loses it.
+        leases.progress(&one, &bits(256, 0..2), at(4000));
+        leases.expire(at(3 + 4000));
+        assert_eq!(leases.of(&two), None);
+        assert!(leases.of(&one).is_some());
+    }
+
+    #[test]
+    fn an_upstream_without_ranges_has_one_customer() {
+        let (one, two) = (test_peer(1), test_peer(2));
+        let mut leases = Leases::new(layout(256), 8);
+        let none = bits(256, []);
+        leases.grant(one, &none, 1, at(0)).unwrap();
+        leases.give_whole(&one);
+        assert_eq!(leases.of(&one).unwrap().chunks, 0..256);
+        leases.progress(&one, &bits(256, 0..100), at(1));
+        assert_eq!(leases.grant(two, &none, 1, at(2)), None);
+        leases.release(&one);
+        assert!(leases.grant(two, &bits(256, 0..100), 1, at(3)).is_some());
+    }
+
+    #[test]
+    fn the_fleet_backs_off_as_one_and_gives_up_when_all_were_refused() {
+        let (one, two) = (test_peer(1), test_peer(2));
+        let mut leases = Leases::new(layout(4), 8);
+        let none = bits(4, []);
+        let lease = leases.grant(one, &none, 1, at(0)).unwrap();
+        leases.end(&one, lease.id, LeaseEnd::Trouble { retry_after: Some(at(2000)) }, at(10));
+        assert_eq!(leases.grant(two, &none, 1, at(2009)), None);
+        assert_eq!(leases.hopeless(true), None);
+        let lease = leases.grant(two, &none, 1, at(2010)).unwrap();
+        leases.end(&two, lease.id, LeaseEnd::Refused, at(2020));
+        assert_eq!(leases.grant(two, &none, 1, at(2030)), None);
+        assert_eq!(leases.hopeless(false), Some(LeaseEnd::Refused));
+        // Not for ever.
+        leases.expire(at(2020) + REMEMBERED);
+        assert!(leases.grant(two, &none, 1, at(9000)).is_some());
+    }
+
+    proptest! {
+        /// Whatever members do, no chunk is leased to two at a time, and never more than allowed run.
+        #[test]
+        fn leases_never_overlap(steps in prop::collection::vec((0..6_usize, 0..5_u8, 0..200_u32), 1..200)) {
+            let peers: Vec<PeerId> = (0..6).map(test_peer).collect();
+            let mut leases = Leases::new(layout(200), 3);
+            let mut covered = bits(200, []);
+            for (step, (who, what, chunk)) in steps.into_iter().enumerate() {
+                let (now, peer) = (at(step as u64 * 50), peers[who]);
+                match what {
+                    0 | 1 => if leases.of(&peer).is_none() { leases.grant(peer, &covered, 1, now); },
+                    2 => {
+                        if let Some(lease) = leases.of(&peer).cloned() {
+                            covered.insert_range(lease.chunks.start as usize..lease.chunks.end as usize);
+                            leases.progress(&peer, &covered, now);
+                            leases.end(&peer, lease.id, LeaseEnd::Done, now);
+                        }
+                    }
+                    3 => leases.adopt(peer, Lease { epoch: 1, id: 1, chunks: chunk..chunk + 7 }, now),
+                    _ => leases.release(&peer),
+                }
+                let mut seen = bits(200, []);
+                let mut count = 0;
+                for (_, lease) in leases.running() {
+                    count += 1;
+                    for chunk in lease.chunks.clone() {
+                        prop_assert!(!seen.put(chunk as usize), "leased twice");
+                    }
+                }
+                prop_assert!(count <= 3);
+            }
+        }
+    }
+}
