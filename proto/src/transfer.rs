@@ -17,12 +17,14 @@
 //! - How many chunks are in flight at a peer follows its measured rate, and all of them together a byte bound.
 //! - A peer that stalls, disappears or lies costs the chunks asked of it: they are asked of another. A chunk
 //!   that takes much longer than its peer's rate promises is asked of a second peer as well.
-//! - Upstream gives only what no usable peer has, in contiguous ranges, and only once discovery has had its
-//!   time. What peers bring meanwhile shortens the range.
+//! - Upstream is asked only under a lease of the blob's home (see [`crate::swarm`]), for what no usable peer has, and
+//!   only once discovery has had its time. What peers bring meanwhile shortens the range.
+//! - The home is told once a second how things stand. One that does not answer is followed by the next closest; only
+//!   a node that reaches none of them becomes its own home, after a wait that grows with the fleet.
 //! - A digest that does not come out has every chunk that somebody else vouched for fetched again: from
 //!   upstream if it answers, else from peers other than those that gave them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use fixedbitset::FixedBitSet;
@@ -30,13 +32,18 @@ use libp2p_identity::PeerId;
 
 use crate::chunk::ChunkLayout;
 
+mod member;
 mod pick;
 mod provider;
 mod upstream;
 
+use member::Member;
+pub use member::{Homes, ReportId};
 use provider::Provider;
 use upstream::Upstream;
 pub use upstream::UpstreamFailure;
+
+use crate::swarm::message::{Report, Standing};
 
 /// Numbers a chunk request within its transfer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -52,6 +59,8 @@ pub struct ReaderId(pub u64);
 
 /// How often a peer may go away and come back within one transfer.
 const MAX_DROPS: u32 = 3;
+/// The most peers whose holdings are followed at a time.
+const MAX_NEIGHBOURS: usize = 16;
 
 /// What a transfer is tuned by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,8 +73,6 @@ pub struct Options {
     pub hedge_after: Duration,
     /// How long to wait before peers are looked for again.
     pub rediscover_after: Duration,
-    /// How often in a row upstream may fail without a byte of progress.
-    pub upstream_tries: u32,
     /// Breaks ties among equally rare chunks: other nodes should choose otherwise.
     pub seed: u64,
 }
@@ -77,7 +84,6 @@ impl Default for Options {
             max_in_flight: 4 * 1024 * 1024,
             hedge_after: Duration::from_secs(1),
             rediscover_after: Duration::from_secs(2),
-            upstream_tries: 3,
             seed: 0,
         }
     }
@@ -112,6 +118,16 @@ pub enum ChunkFailure {
 pub enum Event {
     /// A peer said what it has of this blob.
     Provider(PeerId, Availability),
+    /// A peer takes part in the swarm, or may hold the blob: it can be asked what it has.
+    Candidate(PeerId),
+    /// A peer that [`Action::Ask`] named has nothing of this blob, or does not answer.
+    HasNothing(PeerId),
+    /// The nodes closest to the blob's digest that are live now.
+    Homes(Homes),
+    /// A home answered a report, or could not be reached (`None`).
+    Reported(ReportId, Option<Standing>),
+    /// Upstream ignores `Range`: the whole blob is on its way.
+    UpstreamWhole(FetchId),
     /// The search for providers that [`Action::Discover`] began is over.
     DiscoveryEnded,
     /// A requested chunk arrived, was checked, and is stored.
@@ -137,6 +153,23 @@ pub enum Event {
 pub enum Action {
     /// Look for providers, and say [`Event::DiscoveryEnded`] when done: within 300 ms.
     Discover,
+    /// Tell a home how things stand, and say [`Event::Reported`] when it answers: within 2 s.
+    Report {
+        /// Which report.
+        id: ReportId,
+        /// Which home; it may be this node itself.
+        to: PeerId,
+        /// What to say.
+        report: Report,
+    },
+    /// Ask a peer what it has, and say [`Event::Provider`] or [`Event::HasNothing`]. It answers once it has other than
+    /// `known` chunks, or after a second.
+    Ask {
+        /// Whom.
+        peer: PeerId,
+        /// How many chunks it is known to have.
+        known: u32,
+    },
     /// Ask a peer for a chunk.
     Request {
         /// Which request.
@@ -181,6 +214,8 @@ struct Asked {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Discovery {
+    /// Not needed so far: the home knows who takes part.
+    Idle,
     Running,
     Ended(Duration),
 }
@@ -208,6 +243,9 @@ pub struct Transfer {
     /// The requests for each chunk in flight.
     flights: BTreeMap<u32, Vec<RequestId>>,
     upstream: Upstream,
+    member: Member,
+    /// Peers that were asked what they have and have not answered.
+    asking: BTreeSet<PeerId>,
     readers: BTreeMap<ReaderId, u32>,
     discovery: Discovery,
     /// After a mismatch: who must not bring these chunks again.
@@ -225,6 +263,7 @@ impl Transfer {
     pub fn start(
         layout: ChunkLayout,
         have: FixedBitSet,
+        homes: Homes,
         options: Options,
         now: Duration,
     ) -> (Self, Vec<Action>) {
@@ -238,9 +277,11 @@ impl Transfer {
             dropped: BTreeMap::new(),
             asked: BTreeMap::new(),
             flights: BTreeMap::new(),
-            upstream: Upstream::new(options.upstream_tries),
+            upstream: Upstream::default(),
+            member: Member::new(homes, options.seed),
+            asking: BTreeSet::new(),
             readers: BTreeMap::new(),
-            discovery: Discovery::Running,
+            discovery: Discovery::Idle,
             excluded: BTreeMap::new(),
             repaired: false,
             phase: Phase::Fetching,
@@ -249,9 +290,6 @@ impl Transfer {
             timer: None,
         };
         let mut actions = Vec::new();
-        if transfer.missing() > 0 {
-            actions.push(Action::Discover);
-        }
         transfer.plan(now, &mut actions);
         (transfer, actions)
     }
@@ -261,12 +299,29 @@ impl Transfer {
     pub fn handle(&mut self, event: Event, now: Duration) -> Vec<Action> {
         let mut actions = Vec::new();
         match event {
-            Event::Provider(peer, availability) => self.provider_found(peer, availability),
+            Event::Provider(peer, availability) => {
+                self.asking.remove(&peer);
+                self.provider_found(peer, availability);
+            }
+            Event::Candidate(peer) => self.candidate(peer, &mut actions),
+            Event::HasNothing(peer) => self.has_nothing(peer),
+            Event::Homes(homes) => self.member.homes(homes),
+            Event::Reported(id, standing) => self.reported(id, standing, now, &mut actions),
+            Event::UpstreamWhole(fetch) => {
+                if self.upstream.is_running(fetch) {
+                    self.upstream.extend(self.layout.count());
+                    self.member.whole();
+                }
+            }
             Event::DiscoveryEnded => self.discovery = Discovery::Ended(now),
             Event::Chunk(request) => self.chunk_arrived(request, now, &mut actions),
             Event::ChunkFailed(request, failure) => self.chunk_failed(request, failure, now, &mut actions),
             Event::UpstreamChunk(fetch, chunk) => self.upstream_chunk(fetch, chunk, &mut actions),
-            Event::UpstreamEnded(fetch, result) => self.upstream.ended(fetch, result, now),
+            Event::UpstreamEnded(fetch, result) => {
+                if let Some(failure) = self.upstream.ended(fetch, result) {
+                    self.member.failed(failure);
+                }
+            }
             Event::ReaderAt(reader, chunk) => {
                 self.readers.insert(reader, chunk);
             }
@@ -362,6 +417,7 @@ impl Transfer {
         }
         if !keep {
             self.providers.remove(&asked.peer);
+            self.note_lost(asked.peer, now);
             let weight = if failure == ChunkFailure::Gone { 1 } else { MAX_DROPS };
             *self.dropped.entry(asked.peer).or_default() += weight;
             // What else it was asked for will not come either.
@@ -379,6 +435,7 @@ impl Transfer {
             return;
         }
         self.store(chunk, actions);
+        self.member.progressed();
         // Stop where another has already brought what comes next.
         let next_is_held = chunk + 1 < self.layout.count() && self.has(chunk + 1);
         if self.upstream.arrived(fetch, chunk) || next_is_held && self.upstream.is_running(fetch) {
@@ -397,6 +454,7 @@ impl Transfer {
         }
         self.repaired = true;
         self.upstream.revive();
+        self.member.repairing();
         for &(chunk, signer) in suspects {
             if chunk < self.layout.count() {
                 self.have.set(chunk as usize, false);
@@ -425,7 +483,9 @@ impl Transfer {
             return;
         }
         self.assign(now, actions);
+        self.follow(actions);
         self.consider_upstream(now, actions);
+        self.consider_report(now, actions);
         self.set_timer(now, actions);
     }
 
@@ -442,41 +502,65 @@ impl Transfer {
         actions.push(Action::Request { id, peer, chunk });
     }
 
-    /// Asks upstream for what nobody else has, or gives up.
+    /// Asks upstream for what nobody else has, as far as this node may; or gives up.
     fn consider_upstream(&mut self, now: Duration, actions: &mut Vec<Action>) {
-        let Discovery::Ended(ended) = self.discovery else { return };
         if self.upstream.running().is_some() {
             return;
         }
-        let Some(start) = self.first_uncovered() else { return };
-        if now >= ended + self.options.rediscover_after
-            && self.providers.is_empty()
-            && self.excluded.is_empty()
-        {
-            // The providers are lost, or a fetch failed: somebody else may have the blob by now.
+        let all = 0..self.layout.count();
+        let repairing = !self.excluded.is_empty() && !self.upstream.is_dead();
+        let within = if repairing { Some(all) } else { self.member.leased() };
+        let Some(within) = within else {
+            self.consider_failing(actions);
+            return;
+        };
+        let Some(start) = self.first_uncovered(&within) else {
+            if within.clone().all(|chunk| self.has(chunk)) {
+                self.member.lease_done();
+            }
+            return;
+        };
+        // Nobody is known to have it. But a record may have been lost: better one more look than a second copy.
+        let looked = match self.discovery {
+            Discovery::Idle => false,
+            Discovery::Running => return,
+            Discovery::Ended(at) => {
+                repairing || !self.providers.is_empty() || now < at + self.options.rediscover_after
+            }
+        };
+        if !looked {
             self.discovery = Discovery::Running;
             actions.push(Action::Discover);
             return;
         }
-        if let Some(id) = self.upstream.next_fetch(now) {
+        if let Some(id) = self.upstream.next_fetch() {
             let mut end = start + 1;
-            while end < self.layout.count() && self.uncovered(end) {
+            while end < within.end && self.uncovered(end) {
                 end += 1;
             }
             self.upstream.begin(id, start..end);
             actions.push(Action::FetchUpstream { id, chunks: start..end });
-        } else if self.upstream.is_dead() && self.asked.is_empty() && !self.any_usable_for_missing() {
+        }
+    }
+
+    /// Gives up when the home says that nobody can fetch the blob, and no peer brings it.
+    fn consider_failing(&mut self, actions: &mut Vec<Action>) {
+        let repair_failed = !self.excluded.is_empty() && self.upstream.is_dead();
+        let hopeless = self.member.hopeless();
+        if (hopeless.is_some() || repair_failed) && self.asked.is_empty() && !self.any_usable_for_missing() {
             self.phase = Phase::Failed;
-            actions.push(Action::Fail(self.upstream.last_failure()));
+            actions.push(Action::Fail(self.upstream.last_failure().or(hopeless)));
         }
     }
 
     /// The earliest time at which something is due that no event will announce.
     fn set_timer(&mut self, now: Duration, actions: &mut Vec<Action>) {
+        if self.phase != Phase::Fetching {
+            return;
+        }
         let overdue = self.asked.values().map(|asked| asked.overdue).filter(|&at| at > now);
         let paused = self.providers.values().filter_map(|provider| provider.paused_until(now));
-        let upstream = self.upstream.paused_until(now);
-        let earliest = overdue.chain(paused).chain(upstream).min();
+        let earliest = overdue.chain(paused).chain(self.member.due(now)).min();
         if earliest != self.timer {
             self.timer = earliest;
             actions.extend(earliest.map(Action::SetTimer));

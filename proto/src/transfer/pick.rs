@@ -103,13 +103,13 @@ impl Transfer {
     }
 
     /// The first chunk that upstream has to bring: what a reader waits for before anything else.
-    pub(super) fn first_uncovered(&self) -> Option<u32> {
+    pub(super) fn first_uncovered(&self, within: &std::ops::Range<u32>) -> Option<u32> {
         // The common case, said without a walk: somebody has everything.
         if self.excluded.is_empty() && self.providers.values().any(|provider| !provider.is_partial()) {
             return None;
         }
-        let ahead = self.readers.values().copied().min().unwrap_or(0).max(self.first_missing);
-        (ahead..self.layout.count()).chain(self.first_missing..ahead).find(|&chunk| self.uncovered(chunk))
+        let ahead = self.readers.values().copied().min().unwrap_or(0).clamp(within.start, within.end);
+        (ahead..within.end).chain(within.start..ahead).find(|&chunk| self.uncovered(chunk))
     }
 
     /// Whether any peer could still bring a missing chunk.

@@ -54,6 +54,15 @@ impl Provider {
         matches!(self.availability, Availability::Partial(_))
     }
 
+    /// How many chunks it is known to have; 0 for one that has all.
+    pub(super) fn known(&self) -> u32 {
+        match &self.availability {
+            Availability::Complete => 0,
+            // At most 2^18 chunks.
+            Availability::Partial(chunks) => u32::try_from(chunks.count_ones(..)).unwrap_or(u32::MAX),
+        }
+    }
+
     pub(super) fn has(&self, chunk: u32) -> bool {
         match &self.availability {
             Availability::Complete => true,

@@ -7,6 +7,11 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::chunk::MIN_CHUNK;
+use crate::digest::Digest;
+use crate::swarm::home::{self, QuestionId};
+use crate::swarm::lease::{Lease, LeaseEnd};
+use crate::swarm::message::{Membership, SwarmKey};
+use crate::swarm::ranking::Ranking;
 
 fn peer(seed: u8) -> PeerId {
     Keypair::ed25519_from_bytes([seed; 32]).unwrap().public().to_peer_id()
@@ -20,8 +25,42 @@ fn ms(ms: u64) -> Duration {
     Duration::from_millis(ms)
 }
 
+/// This node.
+fn local() -> PeerId {
+    peer(200)
+}
+
+fn homes() -> Homes {
+    Homes { local: local(), closest: vec![local()], fleet: 1 }
+}
+
+fn lease(id: u64, chunks: std::ops::Range<u32>) -> Lease {
+    Lease { epoch: 1, id, chunks }
+}
+
+fn standing(lease: Option<Lease>, members: Vec<PeerId>) -> Standing {
+    Standing::Member(Membership { epoch: 1, members, lease, hopeless: None, again: Some(ms(1000)) })
+}
+
+fn report(actions: &[Action]) -> Option<(ReportId, PeerId, Report)> {
+    actions.iter().find_map(|action| match action {
+        Action::Report { id, to, report } => Some((*id, *to, report.clone())),
+        _ => None,
+    })
+}
+
+/// A transfer that may fetch all of its blob.
 fn fresh(chunks: u32) -> (Transfer, Vec<Action>) {
-    Transfer::start(layout(chunks), FixedBitSet::new(), Options::default(), ms(0))
+    with(chunks, FixedBitSet::new())
+}
+
+fn with(chunks: u32, have: FixedBitSet) -> (Transfer, Vec<Action>) {
+    let (mut transfer, actions) = Transfer::start(layout(chunks), have, homes(), Options::default(), ms(0));
+    let Some((id, to, _)) = report(&actions) else { return (transfer, actions) };
+    assert_eq!(to, local());
+    let actions =
+        transfer.handle(Event::Reported(id, Some(standing(Some(lease(1, 0..chunks)), vec![]))), ms(0));
+    (transfer, actions)
 }
 
 fn requests(actions: &[Action]) -> Vec<(RequestId, PeerId, u32)> {
@@ -50,7 +89,8 @@ fn an_empty_blob_only_needs_its_proof() {
 #[test]
 fn upstream_waits_for_discovery_and_gets_one_range() {
     let (mut transfer, actions) = fresh(10);
-    assert_eq!(actions, [Action::Discover]);
+    assert_eq!(actions[0], Action::Discover);
+    assert_eq!(upstream_range(&actions), None);
     let actions = transfer.handle(Event::DiscoveryEnded, ms(300));
     let (id, range) = upstream_range(&actions).unwrap();
     assert_eq!(range, 0..10);
@@ -66,7 +106,7 @@ fn what_is_held_is_not_fetched() {
     let mut have = FixedBitSet::with_capacity(10);
     have.insert_range(0..4);
     have.insert_range(7..10);
-    let (mut transfer, _) = Transfer::start(layout(10), have, Options::default(), ms(0));
+    let (mut transfer, _) = with(10, have);
     let actions = transfer.handle(Event::DiscoveryEnded, ms(1));
     assert_eq!(upstream_range(&actions).unwrap().1, 4..7);
 }
@@ -132,11 +172,102 @@ fn a_lying_signer_is_repaired_from_upstream() {
 }
 
 #[test]
-fn a_final_upstream_failure_without_peers_ends_it_at_once() {
+fn a_refused_member_reports_it_and_gives_up_only_when_the_home_says_so() {
     let (mut transfer, _) = fresh(2);
     let (id, _) = upstream_range(&transfer.handle(Event::DiscoveryEnded, ms(1))).unwrap();
     let actions = transfer.handle(Event::UpstreamEnded(id, Err(UpstreamFailure::Final)), ms(2));
+    let (id, _, said) = report(&actions).unwrap();
+    assert_eq!(said.ended.unwrap().how, LeaseEnd::Refused);
+    assert!(!said.can_fetch);
+    let hopeless = Standing::Member(Membership {
+        epoch: 1,
+        members: vec![],
+        lease: None,
+        hopeless: Some(LeaseEnd::Refused),
+        again: Some(ms(1000)),
+    });
+    let actions = transfer.handle(Event::Reported(id, Some(hopeless)), ms(3));
     assert_eq!(actions, [Action::Fail(Some(UpstreamFailure::Final))]);
+}
+
+#[test]
+fn without_a_lease_upstream_is_left_alone() {
+    let (mut transfer, actions) =
+        Transfer::start(layout(9), FixedBitSet::new(), homes(), Options::default(), ms(0));
+    let (id, ..) = report(&actions).unwrap();
+    let actions = transfer.handle(Event::Reported(id, Some(standing(None, vec![peer(1)]))), ms(1));
+    assert!(actions.contains(&Action::Ask { peer: peer(1), known: 0 }), "{actions:?}");
+    let mut bits = FixedBitSet::with_capacity(9);
+    bits.insert(3);
+    let actions = transfer.handle(Event::Provider(peer(1), Availability::Partial(bits)), ms(2));
+    assert_eq!(requests(&actions).iter().map(|&(.., chunk)| chunk).collect::<Vec<_>>(), [3]);
+    // What it gets meanwhile is heard of.
+    assert!(actions.contains(&Action::Ask { peer: peer(1), known: 1 }), "{actions:?}");
+    for at in 1..100 {
+        assert_eq!(upstream_range(&transfer.handle(Event::Timer, ms(at * 100))), None);
+    }
+}
+
+#[test]
+fn a_home_that_does_not_answer_is_followed_by_the_next() {
+    let homes = Homes { local: local(), closest: vec![peer(1), peer(2), peer(3)], fleet: 100 };
+    let (mut transfer, actions) = Transfer::start(
+        layout(9),
+        FixedBitSet::new(),
+        homes,
+        Options { seed: 512, ..Options::default() },
+        ms(0),
+    );
+    let (id, to, _) = report(&actions).unwrap();
+    assert_eq!(to, peer(1));
+    let (id, to, said) = report(&transfer.handle(Event::Reported(id, None), ms(10))).unwrap();
+    assert_eq!((to, said.unreachable), (peer(2), vec![peer(1)]));
+    let (id, to, _) = report(&transfer.handle(Event::Reported(id, None), ms(20))).unwrap();
+    assert_eq!(to, peer(3));
+    // Nobody is left: it waits, asks them again, and then keeps the swarm itself.
+    let actions = transfer.handle(Event::Reported(id, None), ms(30));
+    assert_eq!(actions, [Action::SetTimer(ms(1030))]);
+    let mut to = Vec::new();
+    let mut due = report(&transfer.handle(Event::Timer, ms(1030)));
+    while let Some((id, whom, _)) = due {
+        to.push(whom);
+        due = if whom == local() {
+            None
+        } else {
+            report(&transfer.handle(Event::Reported(id, None), ms(1040)))
+        };
+    }
+    assert_eq!(to, [peer(1), peer(2), peer(3), local()]);
+}
+
+#[test]
+fn a_member_is_sent_on_and_stays_with_its_home() {
+    let homes = Homes { local: local(), closest: vec![peer(1), peer(2)], fleet: 3 };
+    let (mut transfer, actions) =
+        Transfer::start(layout(9), FixedBitSet::new(), homes, Options::default(), ms(0));
+    let (id, ..) = report(&actions).unwrap();
+    let actions = transfer.handle(Event::Reported(id, Some(Standing::Elsewhere(peer(2)))), ms(1));
+    let (id, to, _) = report(&actions).unwrap();
+    assert_eq!(to, peer(2));
+    transfer.handle(Event::Reported(id, Some(standing(None, vec![]))), ms(2));
+    let (_, to, _) = report(&transfer.handle(Event::Timer, ms(1002))).unwrap();
+    assert_eq!(to, peer(2));
+    assert_eq!(transfer.farewell(true).unwrap().0, peer(2));
+}
+
+#[test]
+fn an_upstream_without_ranges_is_told_to_the_home() {
+    let (mut transfer, _) =
+        Transfer::start(layout(90), FixedBitSet::new(), homes(), Options::default(), ms(0));
+    let granted = Some(standing(Some(lease(1, 0..64)), vec![]));
+    transfer.handle(Event::Reported(ReportId(0), granted), ms(1));
+    let (id, _) = upstream_range(&transfer.handle(Event::DiscoveryEnded, ms(2))).unwrap();
+    let (_, _, said) = report(&transfer.handle(Event::UpstreamWhole(id), ms(3))).unwrap();
+    assert!(said.whole);
+    for chunk in 0..90 {
+        let actions = transfer.handle(Event::UpstreamChunk(id, chunk), ms(4));
+        assert_eq!(actions.contains(&Action::Finish), chunk == 89);
+    }
 }
 
 #[test]
@@ -172,14 +303,23 @@ fn manner() -> impl Strategy<Value = Manner> {
     ]
 }
 
+/// What happens at some time.
+#[derive(Debug)]
+enum Due {
+    Here(Event),
+    /// At this node's own home.
+    Home(home::Event),
+}
+
 /// A virtual network: peers of given manners and an upstream that breaks now and then.
 struct Network {
     transfer: Transfer,
+    home: home::Homes,
     layout: ChunkLayout,
     manners: BTreeMap<PeerId, (Manner, u32)>,
     /// How many chunks upstream gives before each break; the last entry holds for ever.
     upstream_breaks: Vec<u32>,
-    queue: BTreeMap<(Duration, u64), Event>,
+    queue: BTreeMap<(Duration, u64), Due>,
     stopped: BTreeSet<FetchId>,
     in_flight: BTreeMap<RequestId, u32>,
     sequence: u64,
@@ -192,7 +332,7 @@ impl Network {
     fn new(chunks: u32, manners: Vec<Manner>, upstream_breaks: Vec<u32>) -> Self {
         let layout = layout(chunks);
         let (transfer, actions) =
-            Transfer::start(layout, FixedBitSet::new(), Options::default(), Duration::ZERO);
+            Transfer::start(layout, FixedBitSet::new(), homes(), Options::default(), Duration::ZERO);
         let manners = manners
             .into_iter()
             .enumerate()
@@ -200,6 +340,7 @@ impl Network {
             .collect();
         let mut network = Self {
             transfer,
+            home: home::Homes::new(Ranking::new(local()), home::Options::default()),
             layout,
             manners,
             upstream_breaks,
@@ -217,13 +358,41 @@ impl Network {
 
     fn at(&mut self, when: Duration, event: Event) {
         self.sequence += 1;
-        self.queue.insert((when, self.sequence), event);
+        self.queue.insert((when, self.sequence), Due::Here(event));
+    }
+
+    fn at_home(&mut self, when: Duration, event: home::Event) {
+        self.sequence += 1;
+        self.queue.insert((when, self.sequence), Due::Home(event));
+    }
+
+    fn home(&mut self, event: home::Event, now: Duration) {
+        for action in self.home.handle(event, now) {
+            match action {
+                home::Action::Answer(QuestionId(id), standing) => {
+                    self.at(now + ms(1), Event::Reported(ReportId(id), Some(standing)));
+                }
+                home::Action::SetTimer(at) => self.at_home(at, home::Event::Timer),
+                other => panic!("a node alone has no standbys: {other:?}"),
+            }
+        }
     }
 
     fn perform(&mut self, actions: Vec<Action>, now: Duration) {
         for action in actions {
             match action {
                 Action::Discover => self.discover(now),
+                Action::Report { id, to, report } => {
+                    assert_eq!(to, local());
+                    let key = SwarmKey { digest: Digest::sha256_of(b"blob"), size: self.layout.size() };
+                    let (question, known) = (QuestionId(id.0), Vec::new());
+                    self.at_home(now, home::Event::Reported { question, from: local(), key, report, known });
+                }
+                Action::Ask { peer, .. } => {
+                    // It gets nothing new: the answer comes when the second is over.
+                    let availability = self.availability(&self.manners[&peer].0);
+                    self.at(now + ms(1000), Event::Provider(peer, availability));
+                }
                 Action::Request { id, peer, chunk } => self.request(id, peer, chunk, now),
                 Action::Cancel(id) => {
                     self.in_flight.remove(&id);
@@ -241,19 +410,23 @@ impl Network {
     }
 
     fn discover(&mut self, now: Duration) {
-        let count = self.layout.count() as usize;
         for (index, (&peer, (manner, _))) in self.manners.clone().iter().enumerate() {
-            let availability = match manner {
-                Manner::Partial { every, .. } => {
-                    let mut bits = FixedBitSet::with_capacity(count);
-                    (0..count).step_by(*every).for_each(|chunk| bits.insert(chunk));
-                    Availability::Partial(bits)
-                }
-                _ => Availability::Complete,
-            };
+            let availability = self.availability(manner);
             self.at(now + ms(index as u64 * 20), Event::Provider(peer, availability));
         }
         self.at(now + ms(300), Event::DiscoveryEnded);
+    }
+
+    fn availability(&self, manner: &Manner) -> Availability {
+        let count = self.layout.count() as usize;
+        match manner {
+            Manner::Partial { every, .. } => {
+                let mut bits = FixedBitSet::with_capacity(count);
+                (0..count).step_by(*every).for_each(|chunk| bits.insert(chunk));
+                Availability::Partial(bits)
+            }
+            _ => Availability::Complete,
+        }
     }
 
     fn request(&mut self, id: RequestId, peer: PeerId, chunk: u32, now: Duration) {
@@ -301,6 +474,13 @@ impl Network {
                 panic!("nothing is due and the transfer has not ended: {:?}", self.transfer);
             };
             now = now.max(when);
+            let event = match event {
+                Due::Here(event) => event,
+                Due::Home(event) => {
+                    self.home(event, now);
+                    continue;
+                }
+            };
             match &event {
                 Event::UpstreamChunk(id, _) | Event::UpstreamEnded(id, _) if self.stopped.contains(id) => {
                     continue;

@@ -5,27 +5,23 @@ use std::time::Duration;
 
 use super::FetchId;
 
-/// The pause after a first failure without progress; it doubles with each that follows.
-const FIRST_PAUSE: Duration = Duration::from_millis(100);
-
 /// Why an upstream fetch ended early, as far as the next decision depends on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum UpstreamFailure {
     /// It may go better the next time: the connection broke, the body ended early, a 5xx.
     Retry,
-    /// It will not: not found, denied, refused by policy, throttled.
+    /// Upstream asked to slow down, perhaps for so long.
+    Throttled(Option<Duration>),
+    /// It will not: not found, denied, refused by policy.
     Final,
     /// The bytes are not those the digest promises.
     WrongBytes,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Upstream {
     running: Option<Running>,
     next_fetch: u64,
-    tries: u32,
-    failures_in_a_row: u32,
-    paused_until: Duration,
     last_failure: Option<UpstreamFailure>,
     dead: bool,
 }
@@ -40,18 +36,6 @@ struct Running {
 }
 
 impl Upstream {
-    pub(super) fn new(tries: u32) -> Self {
-        Self {
-            running: None,
-            next_fetch: 0,
-            tries,
-            failures_in_a_row: 0,
-            paused_until: Duration::ZERO,
-            last_failure: None,
-            dead: false,
-        }
-    }
-
     pub(super) fn running(&self) -> Option<FetchId> {
         self.running.as_ref().map(|running| running.id)
     }
@@ -89,9 +73,16 @@ impl Upstream {
         }
     }
 
-    /// The next fetch's id, unless upstream is given up or pausing.
-    pub(super) fn next_fetch(&self, now: Duration) -> Option<FetchId> {
-        (!self.dead && now >= self.paused_until).then_some(FetchId(self.next_fetch))
+    /// The upstream ignores ranges: the running fetch goes on to the end.
+    pub(super) fn extend(&mut self, end: u32) {
+        if let Some(running) = &mut self.running {
+            running.end = end;
+        }
+    }
+
+    /// The next fetch's id, unless upstream is given up.
+    pub(super) fn next_fetch(&self) -> Option<FetchId> {
+        (!self.dead).then_some(FetchId(self.next_fetch))
     }
 
     pub(super) fn begin(&mut self, id: FetchId, chunks: Range<u32>) {
@@ -101,7 +92,6 @@ impl Upstream {
 
     /// Notes a chunk; says whether the rest of the fetch is not wanted any more.
     pub(super) fn arrived(&mut self, fetch: FetchId, chunk: u32) -> bool {
-        self.failures_in_a_row = 0;
         match &mut self.running {
             Some(running) if running.id == fetch => {
                 running.next = chunk + 1;
@@ -117,23 +107,27 @@ impl Upstream {
         }
     }
 
-    pub(super) fn ended(&mut self, fetch: FetchId, result: Result<(), UpstreamFailure>, now: Duration) {
+    /// Notes the end of a fetch; says how it failed, if it is the one that runs. Nothing more is fetched until
+    /// [`Upstream::revive`].
+    pub(super) fn ended(
+        &mut self,
+        fetch: FetchId,
+        result: Result<(), UpstreamFailure>,
+    ) -> Option<UpstreamFailure> {
         if !self.is_running(fetch) {
-            return;
+            return None;
         }
         self.running = None;
         // An end without failure but short of the range counts as one, or it would be asked for ever.
         let failure = result.err().unwrap_or(UpstreamFailure::Retry);
         self.last_failure = Some(failure);
-        self.failures_in_a_row += 1;
-        self.dead = failure != UpstreamFailure::Retry || self.failures_in_a_row >= self.tries;
-        self.paused_until = now + FIRST_PAUSE * 2_u32.pow(self.failures_in_a_row.min(6) - 1);
+        self.dead = true;
+        Some(failure)
     }
 
-    /// Tries again after it was given up.
+    /// Tries again after it failed: under a new lease, or to repair.
     pub(super) fn revive(&mut self) {
         self.dead = false;
-        self.failures_in_a_row = 0;
     }
 
     pub(super) fn is_dead(&self) -> bool {
@@ -142,9 +136,5 @@ impl Upstream {
 
     pub(super) fn last_failure(&self) -> Option<UpstreamFailure> {
         self.last_failure
-    }
-
-    pub(super) fn paused_until(&self, now: Duration) -> Option<Duration> {
-        (!self.dead && self.paused_until > now).then_some(self.paused_until)
     }
 }

@@ -1,0 +1,336 @@
+//! A transfer's part in its swarm: whose home it reports to, when, and what it may fetch from upstream.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::time::Duration;
+
+use libp2p_identity::PeerId;
+
+use super::{
+    Action, Availability, Discovery, MAX_DROPS, MAX_NEIGHBOURS, Phase, Provider, Transfer, UpstreamFailure,
+};
+use crate::swarm::lease::{Lease, LeaseEnd};
+use crate::swarm::message::{Ended, MAX_UNREACHABLE, Membership, Report, Standing};
+
+/// Numbers a report within its transfer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ReportId(pub u64);
+
+/// How long a peer that was not reached is not reported to.
+const LOST: Duration = Duration::from_secs(5);
+/// The wait after none of the homes was reached, for each node of the fleet.
+const WAIT_A_NODE: Duration = Duration::from_millis(20);
+/// The longest such wait.
+const MAX_WAIT: Duration = Duration::from_secs(5);
+/// A member that the home keeps no track of reports again after so long without a chunk.
+const STARVED: Duration = Duration::from_secs(3);
+/// So many nodes in a row that send on to another, and the next ask waits.
+const MAX_HOPS: u32 = 4;
+/// The pause then.
+const PAUSE: Duration = Duration::from_millis(250);
+
+/// The nodes that could be the blob's home.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Homes {
+    /// This node.
+    pub local: PeerId,
+    /// The live nodes closest to the digest, the closest first; this node may be among them.
+    pub closest: Vec<PeerId>,
+    /// How many nodes are live, this one among them.
+    pub fleet: usize,
+}
+
+#[derive(Debug)]
+pub(super) struct Member {
+    homes: Homes,
+    /// Who is reported to as long as it answers: a live swarm stays with its home.
+    home: Option<PeerId>,
+    /// Who was not reached, and until when it is not asked.
+    lost: BTreeMap<PeerId, Duration>,
+    outstanding: Option<(ReportId, PeerId)>,
+    next_id: u64,
+    /// When to report next; `None` for at once.
+    next: Option<Duration>,
+    hops: u32,
+    /// All homes were lost once, and the wait for a second try is over or running.
+    waited: bool,
+    lease: Option<Lease>,
+    /// A chunk came under this lease.
+    lease_moved: bool,
+    ended: Option<Ended>,
+    whole: bool,
+    can_fetch: bool,
+    hopeless: Option<LeaseEnd>,
+    tracked: bool,
+    progress: u64,
+    progress_at_report: u64,
+    seed: u64,
+}
+
+impl Member {
+    pub(super) fn new(homes: Homes, seed: u64) -> Self {
+        Self {
+            homes,
+            home: None,
+            lost: BTreeMap::new(),
+            outstanding: None,
+            next_id: 0,
+            next: None,
+            hops: 0,
+            waited: false,
+            lease: None,
+            lease_moved: false,
+            ended: None,
+            whole: false,
+            can_fetch: true,
+            hopeless: None,
+            tracked: true,
+            progress: 0,
+            progress_at_report: 0,
+            seed,
+        }
+    }
+
+    pub(super) fn homes(&mut self, homes: Homes) {
+        self.homes = homes;
+    }
+
+    /// The chunks that this node may fetch.
+    pub(super) fn leased(&self) -> Option<Range<u32>> {
+        let lease = self.lease.as_ref()?;
+        if self.whole { Some(0..u32::MAX) } else { Some(lease.chunks.clone()) }
+    }
+
+    pub(super) fn hopeless(&self) -> Option<UpstreamFailure> {
+        Some(match self.hopeless? {
+            LeaseEnd::Refused => UpstreamFailure::Final,
+            LeaseEnd::Trouble { .. } | LeaseEnd::Done => UpstreamFailure::Retry,
+        })
+    }
+
+    /// A chunk of the lease came. The first one is told at once: others may then have leases too.
+    pub(super) fn progressed(&mut self) {
+        self.progress += 1;
+        if self.lease.is_some() && !std::mem::replace(&mut self.lease_moved, true) {
+            self.next = None;
+        }
+    }
+
+    /// Upstream ignores ranges.
+    pub(super) fn whole(&mut self) {
+        self.whole = true;
+        self.next = None;
+    }
+
+    pub(super) fn lease_done(&mut self) {
+        self.end(LeaseEnd::Done);
+    }
+
+    pub(super) fn failed(&mut self, failure: UpstreamFailure) {
+        match failure {
+            UpstreamFailure::Retry => self.end(LeaseEnd::Trouble { retry_after: None }),
+            UpstreamFailure::Throttled(retry_after) => self.end(LeaseEnd::Trouble { retry_after }),
+            UpstreamFailure::Final | UpstreamFailure::WrongBytes => {
+                self.can_fetch = false;
+                self.end(LeaseEnd::Refused);
+            }
+        }
+    }
+
+    fn end(&mut self, how: LeaseEnd) {
+        if let Some(lease) = self.lease.take() {
+            self.ended = Some(Ended { epoch: lease.epoch, id: lease.id, how });
+            self.whole = false;
+            self.next = None;
+        }
+    }
+
+    /// From here on suspect chunks are fetched again, which needs no lease.
+    pub(super) fn repairing(&mut self) {
+        self.lease = None;
+    }
+
+    /// When the next report is due, if not before `now`.
+    pub(super) fn due(&self, now: Duration) -> Option<Duration> {
+        self.next.filter(|&at| at > now && self.outstanding.is_none())
+    }
+
+    /// Whom to report to now, if it is time.
+    fn whom(&mut self, now: Duration) -> Option<PeerId> {
+        if self.outstanding.is_some() || self.next.is_some_and(|next| now < next) {
+            return None;
+        }
+        if !self.tracked && self.progress > self.progress_at_report {
+            // All goes well without the home.
+            self.progress_at_report = self.progress;
+            self.next = Some(now + STARVED);
+            return None;
+        }
+        self.lost.retain(|_, until| *until > now);
+        if let Some(home) = self.home {
+            return Some(home);
+        }
+        let lost = &self.lost;
+        if let Some(&home) = self.homes.closest.iter().find(|home| !lost.contains_key(home)) {
+            return Some(home);
+        }
+        if self.waited {
+            // Nobody is left who could know better.
+            return Some(self.homes.local);
+        }
+        self.waited = true;
+        self.lost.clear();
+        let fleet = u32::try_from(self.homes.fleet).unwrap_or(u32::MAX);
+        let most = WAIT_A_NODE.saturating_mul(fleet).min(MAX_WAIT);
+        // The seed is random: 1,024 steps spread a fleet well enough.
+        self.next = Some(now + most.mul_f64(f64::from((self.seed % 1024) as u16) / 1024.0));
+        None
+    }
+
+    fn report(&self, have: Availability) -> Report {
+        Report {
+            have,
+            can_fetch: self.can_fetch,
+            lease: self.lease.clone(),
+            ended: self.ended,
+            whole: self.whole,
+            unreachable: self.lost.keys().copied().take(MAX_UNREACHABLE).collect(),
+            leaving: false,
+        }
+    }
+
+    fn lose(&mut self, peer: PeerId, now: Duration) {
+        self.lost.insert(peer, now + LOST);
+    }
+}
+
+impl Transfer {
+    /// Reports to the home when it is time.
+    pub(super) fn consider_report(&mut self, now: Duration, actions: &mut Vec<Action>) {
+        if self.phase != Phase::Fetching {
+            return;
+        }
+        let Some(to) = self.member.whom(now) else { return };
+        let id = ReportId(self.member.next_id);
+        self.member.next_id += 1;
+        self.member.outstanding = Some((id, to));
+        self.member.progress_at_report = self.member.progress;
+        let report = self.member.report(Availability::Partial(self.have.clone()));
+        actions.push(Action::Report { id, to, report });
+    }
+
+    /// What to tell the home at the end, if there is one that knows this node: that it has all, or leaves.
+    pub fn farewell(&self, complete: bool) -> Option<(PeerId, Report)> {
+        let home = self.member.home?;
+        let have = if complete { Availability::Complete } else { Availability::Partial(self.have.clone()) };
+        Some((home, Report { leaving: !complete, lease: None, ..self.member.report(have) }))
+    }
+
+    pub(super) fn reported(
+        &mut self,
+        id: ReportId,
+        standing: Option<Standing>,
+        now: Duration,
+        actions: &mut Vec<Action>,
+    ) {
+        let Some((_, home)) = self.member.outstanding.take_if(|(outstanding, _)| *outstanding == id) else {
+            return;
+        };
+        let member = &mut self.member;
+        match standing {
+            None => {
+                member.home = None;
+                member.next = None;
+                member.hops = 0;
+                member.lose(home, now);
+            }
+            Some(Standing::Wait(time)) => member.next = Some(now + time),
+            Some(Standing::Elsewhere(other)) => {
+                member.hops += 1;
+                let turn_back = member.hops > MAX_HOPS || member.lost.contains_key(&other);
+                member.home = (!turn_back).then_some(other);
+                member.hops %= MAX_HOPS + 1;
+                member.next = turn_back.then_some(now + PAUSE);
+            }
+            Some(Standing::Member(membership)) => {
+                member.home = Some(home);
+                member.hops = 0;
+                member.waited = false;
+                member.ended = None;
+                self.take_place(membership, now, actions);
+            }
+        }
+    }
+
+    fn take_place(&mut self, membership: Membership, now: Duration, actions: &mut Vec<Action>) {
+        let Membership { members, lease, hopeless, again, .. } = membership;
+        let member = &mut self.member;
+        member.tracked = again.is_some();
+        // What happened while the report was under way is told at once.
+        let news = member.ended.is_some();
+        member.next = (!news).then_some(now + again.unwrap_or(STARVED));
+        member.hopeless = hopeless;
+        let same = |one: &Lease, other: &Lease| one.epoch == other.epoch && one.id == other.id;
+        match (member.lease.take(), lease) {
+            (Some(old), Some(new)) if same(&old, &new) => member.lease = Some(new),
+            (old, new) => {
+                member.whole = false;
+                member.lease_moved = false;
+                if new.is_some() {
+                    self.upstream.revive();
+                }
+                member.lease = new;
+                if old.is_some()
+                    && self.excluded.is_empty()
+                    && let Some(fetch) = self.upstream.running()
+                {
+                    self.upstream.stop(fetch);
+                    actions.push(Action::StopUpstream(fetch));
+                }
+            }
+        }
+        for peer in members {
+            self.candidate(peer, actions);
+        }
+    }
+
+    /// A peer that may have something: asked, if there is room.
+    pub(super) fn candidate(&mut self, peer: PeerId, actions: &mut Vec<Action>) {
+        let known = self.providers.contains_key(&peer) || self.asking.contains(&peer);
+        let dropped = self.dropped.get(&peer).is_some_and(|&times| times >= MAX_DROPS);
+        if known
+            || dropped
+            || peer == self.member.homes.local
+            || self.providers.len() + self.asking.len() >= MAX_NEIGHBOURS
+        {
+            return;
+        }
+        self.asking.insert(peer);
+        actions.push(Action::Ask { peer, known: 0 });
+    }
+
+    /// Asks those who do not have everything yet what they have got meanwhile.
+    pub(super) fn follow(&mut self, actions: &mut Vec<Action>) {
+        for (&peer, provider) in &self.providers {
+            if provider.is_partial() && self.asking.insert(peer) {
+                actions.push(Action::Ask { peer, known: provider.known() });
+            }
+        }
+    }
+
+    pub(super) fn has_nothing(&mut self, peer: PeerId) {
+        self.asking.remove(&peer);
+        if self.providers.get(&peer).is_none_or(Provider::is_partial) {
+            self.providers.remove(&peer);
+            *self.dropped.entry(peer).or_default() += 1;
+        }
+    }
+
+    /// Says to the home, with the next report, that this peer was lost.
+    pub(super) fn note_lost(&mut self, peer: PeerId, now: Duration) {
+        self.member.lose(peer, now);
+        if self.providers.is_empty() && self.discovery != Discovery::Running {
+            self.member.next = None;
+        }
+    }
+}
