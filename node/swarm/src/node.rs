@@ -256,11 +256,13 @@ impl Node {
             BehaviourEvent::Identify(identify::Event::Received { peer_id, info, .. }) => {
                 self.learn_addresses(peer_id, info.listen_addrs);
             }
-            BehaviourEvent::Ping(ping::Event { peer, result: Err(error), .. }) => {
+            BehaviourEvent::Ping(ping::Event { peer, connection, result: Err(error) }) => {
                 tracing::info!(%peer, %error, "no heartbeat: disconnecting");
-                self.swarm.behaviour_mut().denial.note(peer);
-                // It fails only if the peer is gone already.
-                self.swarm.disconnect_peer_id(peer).ok();
+                // One that came back has another connection, which is well.
+                if self.connections.get(&peer).is_none_or(|connection| connection.count < 2) {
+                    self.swarm.behaviour_mut().denial.note(peer);
+                }
+                self.swarm.close_connection(connection);
             }
             BehaviourEvent::Kad(event) => self.kad_event(event),
             _ => {}

@@ -1,0 +1,50 @@
+//! Announcing, and finding what was announced.
+
+use std::time::Duration;
+
+use shoal_proto::digest::Digest;
+
+use crate::fleet::{SIZE, Wish, blob, joined, node, until};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_provider_is_found_through_a_third_node() {
+    let blob = blob();
+    let digest = Digest::sha256_of(&blob);
+    let middle = node(Wish::default()).await;
+    let holder = node(Wish { bootstrap: vec![middle.address()], blobs: vec![blob], ..Wish::default() }).await;
+    // Announced before anyone is known: it is announced again.
+    holder.handle.announce(digest).await;
+    let asker = node(Wish { bootstrap: vec![middle.address()], ..Wish::default() }).await;
+    joined(&holder).await;
+    joined(&asker).await;
+    let holder_peer = holder.handle.local_peer();
+    until("finding the provider", async || {
+        let mut found = asker.handle.providers(digest, 10).await;
+        while let Ok(Some(peer)) = tokio::time::timeout(Duration::from_secs(1), found.recv()).await {
+            if peer == holder_peer {
+                return true;
+            }
+        }
+        false
+    })
+    .await;
+    let (bytes, _) = asker.handle.chunk(holder_peer, &digest, SIZE, 0).await.unwrap();
+    assert_eq!(bytes.len(), 256 * 1024);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn five_thousand_keys_are_announced() {
+    let first = node(Wish::default()).await;
+    let second = node(Wish { bootstrap: vec![first.address()], ..Wish::default() }).await;
+    joined(&second).await;
+    for n in 0..5000_u32 {
+        second.handle.announce(Digest::sha256_of(&n.to_be_bytes())).await;
+    }
+    until("announcing", async || second.handle.counters().announced >= 5000).await;
+    // A few of them at the other end, the last among them.
+    for n in [0_u32, 2500, 4999] {
+        let mut found = first.handle.providers(Digest::sha256_of(&n.to_be_bytes()), 1).await;
+        let found = tokio::time::timeout(Duration::from_secs(5), found.recv()).await.unwrap();
+        assert_eq!(found, Some(second.handle.local_peer()), "key {n}");
+    }
+}
