@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use shoal_proto::digest::Digest;
+use shoal_proto::wire::Holding;
 
 use crate::fleet::{SIZE, Wish, blob, joined, node, until};
 
@@ -47,4 +48,50 @@ async fn five_thousand_keys_are_announced() {
         let found = tokio::time::timeout(Duration::from_secs(5), found.recv()).await.unwrap();
         assert_eq!(found, Some(second.handle.local_peer()), "key {n}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_peer_that_another_told_of_is_reached() {
+    let blob = blob();
+    let digest = Digest::sha256_of(&blob);
+    let teller = node(Wish::default()).await;
+    let holder = node(Wish { bootstrap: vec![teller.address()], blobs: vec![blob], ..Wish::default() }).await;
+    let peer = holder.handle.local_peer();
+    assert!(teller.handle.addresses_of(peer).is_empty());
+    until("saying where it is", async || !teller.handle.addresses_of(peer).is_empty()).await;
+    let told = teller.handle.addresses_of(peer);
+
+    // It knows nobody, and is told.
+    let asker = node(Wish::default()).await;
+    let mut connections = asker.handle.connections();
+    assert!(asker.handle.ask_blob(peer, &digest).await.is_err());
+    asker.handle.add_addresses(peer, &told);
+    assert_eq!(asker.handle.ask_blob(peer, &digest).await.unwrap(), Holding::Complete { size: SIZE });
+    assert!(connections.has_changed().unwrap());
+    connections.mark_unchanged();
+    holder.end().await;
+    tokio::time::timeout(Duration::from_secs(10), connections.changed()).await.unwrap().unwrap();
+    assert!(asker.handle.connected().is_empty() && asker.handle.addresses_of(peer).is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn providers_that_announced_here_are_known_without_asking() {
+    let key = Digest::sha256_of(b"key");
+    let home = node(Wish::default()).await;
+    let nodes = [0; 3].map(|_| node(Wish { bootstrap: vec![home.address()], ..Wish::default() }));
+    let nodes = futures::future::join_all(nodes).await;
+    assert!(home.handle.local_providers(key).await.is_empty());
+    home.handle.announce(key).await;
+    for node in &nodes {
+        joined(node).await;
+        node.handle.announce(key).await;
+    }
+    let mut expected: Vec<_> = nodes.iter().map(|node| node.handle.local_peer()).collect();
+    expected.sort();
+    until("being told", async || {
+        let mut providers = home.handle.local_providers(key).await;
+        providers.sort();
+        providers == expected
+    })
+    .await;
 }
