@@ -12,7 +12,8 @@
 //! | `book` | where peers can be reached that other peers told of |
 //! | `neighbours` | who is connected, and where they say that they can be reached |
 //! | `node` | the task that owns it all |
-//! | `announce` | which keys are announced, and how fast |
+//! | `announce` | which keys are announced, and when |
+//! | `closeness` | how close peers are to keys |
 //! | `streams` | long-lived streams with bounded queues |
 //! | [`handle`] | what the rest of the node asks of it |
 
@@ -20,6 +21,7 @@ mod announce;
 mod behaviour;
 mod book;
 pub mod bootstrap;
+mod closeness;
 pub mod cluster_key;
 mod denial;
 pub mod handle;

@@ -11,6 +11,7 @@ use libp2p::core::transport::ListenerId;
 use libp2p::core::upgrade::Version;
 use libp2p::swarm::{ConnectionId, DialError, SwarmEvent};
 use libp2p::{Multiaddr, PeerId, Swarm, identify, kad, ping};
+use shoal_proto::digest::Digest;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -23,6 +24,7 @@ use crate::announce::Announcer;
 use crate::behaviour::{Behaviour, BehaviourEvent};
 use crate::book::Book;
 use crate::bootstrap::multiaddr;
+use crate::closeness;
 use crate::handle::{Command, Handle, Shown};
 use crate::streams::{self, inbound};
 use crate::transport::{self, TransportBuildError};
@@ -82,11 +84,10 @@ pub async fn start(
         shown: shown.clone(),
         inbox,
         joining,
-        announcer: Announcer::default(),
-        announcing: HashSet::new(),
+        announcer: Announcer::new(),
+        announcing: HashMap::new(),
         lookups: HashMap::new(),
         listeners: HashMap::new(),
-        known_peers: 0,
     };
     node.listen(config.listen).await?;
     tracing::info!(peer_id = %local, addresses = ?node.listening(), "listening for peers");
@@ -103,11 +104,10 @@ struct Node {
     shown: Arc<Shown>,
     inbox: mpsc::Receiver<Command>,
     joining: Joining,
-    announcer: Announcer,
-    announcing: HashSet<kad::QueryId>,
+    announcer: Announcer<PeerId>,
+    announcing: HashMap<kad::QueryId, Digest>,
     lookups: HashMap<kad::QueryId, Lookup>,
     listeners: HashMap<ListenerId, HashSet<Multiaddr>>,
-    known_peers: usize,
 }
 
 impl Node {
@@ -139,7 +139,7 @@ impl Node {
 
     fn command(&mut self, command: Command) {
         match command {
-            Command::Announce(key) => self.announcer.add(key),
+            Command::Announce(key) => self.announcer.add(key, closeness::of_key(&key), Instant::now()),
             Command::Withdraw(key) => self.withdraw(&key),
             Command::Providers { key, found, limit } => self.look_up(&key, found, limit),
             // It fails if the asker has gone.
@@ -167,12 +167,16 @@ impl Node {
             }
             SwarmEvent::ConnectionEstablished { peer_id, connection_id, endpoint, .. } => {
                 self.joining.established(connection_id, peer_id);
-                self.shown.neighbours.established(peer_id, endpoint.get_remote_address().clone());
+                let address = endpoint.get_remote_address().clone();
+                if self.shown.neighbours.established(peer_id, address) {
+                    self.met(peer_id);
+                }
                 self.joining.show(true);
             }
             SwarmEvent::ConnectionClosed { peer_id, cause, num_established, .. } => {
                 if num_established == 0 {
                     tracing::debug!(peer = %peer_id, cause = cause.map(|cause| cause.to_string()), "disconnected");
+                    self.announcer.lost(peer_id);
                 }
                 self.shown.neighbours.closed(peer_id, num_established);
                 self.joining.show(!self.shown.neighbours.is_empty());

@@ -7,11 +7,14 @@ use std::time::Instant;
 use libp2p::kad::store::RecordStore as _;
 use libp2p::swarm::dial_opts::DialOpts;
 use libp2p::{PeerId, kad};
+use rand::RngExt as _;
 use rand::seq::SliceRandom as _;
 use shoal_proto::digest::Digest;
 use tokio::sync::mpsc;
 
 use super::Node;
+use crate::announce::SETTLES;
+use crate::closeness;
 
 /// Lookups that may run at once.
 const MAX_LOOKUPS: usize = 512;
@@ -27,17 +30,25 @@ pub(super) struct Lookup {
 
 impl Node {
     pub(super) fn announce(&mut self) {
-        while let Some(key) = self.announcer.next(Instant::now()) {
+        let now = Instant::now();
+        while let Some(key) = self.announcer.next(now) {
             match self.swarm.behaviour_mut().kad.start_providing(record_key(&key)) {
                 Ok(id) => {
-                    self.announcing.insert(id);
+                    self.announcing.insert(id, key);
                 }
                 Err(error) => {
                     tracing::warn!(%key, %error, "cannot be announced");
-                    self.announcer.ended(false);
+                    self.announcer.ended(key, false, now);
                 }
             }
         }
+    }
+
+    /// A peer has connected that was not: what it was told before may be lost, or it was told nothing yet.
+    pub(super) fn met(&mut self, peer: PeerId) {
+        let (least, most) = SETTLES;
+        let settles = rand::rng().random_range(least..most);
+        self.announcer.met(peer, closeness::of_peer(&peer), Instant::now() + settles);
     }
 
     pub(super) fn look_up(&mut self, key: &Digest, found: mpsc::Sender<PeerId>, limit: usize) {
@@ -79,28 +90,20 @@ impl Node {
     }
 
     pub(super) fn kad_event(&mut self, event: kad::Event) {
-        match event {
-            kad::Event::RoutingUpdated { is_new_peer: true, .. } => {
-                self.announcer.met(self.known_peers, Instant::now());
-                self.known_peers += 1;
+        let kad::Event::OutboundQueryProgressed { id, result, step, .. } = event else { return };
+        match result {
+            kad::QueryResult::StartProviding(result) => {
+                let Some(key) = self.announcing.remove(&id) else { return };
+                self.announcer.ended(key, result.is_ok(), Instant::now());
+                self.shown.announced.store(self.announcer.announced(), Ordering::Relaxed);
             }
-            kad::Event::OutboundQueryProgressed { id, result, step, .. } => {
-                match result {
-                    kad::QueryResult::StartProviding(result) if self.announcing.remove(&id) => {
-                        self.announcer.ended(result.is_ok());
-                        self.shown.announced.store(self.announcer.announced(), Ordering::Relaxed);
-                    }
-                    kad::QueryResult::GetProviders(Ok(kad::GetProvidersOk::FoundProviders {
-                        providers,
-                        ..
-                    })) => self.found(id, providers),
-                    _ => {}
-                }
-                if step.last {
-                    self.lookups.remove(&id);
-                }
+            kad::QueryResult::GetProviders(Ok(kad::GetProvidersOk::FoundProviders { providers, .. })) => {
+                self.found(id, providers);
             }
             _ => {}
+        }
+        if step.last {
+            self.lookups.remove(&id);
         }
     }
 

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use shoal_proto::digest::Digest;
+use shoal_proto::identity::Keypair;
 use shoal_proto::wire::Holding;
 
 use crate::fleet::{SIZE, Wish, blob, joined, node, until};
@@ -94,4 +95,28 @@ async fn providers_that_announced_here_are_known_without_asking() {
         providers == expected
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_peer_that_restarts_is_told_again() {
+    let key = Digest::sha256_of(b"key");
+    let keypair = Keypair::generate_ed25519();
+    let seed = node(Wish::default()).await;
+    let holder = node(Wish { bootstrap: vec![seed.address()], ..Wish::default() }).await;
+    let wish = |listen| Wish {
+        keypair: Some(keypair.clone()),
+        listen,
+        bootstrap: vec![seed.address(), holder.address()],
+        ..Wish::default()
+    };
+    let mut home = node(wish(None)).await;
+    let address = home.address();
+    holder.handle.announce(key).await;
+    for _ in 0..3 {
+        joined(&home).await;
+        until("being told", async || home.handle.local_providers(key).await == [holder.handle.local_peer()])
+            .await;
+        home.end().await;
+        home = node(wish(Some(address.clone()))).await;
+    }
 }
