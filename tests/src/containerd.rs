@@ -5,6 +5,7 @@ use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
@@ -85,7 +86,11 @@ impl Containerd {
     /// # Errors
     /// If the container does not run.
     pub fn run(&self, image: &str, command: &[&str]) -> Result<String> {
-        let mut arguments = vec!["run", "--rm", "--net-host", image, "shoal-tests"];
+        // runc keeps all containers of this machine in one place: two tests must not take the same name.
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let container =
+            format!("shoal-tests-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        let mut arguments = vec!["run", "--rm", "--net-host", image, &container];
         arguments.extend(command);
         let said = self.ctr(&arguments).with_context(|| self.process.tail())?;
         Ok(String::from_utf8_lossy(&said).into_owned())

@@ -1,48 +1,87 @@
-//! Which keys are announced on the DHT, and how fast. Pure: the node's task carries it out.
+//! Which keys are announced on the DHT, and when. Pure: the node's task carries it out.
 //!
 //! Each announcement is a lookup and some twenty messages. Thousands at once lose more than half of them, silently
-//! (measured), so only a few are under way at a time. Records last two hours and are repeated each half an hour,
-//! and sooner when this node has just met its first peers: what was announced to nobody is announced again.
+//! (measured), so only a few are under way at a time. Records last two hours and are repeated each half an hour;
+//! one that failed, sooner. A peer that connects may have been restarted, and then has lost what it was told: the keys
+//! that it is to know of, which in a small fleet are all, are announced again a few seconds later.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeSet, HashMap};
+use std::hash::Hash;
 use std::time::{Duration, Instant};
 
 use shoal_proto::digest::Digest;
+
+use crate::closeness::{Point, is_among_closest};
 
 /// Announcements under way at a time.
 pub(crate) const IN_FLIGHT: usize = 16;
 /// How often a key is announced again.
 const REPEAT: Duration = Duration::from_mins(30);
-/// After so long, all is announced again to peers that came meanwhile.
-const NEW_PEERS: Duration = Duration::from_secs(5);
-/// With so many peers known before, new ones are not worth announcing all again: repeating is enough.
-const FEW_PEERS: usize = 20;
+/// How soon after a failure; twice as long after each further one.
+const RETRY: Duration = Duration::from_secs(10);
+/// How long a peer that connected may take to be in the tables of others, at the least and at the most. Fleets meet a
+/// peer at the same instant, and should not all announce at the same.
+pub(crate) const SETTLES: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(6));
+/// Peers for which the keys are looked through in one tick: for thousands of keys and peers it takes milliseconds.
+const MET_AT_A_TIME: usize = 4;
 
-/// The keys of this node.
-#[derive(Debug, Default)]
-pub(crate) struct Announcer {
-    /// When each was last announced.
-    keys: HashMap<Digest, Option<Instant>>,
-    queue: VecDeque<Digest>,
-    in_flight: usize,
-    announced: u64,
-    /// When to announce all again for the sake of new peers.
-    again: Option<Instant>,
-    looked: Option<Instant>,
+/// When a key's turn is. What was never announced goes before what is repeated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Turn {
+    First(Instant),
+    Again(Instant),
 }
 
-impl Announcer {
+#[derive(Debug)]
+struct Key {
+    point: Point,
+    /// Its place in the schedule, unless it is under way.
+    turn: Option<Turn>,
+    under_way: bool,
+    /// It is to be announced again as soon as what is under way has ended.
+    again: bool,
+    failures: u32,
+}
+
+/// The keys of this node.
+#[derive(Debug)]
+pub(crate) struct Announcer<Peer> {
+    keys: HashMap<Digest, Key>,
+    schedule: BTreeSet<(Turn, Digest)>,
+    in_flight: usize,
+    announced: u64,
+    /// The connected peers.
+    peers: HashMap<Peer, Point>,
+    /// Those of them that are to settle, and when.
+    met: Vec<(Instant, Peer)>,
+}
+
+impl<Peer: Copy + Eq + Hash> Announcer<Peer> {
+    pub(crate) fn new() -> Self {
+        Self {
+            keys: HashMap::new(),
+            schedule: BTreeSet::new(),
+            in_flight: 0,
+            announced: 0,
+            peers: HashMap::new(),
+            met: Vec::new(),
+        }
+    }
+
     /// Wants this key announced, now and from time to time.
-    pub(crate) fn add(&mut self, key: Digest) {
-        if self.keys.insert(key, None).is_none() {
-            self.queue.push_back(key);
+    pub(crate) fn add(&mut self, key: Digest, point: Point, now: Instant) {
+        if let Entry::Vacant(entry) = self.keys.entry(key) {
+            entry.insert(Key { point, turn: None, under_way: false, again: false, failures: 0 });
+            self.schedule(key, Turn::First(now));
         }
     }
 
     /// Wants it no longer announced.
     pub(crate) fn remove(&mut self, key: &Digest) {
-        // It may still be in the queue: `next` skips it.
-        self.keys.remove(key);
+        if let Some(Key { turn: Some(turn), .. }) = self.keys.remove(key) {
+            self.schedule.remove(&(turn, *key));
+        }
     }
 
     /// The next key to announce, if one is due and there is room. [`Announcer::ended`] makes room again.
@@ -50,47 +89,89 @@ impl Announcer {
         if self.in_flight >= IN_FLIGHT {
             return None;
         }
-        while let Some(key) = self.queue.pop_front() {
-            if let Some(last) = self.keys.get_mut(&key) {
-                *last = Some(now);
-                self.in_flight += 1;
-                return Some(key);
-            }
+        let &(turn, key) = self.schedule.first()?;
+        if matches!(turn, Turn::Again(due) if due > now) {
+            return None;
         }
-        None
+        self.schedule.remove(&(turn, key));
+        if let Some(state) = self.keys.get_mut(&key) {
+            state.turn = None;
+            state.under_way = true;
+        }
+        self.in_flight += 1;
+        Some(key)
     }
 
-    /// An announcement ended.
-    pub(crate) fn ended(&mut self, well: bool) {
+    /// The announcement of this key ended.
+    pub(crate) fn ended(&mut self, key: Digest, well: bool, now: Instant) {
         self.in_flight = self.in_flight.saturating_sub(1);
         self.announced += u64::from(well);
+        let Some(state) = self.keys.get_mut(&key).filter(|state| state.under_way) else { return };
+        state.under_way = false;
+        state.failures = if well { 0 } else { state.failures.saturating_add(1) };
+        let wait = match state.failures {
+            _ if std::mem::take(&mut state.again) => Duration::ZERO,
+            0 => REPEAT,
+            failures => (RETRY * (1 << (failures - 1).min(10))).min(REPEAT),
+        };
+        self.schedule(key, Turn::Again(now + wait));
     }
 
-    /// A peer was added to a table that held so many before.
-    pub(crate) fn met(&mut self, before: usize, now: Instant) {
-        if before < FEW_PEERS {
-            self.again.get_or_insert(now + NEW_PEERS);
-        }
+    /// A peer connected that was not connected a moment before. It settles at `settled`: until then it may be gone
+    /// again, or not be found by announcements.
+    pub(crate) fn met(&mut self, peer: Peer, point: Point, settled: Instant) {
+        self.peers.insert(peer, point);
+        self.met.retain(|(_, met)| *met != peer);
+        self.met.push((settled, peer));
     }
 
-    /// Puts what is due into the queue.
+    /// A peer is connected no longer.
+    pub(crate) fn lost(&mut self, peer: Peer) {
+        self.peers.remove(&peer);
+        self.met.retain(|(_, met)| *met != peer);
+    }
+
+    /// Makes due again what the peers that have settled are to know of: the keys to which they are among the closest
+    /// of all that are connected.
     pub(crate) fn tick(&mut self, now: Instant) {
-        let all = self.again.is_some_and(|again| again <= now);
-        if all {
-            self.again = None;
-        } else if self.looked.is_some_and(|looked| now.duration_since(looked) < REPEAT / 30) {
-            return;
-        }
-        self.looked = Some(now);
-        if !self.queue.is_empty() {
-            // Still busy with the last round.
-            if all {
-                self.again = Some(now + NEW_PEERS);
+        let mut settled = Vec::new();
+        self.met.retain(|(at, peer)| {
+            let taken = *at <= now && settled.len() < MET_AT_A_TIME;
+            if taken {
+                settled.extend(self.peers.get(peer));
             }
+            !taken
+        });
+        if settled.is_empty() {
             return;
         }
-        let due = |last: &Option<Instant>| all || last.is_none_or(|last| now.duration_since(last) >= REPEAT);
-        self.queue.extend(self.keys.iter().filter(|(_, last)| due(last)).map(|(key, _)| *key));
+        let peers: Vec<&Point> = self.peers.values().collect();
+        let concerned = |key: &Key| settled.iter().any(|peer| is_among_closest(peer, &key.point, &peers));
+        let again: Vec<Digest> =
+            self.keys.iter().filter(|(_, key)| concerned(key)).map(|(&key, _)| key).collect();
+        for key in again {
+            self.announce_again(key, now);
+        }
+    }
+
+    fn announce_again(&mut self, key: Digest, now: Instant) {
+        match self.keys.get_mut(&key) {
+            Some(state) if state.under_way => state.again = true,
+            Some(Key { turn: Some(Turn::Again(due)), .. }) if *due > now => {
+                self.schedule(key, Turn::Again(now));
+            }
+            // Its turn is about to come.
+            _ => {}
+        }
+    }
+
+    fn schedule(&mut self, key: Digest, turn: Turn) {
+        if let Some(state) = self.keys.get_mut(&key) {
+            if let Some(before) = state.turn.replace(turn) {
+                self.schedule.remove(&(before, key));
+            }
+            self.schedule.insert((turn, key));
+        }
     }
 
     /// Announcements that were made, repeated ones included.
@@ -101,59 +182,128 @@ impl Announcer {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashSet;
+
     use super::*;
 
     fn key(n: u32) -> Digest {
         Digest::sha256_of(&n.to_be_bytes())
     }
 
-    #[test]
-    fn few_at_a_time_each_once_then_again_after_a_while() {
-        let mut announcer = Announcer::default();
-        let start = Instant::now();
-        for n in 0..100 {
-            announcer.add(key(n));
-            announcer.add(key(n));
-        }
-        announcer.remove(&key(99));
-        let mut seen = std::collections::HashSet::new();
+    fn point(n: u32) -> Point {
+        crate::closeness::point(&n.to_be_bytes())
+    }
+
+    fn announcer(keys: u32) -> Announcer<u32> {
+        let mut announcer = Announcer::new();
+        let now = Instant::now();
+        (0..keys).for_each(|n| announcer.add(key(n), point(n), now));
+        announcer
+    }
+
+    /// Announces what is due, and says what that was.
+    fn round(announcer: &mut Announcer<u32>, now: Instant, well: bool) -> HashSet<Digest> {
+        let mut all = HashSet::new();
         loop {
-            let mut round = 0;
-            while let Some(key) = announcer.next(start) {
-                assert!(seen.insert(key), "announced twice");
-                round += 1;
+            let under_way: Vec<Digest> = std::iter::from_fn(|| announcer.next(now)).collect();
+            assert!(under_way.len() <= IN_FLIGHT);
+            if under_way.is_empty() {
+                return all;
             }
-            assert!(round <= IN_FLIGHT);
-            if round == 0 {
-                break;
-            }
-            for _ in 0..round {
-                announcer.ended(true);
+            for key in under_way {
+                assert!(all.insert(key), "announced twice");
+                announcer.ended(key, well, now);
             }
         }
-        assert_eq!((seen.len(), announcer.announced()), (99, 99));
-        announcer.tick(start);
-        assert_eq!(announcer.next(start), None);
-        announcer.tick(start + REPEAT);
-        assert!(announcer.next(start + REPEAT).is_some());
     }
 
     #[test]
-    fn first_peers_hear_of_everything() {
-        let mut announcer = Announcer::default();
+    fn few_at_a_time_each_once_then_again_after_a_while() {
+        let mut announcer = announcer(100);
         let start = Instant::now();
-        announcer.add(key(1));
-        assert!(announcer.next(start).is_some());
-        announcer.ended(true);
-        announcer.met(0, start);
-        announcer.tick(start + Duration::from_secs(1));
+        announcer.add(key(0), point(0), start);
+        announcer.remove(&key(99));
+        announcer.remove(&key(98));
+        announcer.add(key(98), point(98), start);
+        assert_eq!(round(&mut announcer, start, true).len(), 99);
+        assert_eq!(announcer.announced(), 99);
+        assert_eq!(announcer.next(start + REPEAT / 2), None);
+        announcer.remove(&key(1));
+        assert_eq!(round(&mut announcer, start + REPEAT, true).len(), 98);
+    }
+
+    #[test]
+    fn a_failure_is_made_good_soon_and_then_less_soon() {
+        let mut announcer = announcer(1);
+        let mut now = Instant::now();
+        for wait in [RETRY, RETRY * 2, RETRY * 4, RETRY * 8] {
+            assert_eq!(round(&mut announcer, now, false).len(), 1);
+            assert_eq!(announcer.next(now + wait / 2), None);
+            now += wait;
+        }
+        assert_eq!((round(&mut announcer, now, true).len(), announcer.announced()), (1, 1));
+        assert_eq!(announcer.next(now + REPEAT / 2), None);
+        for _ in 0..40 {
+            now += REPEAT;
+            assert_eq!(round(&mut announcer, now, false).len(), 1);
+        }
+    }
+
+    #[test]
+    fn a_peer_that_comes_back_hears_of_what_it_is_to_know() {
+        let start = Instant::now();
+        let settled = start + SETTLES.0;
+        let mut announcer = announcer(500);
+        assert_eq!(round(&mut announcer, start, true).len(), 500);
+        (0..20).for_each(|peer| announcer.met(peer, point(1000 + peer), start));
+        while !announcer.met.is_empty() {
+            announcer.tick(start);
+        }
+        assert_eq!(round(&mut announcer, start, true).len(), 500);
+
+        // In a small fleet, of all; whichever peer it is, and each time.
+        for peer in [3, 3, 7] {
+            announcer.lost(peer);
+            announcer.met(peer, point(1000 + peer), settled);
+            announcer.tick(start);
+            assert_eq!(announcer.next(start), None);
+            announcer.tick(settled);
+            assert_eq!(round(&mut announcer, settled, true).len(), 500);
+        }
+        // Not of what is gone meanwhile.
+        announcer.met(3, point(1003), settled);
+        announcer.lost(3);
+        announcer.tick(settled);
+        assert_eq!(announcer.next(settled), None);
+        // In a large one, of its share.
+        (20..200).for_each(|peer| announcer.met(peer, point(1000 + peer), start));
+        announcer.met.clear();
+        announcer.met(3, point(1003), settled);
+        announcer.tick(settled);
+        let share = round(&mut announcer, settled, true).len();
+        assert!((20..100).contains(&share), "{share}");
+    }
+
+    #[test]
+    fn what_is_under_way_as_a_peer_settles_is_announced_once_more() {
+        let start = Instant::now();
+        let mut announcer = announcer(1);
+        assert_eq!(announcer.next(start), Some(key(0)));
+        announcer.met(1, point(1), start);
+        announcer.tick(start);
         assert_eq!(announcer.next(start), None);
-        announcer.tick(start + NEW_PEERS);
-        assert_eq!(announcer.next(start), Some(key(1)));
-        // A node that knows many need not.
-        announcer.ended(true);
-        announcer.met(FEW_PEERS, start);
-        announcer.tick(start + NEW_PEERS * 2);
+        announcer.ended(key(0), true, start);
+        assert_eq!(announcer.next(start), Some(key(0)));
+        announcer.ended(key(0), true, start);
         assert_eq!(announcer.next(start), None);
+    }
+
+    #[test]
+    fn what_is_new_goes_before_what_is_repeated() {
+        let mut announcer = announcer(100);
+        let start = Instant::now();
+        round(&mut announcer, start, true);
+        announcer.add(key(100), point(100), start + REPEAT);
+        assert_eq!(announcer.next(start + REPEAT), Some(key(100)));
     }
 }

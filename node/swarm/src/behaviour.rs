@@ -8,6 +8,7 @@ use libp2p::swarm::NetworkBehaviour;
 use libp2p::{StreamProtocol, connection_limits, identify, kad, ping};
 use shoal_proto::identity::Keypair;
 
+use crate::book::{self, Book};
 use crate::{Config, denial, streams};
 
 /// Kademlia, under a name of Shoal's own.
@@ -32,6 +33,7 @@ const MAX_PENDING: u32 = 256;
 pub(crate) struct Behaviour {
     pub(crate) limits: connection_limits::Behaviour,
     pub(crate) denial: denial::Behaviour,
+    pub(crate) book: book::Behaviour,
     pub(crate) kad: kad::Behaviour<MemoryStore>,
     pub(crate) identify: identify::Behaviour,
     pub(crate) ping: ping::Behaviour,
@@ -45,7 +47,7 @@ impl std::fmt::Debug for Behaviour {
 }
 
 impl Behaviour {
-    pub(crate) fn new(config: &Config, streams: streams::Behaviour) -> Self {
+    pub(crate) fn new(config: &Config, streams: streams::Behaviour, book: Book) -> Self {
         let limits = connection_limits::ConnectionLimits::default()
             .with_max_pending_incoming(Some(MAX_PENDING))
             .with_max_pending_outgoing(Some(MAX_PENDING))
@@ -55,6 +57,7 @@ impl Behaviour {
         Self {
             limits: connection_limits::Behaviour::new(limits),
             denial: denial::Behaviour::default(),
+            book: book::Behaviour(book),
             kad: kademlia(&config.keypair),
             identify: identify::Behaviour::new(
                 identify::Config::new(IDENTIFY_PROTOCOL.to_owned(), config.keypair.public())

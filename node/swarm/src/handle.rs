@@ -4,17 +4,20 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
-use libp2p::{Multiaddr, PeerId};
+use libp2p::PeerId;
 use shoal_proto::attestation::Attestation;
 use shoal_proto::digest::Digest;
 use shoal_proto::name::{Scope, Tag};
 use shoal_proto::tag::SignedTagMapping;
 use shoal_proto::wire::{ChunkRequest, Holding, SessionMessage};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
+use crate::book::Book;
+use crate::bootstrap::{multiaddr, socket_address};
+use crate::neighbours::{Neighbours, PeerSummary, is_dialable};
 use crate::streams::Open;
 use crate::streams::inbound::Given;
 use crate::streams::link::Link;
@@ -24,17 +27,6 @@ use crate::{AskError, ChunkError};
 const ANSWER: Duration = Duration::from_secs(5);
 /// Links that are kept; beyond it those to peers that are not connected go.
 const MAX_LINKS: usize = 4096;
-
-/// A connected peer.
-#[derive(Debug, Clone)]
-pub struct PeerSummary {
-    /// Who.
-    pub peer: PeerId,
-    /// Where, as seen from here.
-    pub address: Multiaddr,
-    /// Since when.
-    pub since: Instant,
-}
 
 /// Whether this node has found the others.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -62,12 +54,13 @@ pub(crate) enum Command {
     Announce(Digest),
     Withdraw(Digest),
     Providers { key: Digest, found: mpsc::Sender<PeerId>, limit: usize },
+    LocalProviders { key: Digest, reply: oneshot::Sender<Vec<PeerId>> },
 }
 
 /// What the node's task shows. Short locks, never held across an await.
 #[derive(Debug, Default)]
 pub(crate) struct Shown {
-    pub(crate) connected: RwLock<Vec<PeerSummary>>,
+    pub(crate) neighbours: Neighbours,
     pub(crate) listening: RwLock<Vec<SocketAddr>>,
     pub(crate) announced: AtomicU64,
     pub(crate) given: Arc<Given>,
@@ -81,6 +74,7 @@ pub struct Handle {
     pub(crate) opens: mpsc::Sender<Open>,
     pub(crate) shown: Arc<Shown>,
     pub(crate) joined: watch::Receiver<Joined>,
+    pub(crate) book: Book,
     pub(crate) links: Arc<Mutex<HashMap<PeerId, Link>>>,
 }
 
@@ -97,7 +91,35 @@ impl Handle {
 
     /// Who is connected.
     pub fn connected(&self) -> Vec<PeerSummary> {
-        self.shown.connected.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.shown.neighbours.summaries()
+    }
+
+    /// Counts how often a peer came or went; changes with [`Handle::connected`].
+    pub fn connections(&self) -> watch::Receiver<u64> {
+        self.shown.neighbours.versions()
+    }
+
+    /// Where a connected peer says that it can be reached, as multiaddrs: for telling others. Empty for any other peer,
+    /// and until a new one has said it.
+    pub fn addresses_of(&self, peer: PeerId) -> Vec<String> {
+        self.shown.neighbours.addresses_of(&peer).iter().map(ToString::to_string).collect()
+    }
+
+    /// Notes where a peer can be reached, as another said: from now on it can be asked like any other. Of the
+    /// multiaddrs, those of the form that [`Handle::addresses_of`] gives are kept if they can lead to another node;
+    /// the newest four of a peer, and of the 4,096 peers that were noted last.
+    pub fn add_addresses(&self, peer: PeerId, addresses: &[String]) {
+        if peer == self.local {
+            return;
+        }
+        let loopback = self.shown.neighbours.on_this_machine()
+            || self.listen_addresses().iter().all(|address| address.ip().is_loopback());
+        let dialable = addresses
+            .iter()
+            .filter_map(|address| socket_address(&address.parse().ok()?))
+            .filter(|address| is_dialable(address, loopback))
+            .map(multiaddr);
+        self.book.add(peer, dialable);
     }
 
     /// Whether the others are found; changes with it.
@@ -131,6 +153,15 @@ impl Handle {
         let (found, providers) = mpsc::channel(limit.clamp(1, 64));
         self.commands.send(Command::Providers { key, found, limit }).await.ok();
         providers
+    }
+
+    /// Who announced `key` to this node, without asking others: at most 20 of them, chosen by chance, this node not
+    /// among them. For keys that this node is one of the closest to, these are the providers that there are.
+    pub async fn local_providers(&self, key: Digest) -> Vec<PeerId> {
+        let (reply, providers) = oneshot::channel();
+        // It fails only when the node shuts down.
+        self.commands.send(Command::LocalProviders { key, reply }).await.ok();
+        providers.await.unwrap_or_default()
     }
 
     /// Asks a peer which chunks of a blob it has.
@@ -184,9 +215,7 @@ impl Handle {
     fn link(&self, peer: PeerId) -> Link {
         let mut links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
         if links.len() >= MAX_LINKS && !links.contains_key(&peer) {
-            let connected: std::collections::HashSet<PeerId> =
-                self.connected().into_iter().map(|summary| summary.peer).collect();
-            links.retain(|peer, _| connected.contains(peer));
+            links.retain(|peer, _| self.shown.neighbours.contains(peer));
         }
         links.entry(peer).or_insert_with(|| Link::new(peer, self.opens.clone())).clone()
     }

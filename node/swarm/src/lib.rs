@@ -9,18 +9,24 @@
 //! | [`bootstrap`] | where the first peers are found |
 //! | `behaviour` | what runs on the connections |
 //! | `denial` | dead peers are left alone for a while |
+//! | `book` | where peers can be reached that other peers told of |
+//! | `neighbours` | who is connected, and where they say that they can be reached |
 //! | `node` | the task that owns it all |
-//! | `announce` | which keys are announced, and how fast |
+//! | `announce` | which keys are announced, and when |
+//! | `closeness` | how close peers are to keys |
 //! | `streams` | long-lived streams with bounded queues |
 //! | [`handle`] | what the rest of the node asks of it |
 
 mod announce;
 mod behaviour;
+mod book;
 pub mod bootstrap;
+mod closeness;
 pub mod cluster_key;
 mod denial;
 pub mod handle;
 pub mod identity;
+mod neighbours;
 mod node;
 mod streams;
 pub mod transport;
@@ -37,7 +43,8 @@ use shoal_proto::name::{Scope, Tag};
 use shoal_proto::tag::SignedTagMapping;
 use shoal_proto::wire::{Holding, Refusal};
 
-pub use handle::{Counters, Handle, Joined, PeerSummary};
+pub use handle::{Counters, Handle, Joined};
+pub use neighbours::PeerSummary;
 pub use node::{StartError, start};
 
 /// How this node takes part.

@@ -110,7 +110,8 @@ impl Behaviour {
     fn open(&mut self, Open { peer, kind, reply }: Open) {
         let wanted = Wanted { kind, reply };
         if let Some(connections) = self.connections.get(&peer)
-            && let Some(&connection) = connections.first()
+            // The newest: a peer that came back may have left a dead one behind.
+            && let Some(&connection) = connections.last()
         {
             let handler = NotifyHandler::One(connection);
             self.actions.push_back(ToSwarm::NotifyHandler { peer_id: peer, handler, event: wanted });

@@ -16,6 +16,7 @@ use crate::Joined;
 use crate::behaviour::Behaviour;
 use crate::bootstrap::{Address, socket_address};
 use crate::handle::Shown;
+use crate::neighbours::Neighbours;
 
 /// How often a peer that was reached is looked after.
 const LOOK: Duration = Duration::from_secs(2);
@@ -68,13 +69,13 @@ impl Joining {
     }
 
     /// Begins what is due.
-    pub(super) fn tick(&mut self, now: Instant, connected: impl Fn(PeerId) -> bool) {
+    pub(super) fn tick(&mut self, now: Instant, neighbours: &Neighbours) {
         let joined = self.joined.borrow().joined;
         for (index, place) in self.places.iter_mut().enumerate() {
             if place.own || place.resolving || place.dials > 0 || place.next > now {
                 continue;
             }
-            let reached = place.peers.iter().any(|&peer| connected(peer));
+            let reached = place.peers.iter().any(|peer| neighbours.contains(peer));
             if reached && !place.address.stands_for_many() {
                 place.next = now + LOOK;
                 continue;
@@ -114,13 +115,9 @@ impl Joining {
             }
         };
         let listening = shown.listening.read().unwrap_or_else(PoisonError::into_inner).clone();
-        let connected: Vec<Multiaddr> = {
-            let connected = shown.connected.read().unwrap_or_else(PoisonError::into_inner);
-            connected.iter().map(|peer| peer.address.clone()).collect()
-        };
         for address in addresses.into_iter().take(MAX_DIALS) {
             let own = socket_address(&address).is_some_and(|address| listening.contains(&address));
-            if own || connected.contains(&address) {
+            if own || shown.neighbours.at(&address).is_some() {
                 place.tried = true;
                 place.own |= own && !place.address.stands_for_many();
                 continue;

@@ -65,6 +65,38 @@ impl Reader {
         }
     }
 
+    /// Waits for bytes while nothing is due, and says whether there are any: `false` at a clean end. What comes is
+    /// left for [`Reader::message`].
+    ///
+    /// Cancel-safe: what was read stays in the buffer.
+    pub(super) async fn idle(&mut self) -> Result<bool, StreamError> {
+        if self.buffer.is_empty() {
+            self.buffer.reserve(READ);
+            return Ok(self.half.read_buf(&mut self.buffer).await? > 0);
+        }
+        Ok(true)
+    }
+
+    /// The next message if one is wanted, else no more than the end of the stream: for that it reads a little ahead.
+    ///
+    /// Cancel-safe: what was read stays in the buffer.
+    pub(super) async fn message_if<M: Message + Default>(
+        &mut self,
+        wanted: bool,
+    ) -> Result<Option<M>, StreamError> {
+        if wanted {
+            return self.message().await;
+        }
+        while self.buffer.len() < READ {
+            self.buffer.reserve(READ);
+            if self.half.read_buf(&mut self.buffer).await? == 0 {
+                return Err(StreamError::Ended);
+            }
+        }
+        // Whoever sends so much ahead of its replies is not watched any more.
+        std::future::pending().await
+    }
+
     /// The next message, which is due.
     pub(super) async fn due<M: Message + Default>(&mut self) -> Result<M, StreamError> {
         let message = timeout(PATIENCE, self.message()).await.map_err(|_| StreamError::Stalled)?;

@@ -151,7 +151,9 @@ async fn chunks(
     loop {
         // Cancel-safe: as in `session`.
         tokio::select! {
-            message = reader.message::<generated::ChunkRequest>(), if replies.len() < READ_AHEAD => {
+            // Whoever gives up resets the stream: that is watched for also while no more is read, so that the slots
+            // are free for others at once.
+            message = reader.message_if::<generated::ChunkRequest>(replies.len() < READ_AHEAD) => {
                 let Some(message) = message? else { return Ok(()) };
                 let request = ChunkRequest::from_wire(&message)?;
                 replies.push_back(chunk(request, serve, slots, given));

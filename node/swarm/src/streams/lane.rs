@@ -1,12 +1,10 @@
 //! One chunk stream that this node opened: requests in a pipeline, replies in order.
 
-use std::collections::VecDeque;
-
 use bytes::Bytes;
 use shoal_proto::attestation::Attestation;
 use shoal_proto::chunk::ChunkLayout;
 use shoal_proto::range::ByteRange;
-use shoal_proto::wire::{ChunkReply, ChunkRequest, WireError, generated, negotiate};
+use shoal_proto::wire::{ChunkReply, ChunkRequest, Refusal, WireError, generated, negotiate};
 use tokio::sync::{mpsc, oneshot};
 
 use super::frame::{self, Reader, StreamError, Writer};
@@ -22,20 +20,44 @@ pub(super) struct Ask {
     pub(super) reply: oneshot::Sender<Result<(Bytes, Attestation), ChunkError>>,
 }
 
-/// Runs a lane until its stream fails or nobody can ask any more.
-pub(super) async fn run(stream: libp2p::swarm::Stream, asks: mpsc::Receiver<Ask>) {
+/// Runs a lane until its stream fails or ends, or nobody can ask any more.
+///
+/// A request that is dropped without a reply was not answered, not even in part: it may be asked again elsewhere.
+/// Whatever ends one half ends the lane, and with it the stream: the peer sees the reset and frees its slot.
+pub(super) async fn run(stream: libp2p::swarm::Stream, mut asks: mpsc::Receiver<Ask>) {
     let (reader, writer) = frame::split(stream);
-    let (sent, due) = mpsc::channel(PIPELINE);
-    let (written, read) = tokio::join!(write(writer, asks, sent), read(reader, due));
-    if let Err(error) = written.and(read) {
-        tracing::debug!(%error, "a chunk stream ended");
+    let (sent, mut due) = mpsc::channel(PIPELINE);
+    let mut current = None;
+    let ended = {
+        let mut reading = std::pin::pin!(read(reader, &mut due, &mut current));
+        // Not cancel-safe, and need not be: the stream is given up with the half that is dropped.
+        tokio::select! {
+            read = &mut reading => read,
+            written = write(writer, &mut asks, sent) => match written {
+                // Nobody asks any more; what was asked is still answered.
+                Ok(()) => reading.await,
+                Err(error) => Err(error),
+            },
+        }
+    };
+    let Err(error) = ended else { return };
+    tracing::debug!(%error, "a chunk stream ended");
+    asks.close();
+    let answer = match chunk_error(&error) {
+        // Dropping them says that they were not answered.
+        ChunkError::Gone => return,
+        other => other,
+    };
+    let waiting = current.into_iter().chain(std::iter::from_fn(|| due.try_recv().ok()));
+    for ask in waiting.chain(std::iter::from_fn(|| asks.try_recv().ok())) {
+        drop(ask.reply.send(Err(answer.clone())));
     }
 }
 
 /// Sends requests as they come; each goes into `sent` before, so that its reply finds who waits.
 async fn write(
     mut writer: Writer,
-    mut asks: mpsc::Receiver<Ask>,
+    asks: &mut mpsc::Receiver<Ask>,
     sent: mpsc::Sender<Ask>,
 ) -> Result<(), StreamError> {
     writer.hello();
@@ -47,10 +69,7 @@ async fn write(
                     // The pipeline is full: room comes with replies, and those to what was not sent never come.
                     writer.flush().await?;
                 }
-                let Ok(place) = sent.reserve().await else {
-                    // The reader has failed: those who still wait are told so as their replies are dropped.
-                    return Ok(());
-                };
+                let Ok(place) = sent.reserve().await else { return Ok(()) };
                 writer.queue(&ask.request.into_wire());
                 place.send(ask);
             }
@@ -61,39 +80,60 @@ async fn write(
     Ok(())
 }
 
-/// Reads replies, in the order of the requests.
-async fn read(mut reader: Reader, mut due: mpsc::Receiver<Ask>) -> Result<(), StreamError> {
+/// Reads replies, in the order of the requests, and watches the stream while none is due. A request stays in
+/// `current` until the first of its reply is here.
+async fn read(
+    mut reader: Reader,
+    due: &mut mpsc::Receiver<Ask>,
+    current: &mut Option<Ask>,
+) -> Result<(), StreamError> {
     let mut greeted = false;
-    while let Some(ask) = due.recv().await {
-        let reply = async {
-            if !greeted {
-                let hello: generated::Hello = reader.due().await?;
-                negotiate(&hello)?;
-                greeted = true;
+    loop {
+        // Cancel-safe: `recv` takes nothing, and what `idle` read stays in the reader's buffer.
+        let ask = tokio::select! {
+            // A reply that is here may be due: what is due is looked at first.
+            biased;
+            ask = due.recv() => match ask {
+                Some(ask) => Some(ask),
+                None => return Ok(()),
+            },
+            more = reader.idle() => {
+                if !more? {
+                    return Err(StreamError::Ended);
+                }
+                // `recv` says "not yet" also to a task that has run for long.
+                due.try_recv().ok()
             }
-            reply(&mut reader, &ask.request).await
         };
-        match reply.await {
-            Ok(answer) => drop(ask.reply.send(answer.map_err(ChunkError::Refused))),
+        let unasked = ask.is_none();
+        *current = ask;
+        if !greeted {
+            let hello: generated::Hello = reader.due().await?;
+            negotiate(&hello)?;
+            greeted = true;
+        } else if unasked {
+            return Err(WireError::Field("a reply to no request").into());
+        }
+        let Some(ask) = current else { continue };
+        let answer = match head(&mut reader, &ask.request).await? {
+            Ok((attestation, length)) => reader.bytes(length).await.map(|bytes| Ok((bytes, attestation))),
+            Err(refusal) => Ok(Err(ChunkError::Refused(refusal))),
+        };
+        let Some(Ask { reply, .. }) = current.take() else { continue };
+        match answer {
+            Ok(answer) => drop(reply.send(answer)),
             Err(error) => {
-                let mut waiting = VecDeque::from([ask]);
-                due.close();
-                while let Ok(ask) = due.try_recv() {
-                    waiting.push_back(ask);
-                }
-                for ask in waiting {
-                    drop(ask.reply.send(Err(chunk_error(&error))));
-                }
+                drop(reply.send(Err(chunk_error(&error))));
                 return Err(error);
             }
         }
     }
-    Ok(())
 }
 
-type Answer = Result<(Bytes, Attestation), shoal_proto::wire::Refusal>;
+type Head = Result<(Attestation, usize), Refusal>;
 
-async fn reply(reader: &mut Reader, request: &ChunkRequest) -> Result<Answer, StreamError> {
+/// The next reply, but for its bytes.
+async fn head(reader: &mut Reader, request: &ChunkRequest) -> Result<Head, StreamError> {
     let message: generated::ChunkReply = reader.due().await?;
     let expected = ChunkLayout::of(request.size)
         .ok()
@@ -105,12 +145,10 @@ async fn reply(reader: &mut Reader, request: &ChunkRequest) -> Result<Answer, St
     if id != request.id {
         return Err(WireError::Field("id").into());
     }
-    match reply {
-        ChunkReply::Refused(refusal) => Ok(Err(refusal)),
-        ChunkReply::Chunk { attestation, length } => {
-            Ok(Ok((reader.bytes(length as usize).await?, attestation)))
-        }
-    }
+    Ok(match reply {
+        ChunkReply::Refused(refusal) => Err(refusal),
+        ChunkReply::Chunk { attestation, length } => Ok((attestation, length as usize)),
+    })
 }
 
 fn chunk_error(error: &StreamError) -> ChunkError {

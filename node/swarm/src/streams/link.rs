@@ -20,6 +20,8 @@ const LANES: usize = 2;
 const QUESTIONS: usize = 64;
 /// How long a stream may take to open, the dial included.
 const OPEN: Duration = Duration::from_secs(5);
+/// How long the swarm may take to hear that a connection ended.
+const ENDED: Duration = Duration::from_millis(50);
 
 /// The streams to one peer. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -36,7 +38,16 @@ pub(crate) struct Link {
 #[derive(Debug, Default)]
 struct Senders {
     session: Option<mpsc::Sender<session::Ask>>,
-    lanes: Vec<mpsc::Sender<lane::Ask>>,
+    lanes: Vec<Lane>,
+    /// Lanes opened so far.
+    opened: u64,
+}
+
+#[derive(Debug, Clone)]
+struct Lane {
+    asks: mpsc::Sender<lane::Ask>,
+    /// The how-manieth it is.
+    number: u64,
 }
 
 impl Link {
@@ -45,19 +56,49 @@ impl Link {
     }
 
     /// Asks a question and waits for its answer, for as long as the caller does.
+    ///
+    /// A session that turns out to be dead says nothing of the peer, which may have come back meanwhile: the question
+    /// is asked once more, on a new one.
     pub(crate) async fn ask(&self, question: SessionMessage) -> Result<SessionMessage, AskError> {
+        let (first, answer) = self.ask_once(question.clone()).await?;
+        match answer {
+            // One that lives has too much to do.
+            None if first.is_closed() => self.ask_once(question).await?.1.ok_or(AskError::Gone),
+            None => Err(AskError::Gone),
+            Some(answer) => Ok(answer),
+        }
+    }
+
+    async fn ask_once(
+        &self,
+        question: SessionMessage,
+    ) -> Result<(mpsc::Sender<session::Ask>, Option<SessionMessage>), AskError> {
         let session = self.session().await?;
         let (reply, answer) = oneshot::channel();
-        session.send(session::Ask { question, reply }).await.map_err(|_| AskError::Gone)?;
-        answer.await.map_err(|_| AskError::Gone)
+        if session.send(session::Ask { question, reply }).await.is_err() {
+            return Ok((session, None));
+        }
+        let answer = answer.await.ok();
+        Ok((session, answer))
     }
 
     /// Asks for a chunk and waits until it is here, or the lane has stalled.
+    ///
+    /// A lane that dies before it answers says nothing of the peer, which may have come back meanwhile: the request
+    /// is made once more, on a lane that is newer than all that were open.
     pub(crate) async fn chunk(&self, request: ChunkRequest) -> Result<(Bytes, Attestation), ChunkError> {
-        let lane = self.lane().await?;
-        let (reply, answer) = oneshot::channel();
-        lane.send(lane::Ask { request, reply }).await.map_err(|_| ChunkError::Gone)?;
-        answer.await.map_err(|_| ChunkError::Gone)?
+        let mut old = 0;
+        for _ in 0..2 {
+            let lane = self.lane(old).await?;
+            old = self.senders().opened;
+            let (reply, answer) = oneshot::channel();
+            if lane.send(lane::Ask { request, reply }).await.is_ok()
+                && let Ok(answer) = answer.await
+            {
+                return answer;
+            }
+        }
+        Err(ChunkError::Gone)
     }
 
     fn senders(&self) -> std::sync::MutexGuard<'_, Senders> {
@@ -83,37 +124,54 @@ impl Link {
         Ok(session)
     }
 
-    /// The lane with the most room, or `None` if another should be opened first.
-    fn open_lane(&self) -> Option<mpsc::Sender<lane::Ask>> {
+    /// The lane with the most room, or `None` if another should be opened first. Those up to number `old` are left to
+    /// end with what was asked of them.
+    fn open_lane(&self, old: u64) -> Option<mpsc::Sender<lane::Ask>> {
         let mut senders = self.senders();
-        senders.lanes.retain(|lane| !lane.is_closed());
-        let roomiest = senders.lanes.iter().max_by_key(|lane| lane.capacity())?;
+        senders.lanes.retain(|lane| !lane.asks.is_closed() && lane.number > old);
+        let roomiest = senders.lanes.iter().map(|lane| &lane.asks).max_by_key(|asks| asks.capacity())?;
         (roomiest.capacity() == PIPELINE || senders.lanes.len() >= LANES).then(|| roomiest.clone())
     }
 
-    async fn lane(&self) -> Result<mpsc::Sender<lane::Ask>, OpenError> {
-        if let Some(lane) = self.open_lane() {
+    async fn lane(&self, old: u64) -> Result<mpsc::Sender<lane::Ask>, OpenError> {
+        if let Some(lane) = self.open_lane(old) {
             return Ok(lane);
         }
         let _turn = self.opening.lock().await;
-        if let Some(lane) = self.open_lane() {
+        if let Some(lane) = self.open_lane(old) {
             return Ok(lane);
         }
         let stream = self.open(Kind::Chunks).await?;
-        let (lane, asks) = mpsc::channel(PIPELINE);
-        tokio::spawn(lane::run(stream, asks));
-        self.senders().lanes.push(lane.clone());
-        Ok(lane)
+        let (asks, inbox) = mpsc::channel(PIPELINE);
+        tokio::spawn(lane::run(stream, inbox));
+        let mut senders = self.senders();
+        senders.opened += 1;
+        let number = senders.opened;
+        senders.lanes.push(Lane { asks: asks.clone(), number });
+        Ok(asks)
     }
 
+    /// Opens a stream. A connection that ends under it is no answer: there may be a newer one, or none, which a dial
+    /// then finds out.
     async fn open(&self, kind: Kind) -> Result<libp2p::swarm::Stream, OpenError> {
+        let late = |_| OpenError::Unreachable(format!("no stream within {} s", OPEN.as_secs()));
+        let opened = async {
+            match self.open_once(kind).await {
+                Err(OpenError::Closed) => {
+                    // The swarm is about to hear of it.
+                    tokio::time::sleep(ENDED).await;
+                    self.open_once(kind).await
+                }
+                opened => opened,
+            }
+        };
+        timeout(OPEN, opened).await.map_err(late)?
+    }
+
+    async fn open_once(&self, kind: Kind) -> Result<libp2p::swarm::Stream, OpenError> {
         let (reply, opened) = oneshot::channel();
         let open = Open { peer: self.peer, kind, reply };
-        let stream = async {
-            self.opens.send(open).await.map_err(|_| OpenError::Closed)?;
-            opened.await.map_err(|_| OpenError::Closed)?
-        };
-        let late = |_| OpenError::Unreachable(format!("no stream within {} s", OPEN.as_secs()));
-        timeout(OPEN, stream).await.map_err(late)?
+        self.opens.send(open).await.map_err(|_| OpenError::Closed)?;
+        opened.await.map_err(|_| OpenError::Closed)?
     }
 }
