@@ -20,7 +20,7 @@ use shoal_gateway::error::PullError;
 use shoal_gateway::upstream::Upstreams;
 use shoal_proto::chunk::ChunkLayout;
 use shoal_proto::digest::Digest;
-use shoal_proto::identity::Keypair;
+use shoal_proto::identity::{Keypair, PeerId};
 use shoal_proto::name::Scope;
 use shoal_store::{Partial, Store};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -28,6 +28,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 
+use crate::homes::Homes;
 use crate::metrics::Metrics;
 
 pub mod barred;
@@ -53,6 +54,8 @@ pub struct Ports {
     pub store: Store,
     /// The other nodes.
     pub peers: shoal_swarm::Handle,
+    /// The swarms that this node keeps, and who keeps others.
+    pub homes: Homes,
     /// The registries.
     pub upstreams: Upstreams,
     /// Signs for what this node fetched from upstream.
@@ -94,6 +97,8 @@ enum Question {
     AlsoIn(Scope),
     /// Which chunks are stored?
     Have(oneshot::Sender<FixedBitSet>),
+    /// A peer follows this transfer: it takes part, and can be asked too.
+    Follower(PeerId),
 }
 
 /// A chunk for a reader.
@@ -135,6 +140,11 @@ impl TransferHandle {
         let (reply, answer) = oneshot::channel();
         self.questions.send(Question::Have(reply)).await.ok()?;
         answer.await.ok()
+    }
+
+    /// A peer follows this transfer. One that is not noted for want of room asks again.
+    pub fn follower(&self, peer: PeerId) {
+        drop(self.questions.try_send(Question::Follower(peer)));
     }
 
     /// A stored chunk and who vouches for it, to serve it to a peer.

@@ -22,6 +22,7 @@ use crate::admin::{self, Views};
 use crate::config::Config;
 use crate::fetch::barred::Barred;
 use crate::fetch::{Fetcher, Ports};
+use crate::homes::Homes;
 use crate::metrics::Metrics;
 use crate::serve::NodeServe;
 use crate::source::NodeSource;
@@ -62,16 +63,18 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
 
     let serve = NodeServe::new(store.clone(), keypair.clone(), metrics.clone());
     let (peers, swarm) = join_swarm(&config, (*keypair).clone(), serve.clone(), shutdown.clone()).await?;
+    let homes = Homes::start(store.clone(), peers.clone(), &mut tasks, shutdown.clone());
     let ports = Ports {
         store: store.clone(),
         peers: peers.clone(),
+        homes: homes.clone(),
         upstreams: upstreams.clone(),
         keypair,
         metrics: metrics.clone(),
         barred: Barred::default(),
     };
     let fetcher = Fetcher::start(ports.clone(), &mut tasks, shutdown.clone());
-    serve.with_fetcher(fetcher.clone());
+    serve.complete(fetcher.clone(), homes.clone(), peers.clone());
     tasks.spawn(announce::held(store.clone(), peers.clone(), shutdown.clone()));
 
     let served = Served {

@@ -1,21 +1,32 @@
 //! What this node gives to its peers: blobs it holds, chunks of those it is fetching, tags it knows.
 
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use shoal_proto::attestation::{Attestation, ChunkHash, Claim};
 use shoal_proto::digest::Digest;
-use shoal_proto::identity::Keypair;
+use shoal_proto::identity::{Keypair, PeerId};
 use shoal_proto::name::{Scope, Tag};
+use shoal_proto::swarm::message::{Claim as ClaimMessage, ClaimAnswer, Report, Standing, SwarmKey};
 use shoal_proto::tag::SignedTagMapping;
-use shoal_proto::wire::{Holding, Refusal};
+use shoal_proto::wire::{AskBlob, Holding, Refusal, Whereabouts};
 use shoal_store::{ReadError, Store};
 use shoal_swarm::Serve;
+use tokio::time::timeout;
 
-use crate::fetch::Fetcher;
+use crate::fetch::{Fetcher, Status, TransferHandle};
+use crate::homes::Homes;
 use crate::metrics::Metrics;
+
+/// How long one who follows a running transfer waits for news.
+const NEWS: Duration = Duration::from_secs(1);
+/// News is gathered for so long: each telling costs both ends a message.
+const GATHER: Duration = Duration::from_millis(40);
+/// What a member is told while this node starts.
+const LATER: Duration = Duration::from_millis(250);
 
 /// Answers peers from the store and from running transfers.
 #[derive(Debug, Clone)]
@@ -23,24 +34,33 @@ pub struct NodeServe {
     store: Store,
     keypair: Arc<Keypair>,
     metrics: Metrics,
-    /// Set once, right after the swarm has started: the fetcher needs the swarm, and the swarm needs this. Until
-    /// then only what is held is given.
-    fetcher: Arc<OnceLock<Fetcher>>,
+    /// Set once, right after the swarm has started: these need the swarm, and the swarm needs this. Until then only
+    /// what is held is given.
+    later: Arc<OnceLock<Later>>,
+}
+
+/// What serving needs that itself needs the swarm.
+#[derive(Debug)]
+struct Later {
+    fetcher: Fetcher,
+    homes: Homes,
+    peers: shoal_swarm::Handle,
 }
 
 impl NodeServe {
     /// Serves what the store holds; chunks get this node's own signature, since it proved their digest.
     pub fn new(store: Store, keypair: Arc<Keypair>, metrics: Metrics) -> Self {
-        Self { store, keypair, metrics, fetcher: Arc::default() }
+        Self { store, keypair, metrics, later: Arc::default() }
     }
 
-    /// Serves running transfers too.
-    pub fn with_fetcher(&self, fetcher: Fetcher) {
+    /// Serves running transfers too, and keeps swarms.
+    pub fn complete(&self, fetcher: Fetcher, homes: Homes, peers: shoal_swarm::Handle) {
         // A second call would change nothing, and there is none.
-        drop(self.fetcher.set(fetcher));
+        drop(self.later.set(Later { fetcher, homes, peers }));
     }
 
-    async fn holds(self, digest: Digest) -> Holding {
+    async fn holds(self, from: PeerId, ask: AskBlob) -> Holding {
+        let digest = ask.digest;
         match self.store.held(&digest).await {
             Ok(Some(held)) => return Holding::Complete { size: held.size },
             Ok(None) => {}
@@ -49,15 +69,55 @@ impl NodeServe {
                 return Holding::None;
             }
         }
-        let Some(transfer) = self.running(digest).await else { return Holding::None };
+        let Some(mut transfer) = self.running(digest).await else { return Holding::None };
+        if let Some(known) = ask.following {
+            transfer.follower(from);
+            if news(&mut transfer, known).await {
+                return Holding::Complete { size: transfer.size };
+            }
+        }
         match transfer.have().await {
             Some(chunks) => Holding::Partial { size: transfer.size, chunks },
             None => Holding::None,
         }
     }
 
-    async fn running(&self, digest: Digest) -> Option<crate::fetch::TransferHandle> {
-        self.fetcher.get()?.find(digest).await
+    async fn running(&self, digest: Digest) -> Option<TransferHandle> {
+        self.later.get()?.fetcher.find(digest).await
+    }
+
+    /// Where these can be reached, as far as they are connected here.
+    fn whereabouts(&self, named: impl IntoIterator<Item = PeerId>) -> Whereabouts {
+        let Some(later) = self.later.get() else { return Whereabouts::new() };
+        let own = later.peers.local_peer();
+        let connected = named.into_iter().filter(|&peer| peer != own);
+        connected
+            .map(|peer| (peer, later.peers.addresses_of(peer)))
+            .filter(|(_, addresses)| !addresses.is_empty())
+            .collect()
+    }
+
+    async fn reported(self, from: PeerId, key: SwarmKey, report: Report) -> (Standing, Whereabouts) {
+        let Some(later) = self.later.get() else { return (Standing::Wait(LATER), Whereabouts::new()) };
+        let standing = later.homes.report(from, key, report).await;
+        let whereabouts = match &standing {
+            Standing::Member(membership) => self.whereabouts(membership.members.iter().copied()),
+            Standing::Elsewhere(home) => self.whereabouts([*home]),
+            Standing::Wait(_) => Whereabouts::new(),
+        };
+        (standing, whereabouts)
+    }
+
+    async fn claimed(self, from: PeerId, key: SwarmKey, claim: ClaimMessage) -> (ClaimAnswer, Whereabouts) {
+        let Some(later) = self.later.get() else {
+            return (ClaimAnswer::Granted { epoch: 0, providers: Vec::new() }, Whereabouts::new());
+        };
+        let answer = later.homes.claim(from, key, claim).await;
+        let whereabouts = match &answer {
+            ClaimAnswer::Granted { providers, .. } => self.whereabouts(providers.iter().copied()),
+            ClaimAnswer::HeldBy { home, .. } => self.whereabouts([*home]),
+        };
+        (answer, whereabouts)
     }
 
     async fn gives(self, claim: Claim) -> Result<(Bytes, Attestation), Refusal> {
@@ -106,8 +166,8 @@ impl NodeServe {
                 None
             }
         };
-        if let (Some(fetcher), Some(scope)) = (self.fetcher.get(), scope)
-            && let Err(error) = fetcher.open(claim.digest, claim.size, scope).await
+        if let (Some(later), Some(scope)) = (self.later.get(), scope)
+            && let Err(error) = later.fetcher.open(claim.digest, claim.size, scope).await
         {
             tracing::warn!(%error, "the repair did not begin");
         }
@@ -135,9 +195,36 @@ impl NodeServe {
     }
 }
 
+/// Waits until a running transfer has other than so many chunks; says whether it came to its good end.
+async fn news(transfer: &mut TransferHandle, known: u32) -> bool {
+    let changed = |status: &Status| !matches!(status, Status::Running { have } if *have == known);
+    let Ok(waited) = timeout(NEWS, transfer.status.wait_for(changed)).await else { return false };
+    drop(waited);
+    tokio::time::sleep(GATHER).await;
+    matches!(*transfer.status.borrow(), Status::Held)
+}
+
 impl Serve for NodeServe {
-    fn holding(&self, digest: Digest) -> BoxFuture<'static, Holding> {
-        self.clone().holds(digest).boxed()
+    fn holding(&self, from: PeerId, ask: AskBlob) -> BoxFuture<'static, Holding> {
+        self.clone().holds(from, ask).boxed()
+    }
+
+    fn report(
+        &self,
+        from: PeerId,
+        key: SwarmKey,
+        report: Report,
+    ) -> BoxFuture<'static, (Standing, Whereabouts)> {
+        self.clone().reported(from, key, report).boxed()
+    }
+
+    fn claim(
+        &self,
+        from: PeerId,
+        key: SwarmKey,
+        claim: ClaimMessage,
+    ) -> BoxFuture<'static, (ClaimAnswer, Whereabouts)> {
+        self.clone().claimed(from, key, claim).boxed()
     }
 
     fn chunk(

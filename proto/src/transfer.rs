@@ -509,7 +509,9 @@ impl Transfer {
         }
         let all = 0..self.layout.count();
         let repairing = !self.excluded.is_empty() && !self.upstream.is_dead();
-        let within = if repairing { Some(all) } else { self.member.leased() };
+        // A home may say anything: only chunks that exist are fetched.
+        let leased = self.member.leased().map(|chunks| chunks.start.min(all.end)..chunks.end.min(all.end));
+        let within = if repairing { Some(all) } else { leased };
         let Some(within) = within else {
             self.consider_failing(actions);
             return;

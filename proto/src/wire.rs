@@ -13,7 +13,12 @@ use crate::attestation::{Attestation, ChunkHash};
 use crate::chunk::ChunkLayout;
 use crate::digest::Digest;
 use crate::name::{Scope, Tag};
+use crate::swarm::message::{Claim, ClaimAnswer, Report, Standing, SwarmKey};
 use crate::tag::{SignedTagMapping, TagMapping};
+
+mod swarm;
+
+pub use swarm::Whereabouts;
 
 /// The messages as prost makes them from `wire/shoal.proto`.
 #[allow(missing_docs, clippy::pedantic, unreachable_pub, reason = "generated; documented in shoal.proto")]
@@ -131,17 +136,35 @@ pub enum Holding {
     },
 }
 
+/// A question for what a peer has of a blob.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AskBlob {
+    /// Which blob.
+    pub digest: Digest,
+    /// The asker takes part in the blob's swarm and knows of so many chunks: the answer comes once there are others,
+    /// or after a second. `None`: the answer comes at once.
+    pub following: Option<u32>,
+}
+
 /// A question or an answer on a session stream, checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SessionMessage {
     /// Which of this blob do you have?
-    AskBlob(Digest),
+    AskBlob(AskBlob),
     /// The answer to that.
     Blob(Holding),
     /// What did this tag mean?
     AskTag(Scope, Tag),
     /// The answer to that: signatures are checked by who uses them.
     Tag(Vec<SignedTagMapping>),
+    /// A member's report to the home of a swarm.
+    Report(SwarmKey, Report),
+    /// The answer to that, and where the peers it names can be reached.
+    Standing(Standing, Whereabouts),
+    /// A home's claim at a standby.
+    Claim(SwarmKey, Claim),
+    /// The answer to that, and where the peers it names can be reached.
+    ClaimAnswer(ClaimAnswer, Whereabouts),
 }
 
 impl SessionMessage {
@@ -152,7 +175,14 @@ impl SessionMessage {
     pub fn from_wire(message: generated::SessionMessage) -> Result<(u64, Self), WireError> {
         use generated::session_message::Body;
         let body = match message.body.ok_or(WireError::Field("body"))? {
-            Body::AskBlob(ask) => Self::AskBlob(digest(&ask.digest)?),
+            Body::AskBlob(ask) => Self::AskBlob(AskBlob {
+                digest: digest(&ask.digest)?,
+                following: ask.taking_part.then_some(ask.known),
+            }),
+            Body::Report(report) => swarm::report(report)?,
+            Body::Standing(standing) => swarm::standing(standing)?,
+            Body::Claim(claim) => swarm::claim(claim)?,
+            Body::ClaimAnswer(answer) => swarm::claim_answer(answer)?,
             Body::BlobAnswer(answer) => Self::Blob(holding(&answer)?),
             Body::AskTag(ask) => {
                 let scope = scope(&ask.registry, &ask.repository)?;
@@ -172,7 +202,19 @@ impl SessionMessage {
     pub fn into_wire(self, id: u64) -> generated::SessionMessage {
         use generated::session_message::Body;
         let body = match self {
-            Self::AskBlob(digest) => Body::AskBlob(generated::AskBlob { digest: digest.multihash().into() }),
+            Self::AskBlob(ask) => Body::AskBlob(generated::AskBlob {
+                digest: ask.digest.multihash().into(),
+                taking_part: ask.following.is_some(),
+                known: ask.following.unwrap_or_default(),
+            }),
+            Self::Report(key, report) => Body::Report(swarm::report_to_wire(&key, report)),
+            Self::Standing(standing, whereabouts) => {
+                Body::Standing(swarm::standing_to_wire(standing, &whereabouts))
+            }
+            Self::Claim(key, claim) => Body::Claim(swarm::claim_to_wire(&key, claim)),
+            Self::ClaimAnswer(answer, whereabouts) => {
+                Body::ClaimAnswer(swarm::claim_answer_to_wire(answer, &whereabouts))
+            }
             Self::Blob(holding) => Body::BlobAnswer(holding_to_wire(&holding)),
             Self::AskTag(scope, tag) => Body::AskTag(generated::AskTag {
                 registry: scope.registry.to_string(),
@@ -313,6 +355,27 @@ fn peer(bytes: &[u8]) -> Result<PeerId, WireError> {
     PeerId::from_bytes(bytes).map_err(|_| WireError::Field("signer"))
 }
 
+/// A bitmap, least significant bit first, of exactly as many bits as the layout has chunks.
+fn bits(bytes: &[u8], layout: ChunkLayout) -> Result<FixedBitSet, WireError> {
+    let count = layout.count() as usize;
+    if bytes.len() != count.div_ceil(8) {
+        return Err(WireError::Field("chunks"));
+    }
+    let mut chunks = FixedBitSet::with_capacity(count);
+    for index in 0..count {
+        chunks.set(index, bytes[index / 8] >> (index % 8) & 1 == 1);
+    }
+    Ok(chunks)
+}
+
+fn bits_to_wire(chunks: &FixedBitSet) -> Bytes {
+    let mut bits = vec![0_u8; chunks.len().div_ceil(8)];
+    for index in chunks.ones() {
+        bits[index / 8] |= 1 << (index % 8);
+    }
+    bits.into()
+}
+
 fn holding(answer: &generated::BlobAnswer) -> Result<Holding, WireError> {
     use generated::Holding as Wire;
     let size = answer.size;
@@ -320,17 +383,7 @@ fn holding(answer: &generated::BlobAnswer) -> Result<Holding, WireError> {
     Ok(match Wire::try_from(answer.holding).map_err(|_| WireError::Field("holding"))? {
         Wire::None => Holding::None,
         Wire::Complete => Holding::Complete { size },
-        Wire::Partial => {
-            let count = layout.count() as usize;
-            if answer.chunks.len() != count.div_ceil(8) {
-                return Err(WireError::Field("chunks"));
-            }
-            let mut chunks = FixedBitSet::with_capacity(count);
-            for index in 0..count {
-                chunks.set(index, answer.chunks[index / 8] >> (index % 8) & 1 == 1);
-            }
-            Holding::Partial { size, chunks }
-        }
+        Wire::Partial => Holding::Partial { size, chunks: bits(&answer.chunks, layout)? },
     })
 }
 
@@ -339,13 +392,7 @@ fn holding_to_wire(holding: &Holding) -> generated::BlobAnswer {
     let (kind, size, chunks) = match holding {
         Holding::None => (Wire::None, 0, Bytes::new()),
         Holding::Complete { size } => (Wire::Complete, *size, Bytes::new()),
-        Holding::Partial { size, chunks } => {
-            let mut bits = vec![0_u8; chunks.len().div_ceil(8)];
-            for index in chunks.ones() {
-                bits[index / 8] |= 1 << (index % 8);
-            }
-            (Wire::Partial, *size, bits.into())
-        }
+        Holding::Partial { size, chunks } => (Wire::Partial, *size, bits_to_wire(chunks)),
     };
     generated::BlobAnswer { holding: kind.into(), size, chunks }
 }

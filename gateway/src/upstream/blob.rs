@@ -23,6 +23,8 @@ pub struct BlobDownload {
     pub size: Option<u64>,
     /// Where in the blob `stream` begins: 0 from a registry that ignores ranges.
     pub start: u64,
+    /// A range was asked for and the whole blob is sent: this registry ignores ranges.
+    pub ignores_ranges: bool,
     /// The bytes. It ends well only after as many as the registry promised; dropping it ends the download.
     pub stream: BoxStream<'static, Result<Bytes, PullError>>,
 }
@@ -92,8 +94,9 @@ pub(super) async fn blob(
         }
         (status, _) => return Err(malformed(format!("it answered {status}"))),
     };
+    let ignores_ranges = range.is_some() && response.status() == StatusCode::OK;
     let stream = download(site, *digest, response, promised, at.web.limits.stall);
-    Ok(BlobDownload { size, start, stream })
+    Ok(BlobDownload { size, start, ignores_ranges, stream })
 }
 
 fn endpoint(at: At<'_>, digest: &Digest) -> url::Url {

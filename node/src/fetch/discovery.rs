@@ -7,7 +7,7 @@ use rand::seq::SliceRandom as _;
 use shoal_proto::digest::Digest;
 use shoal_proto::identity::PeerId;
 use shoal_proto::transfer::Availability;
-use shoal_proto::wire::Holding;
+use shoal_proto::wire::{AskBlob, Holding};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout, timeout_at};
 
@@ -61,7 +61,8 @@ impl Search {
         }
         let (peers, digest) = (self.ports.peers.clone(), self.digest);
         self.answers.spawn(async move {
-            let holding = timeout(LATE, peers.ask_blob(peer, &digest)).await.ok()?.ok()?;
+            let holding =
+                timeout(LATE, peers.ask_blob(peer, AskBlob { digest, following: None })).await.ok()?.ok()?;
             match holding {
                 Holding::None => None,
                 Holding::Complete { size } => {

@@ -11,10 +11,12 @@ use shoal_proto::attestation::{Attestation, AttestationError, Claim};
 use shoal_proto::digest::Digest;
 use shoal_proto::identity::PeerId;
 use shoal_proto::name::Scope;
+use shoal_proto::swarm::message::{Report, Standing, SwarmKey};
 use shoal_proto::transfer::{
-    Action, ChunkFailure, Event, FetchId, Options, ReaderId, RequestId, Transfer, UpstreamFailure,
+    Action, Availability, ChunkFailure, Event, FetchId, Homes, Options, ReaderId, ReportId, RequestId,
+    Transfer, UpstreamFailure,
 };
-use shoal_proto::wire::Refusal;
+use shoal_proto::wire::{AskBlob, Holding, Refusal};
 use shoal_store::{FinishError, Partial};
 use shoal_swarm::ChunkError;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -22,7 +24,7 @@ use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, sleep_until};
 
 use super::discovery::{Found, Search};
-use super::range::RangeFetch;
+use super::range::{Arrival, RangeFetch};
 use super::{Given, Ports, Question, Status};
 
 /// What the driver's tasks may have said and it not yet read.
@@ -32,10 +34,24 @@ const UPSTREAM_AHEAD: usize = 2;
 /// The most repositories remembered for one blob.
 const MAX_SCOPES: usize = 8;
 
+/// How long a home may take to answer a report.
+const REPORT: Duration = Duration::from_millis(1500);
+/// How long a peer may take to say what it has: one that is followed waits a second for news.
+const FOLLOW: Duration = Duration::from_secs(3);
+/// How long changes of who is connected are gathered before homes are ranked again.
+const SETTLE: Duration = Duration::from_millis(100);
+
 /// What a task of the transfer says.
 enum Said {
     Found(Found),
+    HasNothing(PeerId),
     DiscoveryEnded,
+    Ranked(Homes),
+    Reported {
+        id: ReportId,
+        standing: Option<Standing>,
+    },
+    UpstreamWhole(FetchId),
     Chunk {
         id: RequestId,
         chunk: u32,
@@ -114,10 +130,16 @@ impl Driver {
     pub(super) async fn run(mut self, mut questions: mpsc::Receiver<Question>) {
         let layout = self.partial.layout();
         let options = Options { seed: rand::random(), ..Options::default() };
-        let (mut core, first) = Transfer::start(layout, self.partial.have(), options, Duration::ZERO);
+        let Some(homes) = self.ports.homes.ranked(self.digest).await else {
+            self.end(Status::Failed(PullError::Unavailable("the node is shutting down".to_owned())));
+            return;
+        };
+        self.rank_again();
+        let (mut core, first) = Transfer::start(layout, self.partial.have(), homes, options, self.now());
         let mut actions = first;
         loop {
             if let Some(end) = self.perform(&mut core, actions).await {
+                self.farewell(&core, matches!(end, Status::Held));
                 self.end(end);
                 return;
             }
@@ -147,8 +169,12 @@ impl Driver {
         match said {
             Said::Found(found) if found.size != self.partial.layout().size() => {
                 tracing::debug!(peer = %found.peer, size = found.size, "a peer holds this digest in another size");
-                Vec::new()
+                core.handle(Event::HasNothing(found.peer), now)
             }
+            Said::HasNothing(peer) => core.handle(Event::HasNothing(peer), now),
+            Said::Ranked(homes) => core.handle(Event::Homes(homes), now),
+            Said::Reported { id, standing } => core.handle(Event::Reported(id, standing), now),
+            Said::UpstreamWhole(id) => core.handle(Event::UpstreamWhole(id), now),
             Said::Found(found) => core.handle(Event::Provider(found.peer, found.availability), now),
             Said::DiscoveryEnded => core.handle(Event::DiscoveryEnded, now),
             Said::Chunk { id, chunk, bytes } => {
@@ -182,6 +208,7 @@ impl Driver {
         tracing::info!(%error, "upstream failed");
         let failure = match &error {
             PullError::Upstream { .. } => UpstreamFailure::Retry,
+            PullError::Throttled { retry_after, .. } => UpstreamFailure::Throttled(*retry_after),
             _ => UpstreamFailure::Final,
         };
         self.upstream_error = Some(error);
@@ -211,6 +238,10 @@ impl Driver {
                     self.scopes.push(scope);
                 }
             }
+            Question::Follower(peer) if !self.ports.barred.is_barred(&peer) => {
+                return core.handle(Event::Candidate(peer), now);
+            }
+            Question::Follower(_) => {}
             Question::Gone { reader } => return core.handle(Event::ReaderGone(ReaderId(reader)), now),
             Question::Want { reader, chunk, reply } => {
                 let is_last = chunk + 1 >= self.partial.layout().count();
@@ -231,6 +262,8 @@ impl Driver {
         while let Some(action) = actions.pop_front() {
             match action {
                 Action::Discover => self.discover(),
+                Action::Report { id, to, report } => self.report(id, to, report),
+                Action::Ask { peer, known } => self.follow(peer, known),
                 Action::Request { id, peer, chunk } => {
                     self.request(id, peer, chunk, core.excluded_signer(chunk));
                 }
@@ -282,6 +315,68 @@ impl Driver {
         });
     }
 
+    fn key(&self) -> SwarmKey {
+        SwarmKey { digest: self.digest, size: self.partial.layout().size() }
+    }
+
+    fn report(&mut self, id: ReportId, to: PeerId, report: Report) {
+        let (ports, key, said) = (self.ports.clone(), self.key(), self.said.clone());
+        self.tasks.spawn(async move {
+            let standing = tokio::time::timeout(REPORT, tell(&ports, to, key, report)).await;
+            let standing = standing.ok().flatten();
+            if standing.is_none() {
+                tracing::info!(home = %to, "a swarm's home does not answer");
+            }
+            said.send(Said::Reported { id, standing }).await.ok();
+        });
+    }
+
+    /// The last word to the home; nobody waits for it.
+    fn farewell(&self, core: &Transfer, complete: bool) {
+        let Some((home, report)) = core.farewell(complete) else { return };
+        let (ports, key) = (self.ports.clone(), self.key());
+        tokio::spawn(
+            async move { drop(tokio::time::timeout(REPORT, tell(&ports, home, key, report)).await) },
+        );
+    }
+
+    /// Asks a peer what it has, and keeps asking as the core says so.
+    fn follow(&mut self, peer: PeerId, known: u32) {
+        let (ports, digest, said) = (self.ports.clone(), self.digest, self.said.clone());
+        self.tasks.spawn(async move {
+            let ask = AskBlob { digest, following: Some(known) };
+            let barred = ports.barred.is_barred(&peer);
+            let answer = if barred {
+                None
+            } else {
+                tokio::time::timeout(FOLLOW, ports.peers.ask_blob(peer, ask)).await.ok()
+            };
+            let found = |size, availability| Said::Found(Found { peer, size, availability });
+            let event = match answer {
+                Some(Ok(Holding::Complete { size })) => found(size, Availability::Complete),
+                Some(Ok(Holding::Partial { size, chunks })) => found(size, Availability::Partial(chunks)),
+                Some(Ok(Holding::None) | Err(_)) | None => Said::HasNothing(peer),
+            };
+            said.send(event).await.ok();
+        });
+    }
+
+    /// Ranks the homes again whenever somebody comes or goes.
+    fn rank_again(&mut self) {
+        let (ports, digest, said) = (self.ports.clone(), self.digest, self.said.clone());
+        self.tasks.spawn(async move {
+            let mut versions = ports.peers.connections();
+            while versions.changed().await.is_ok() {
+                tokio::time::sleep(SETTLE).await;
+                versions.mark_unchanged();
+                let Some(homes) = ports.homes.ranked(digest).await else { return };
+                if said.send(Said::Ranked(homes)).await.is_err() {
+                    return;
+                }
+            }
+        });
+    }
+
     fn request(&mut self, id: RequestId, peer: PeerId, chunk: u32, excluded: Option<PeerId>) {
         let (ports, partial, said) = (self.ports.clone(), self.partial.clone(), self.said.clone());
         let claim = Claim { digest: self.digest, size: partial.layout().size(), chunk };
@@ -309,8 +404,12 @@ impl Driver {
         let said = self.said.clone();
         let task = self.tasks.spawn(async move {
             let pass_on = async {
-                while let Some((chunk, bytes)) = arrivals.recv().await {
-                    said.send(Said::UpstreamChunk { id, chunk, bytes }).await.ok();
+                while let Some(arrival) = arrivals.recv().await {
+                    let event = match arrival {
+                        Arrival::Whole => Said::UpstreamWhole(id),
+                        Arrival::Chunk(chunk, bytes) => Said::UpstreamChunk { id, chunk, bytes },
+                    };
+                    said.send(event).await.ok();
                 }
             };
             // The range drops its sender when it ends, which ends the passing on.
@@ -388,7 +487,17 @@ impl Driver {
             )));
         }
         Status::Failed(self.upstream_error.take().unwrap_or_else(|| {
-            PullError::Unavailable("no peer and no upstream could give the blob".to_owned())
+            let registry = self.scopes.first().map_or_else(String::new, |scope| scope.registry.to_string());
+            match failure {
+                // Other members were refused.
+                Some(UpstreamFailure::Final) => PullError::NotFound { registry },
+                Some(_) => PullError::Upstream {
+                    registry,
+                    status: None,
+                    reason: "other nodes asked it and it failed".to_owned(),
+                },
+                None => PullError::Unavailable("no peer and no upstream could give the blob".to_owned()),
+            }
         }))
     }
 
@@ -408,6 +517,16 @@ impl Driver {
 fn abort(task: Option<AbortHandle>) {
     if let Some(task) = task {
         task.abort();
+    }
+}
+
+/// Reports to a home, which may be this node itself.
+async fn tell(ports: &Ports, home: PeerId, key: SwarmKey, report: Report) -> Option<Standing> {
+    let own = ports.peers.local_peer();
+    if home == own {
+        Some(ports.homes.report(own, key, report).await)
+    } else {
+        ports.peers.report(home, key, report).await.ok()
     }
 }
 

@@ -24,7 +24,15 @@ pub(crate) struct RangeFetch {
     pub(crate) partial: Partial,
     pub(crate) chunks: Range<u32>,
     /// Gets each chunk once it is stored.
-    pub(crate) stored: mpsc::Sender<(u32, Bytes)>,
+    pub(crate) stored: mpsc::Sender<Arrival>,
+}
+
+/// What a fetch brings.
+pub(crate) enum Arrival {
+    /// A chunk that is stored.
+    Chunk(u32, Bytes),
+    /// The upstream ignores ranges: everything to the blob's end is on its way.
+    Whole,
 }
 
 impl RangeFetch {
@@ -42,7 +50,13 @@ impl RangeFetch {
                 layout.size()
             )));
         }
-        self.store(layout, range, download).await
+        let mut chunks = self.chunks.clone();
+        if download.ignores_ranges && chunks.end < layout.count() {
+            // It cost a request for all: so all of it is taken, whoever else would have fetched a part.
+            chunks.end = layout.count();
+            self.stored.send(Arrival::Whole).await.ok();
+        }
+        self.store(layout, chunks, range, download).await
     }
 
     /// Asks the repositories in turn: the blob may be gone from one and still in another.
@@ -62,11 +76,11 @@ impl RangeFetch {
     async fn store(
         &self,
         layout: ChunkLayout,
+        mut chunks: Range<u32>,
         range: ByteRange,
         mut download: BlobDownload,
     ) -> Result<(), PullError> {
         let mut skip = range.start.saturating_sub(download.start);
-        let mut chunks = self.chunks.clone();
         let Some(mut chunk) = chunks.next() else { return Ok(()) };
         let mut wanted = length_of(layout, chunk);
         let mut buffer = BytesMut::with_capacity(wanted);
@@ -112,7 +126,7 @@ impl RangeFetch {
             .await
             .map_err(|error| PullError::Unavailable(error.to_string()))?;
         // The driver is gone only when the transfer is over.
-        self.stored.send((chunk, bytes)).await.ok();
+        self.stored.send(Arrival::Chunk(chunk, bytes)).await.ok();
         Ok(())
     }
 }

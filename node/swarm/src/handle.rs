@@ -11,8 +11,9 @@ use libp2p::PeerId;
 use shoal_proto::attestation::Attestation;
 use shoal_proto::digest::Digest;
 use shoal_proto::name::{Scope, Tag};
+use shoal_proto::swarm::message::{Claim, ClaimAnswer, Report, Standing, SwarmKey};
 use shoal_proto::tag::SignedTagMapping;
-use shoal_proto::wire::{ChunkRequest, Holding, SessionMessage};
+use shoal_proto::wire::{AskBlob, ChunkRequest, Holding, SessionMessage, Whereabouts};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::book::Book;
@@ -168,10 +169,44 @@ impl Handle {
     ///
     /// # Errors
     /// [`AskError`] if it does not answer within 5 s.
-    pub async fn ask_blob(&self, peer: PeerId, digest: &Digest) -> Result<Holding, AskError> {
-        match self.ask(peer, SessionMessage::AskBlob(*digest)).await? {
+    pub async fn ask_blob(&self, peer: PeerId, ask: AskBlob) -> Result<Holding, AskError> {
+        match self.ask(peer, SessionMessage::AskBlob(ask)).await? {
             SessionMessage::Blob(holding) => Ok(holding),
             _ => Err(AskError::Answer),
+        }
+    }
+
+    /// Reports to a swarm's home. Where the peers that it names can be reached is noted.
+    ///
+    /// # Errors
+    /// [`AskError`] if it does not answer within 5 s.
+    pub async fn report(&self, home: PeerId, key: SwarmKey, report: Report) -> Result<Standing, AskError> {
+        match self.ask(home, SessionMessage::Report(key, report)).await? {
+            SessionMessage::Standing(standing, whereabouts) => {
+                self.note(whereabouts);
+                Ok(standing)
+            }
+            _ => Err(AskError::Answer),
+        }
+    }
+
+    /// Claims a swarm at a standby. Where the peers that it names can be reached is noted.
+    ///
+    /// # Errors
+    /// [`AskError`] if it does not answer within 5 s.
+    pub async fn claim(&self, standby: PeerId, key: SwarmKey, claim: Claim) -> Result<ClaimAnswer, AskError> {
+        match self.ask(standby, SessionMessage::Claim(key, claim)).await? {
+            SessionMessage::ClaimAnswer(answer, whereabouts) => {
+                self.note(whereabouts);
+                Ok(answer)
+            }
+            _ => Err(AskError::Answer),
+        }
+    }
+
+    fn note(&self, whereabouts: Whereabouts) {
+        for (peer, addresses) in whereabouts {
+            self.add_addresses(peer, &addresses);
         }
     }
 

@@ -33,19 +33,25 @@ pub mod transport;
 mod upgrade;
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use bytes::Bytes;
-use futures::future::BoxFuture;
+use futures::FutureExt as _;
+use futures::future::{BoxFuture, ready};
 use shoal_proto::attestation::Attestation;
 use shoal_proto::digest::Digest;
-use shoal_proto::identity::Keypair;
+use shoal_proto::identity::{Keypair, PeerId};
 use shoal_proto::name::{Scope, Tag};
+use shoal_proto::swarm::message::{Claim, ClaimAnswer, Report, Standing, SwarmKey};
 use shoal_proto::tag::SignedTagMapping;
-use shoal_proto::wire::{Holding, Refusal};
+use shoal_proto::wire::{AskBlob, Holding, Refusal, Whereabouts};
 
 pub use handle::{Counters, Handle, Joined};
 pub use neighbours::PeerSummary;
 pub use node::{StartError, start};
+
+/// When a member asks a node again that keeps no swarms.
+const LATER: Duration = Duration::from_secs(1);
 
 /// How this node takes part.
 #[derive(Debug, Clone)]
@@ -80,8 +86,31 @@ impl Config {
 
 /// What this node gives to peers. Each answer is waited for at most 10 s.
 pub trait Serve: Send + Sync + 'static {
-    /// Which chunks of this blob can be asked for.
-    fn holding(&self, digest: Digest) -> BoxFuture<'static, Holding>;
+    /// Which chunks of a blob can be asked for. One who follows the blob waits for news, a second at most.
+    fn holding(&self, from: PeerId, ask: AskBlob) -> BoxFuture<'static, Holding>;
+
+    /// A member of a swarm reports to this node as the swarm's home. By default it is told to ask later, and goes
+    /// elsewhere.
+    fn report(
+        &self,
+        from: PeerId,
+        key: SwarmKey,
+        report: Report,
+    ) -> BoxFuture<'static, (Standing, Whereabouts)> {
+        let _ = (from, key, report);
+        ready((Standing::Wait(LATER), Whereabouts::new())).boxed()
+    }
+
+    /// A node claims to be a swarm's home. By default nothing speaks against it.
+    fn claim(
+        &self,
+        from: PeerId,
+        key: SwarmKey,
+        claim: Claim,
+    ) -> BoxFuture<'static, (ClaimAnswer, Whereabouts)> {
+        let _ = (from, key, claim);
+        ready((ClaimAnswer::Granted { epoch: 0, providers: Vec::new() }, Whereabouts::new())).boxed()
+    }
 
     /// A chunk of the blob of this size, and who vouches for it.
     fn chunk(

@@ -286,8 +286,9 @@ impl Homes {
                     (false, _) => None,
                 }
             }
-            Some(Role::Ceded { home }) => {
-                (self.ranking.contains(home) && !lost(home)).then_some(Standing::Elsewhere(*home))
+            // It need not be connected here: a node that has just started knows few.
+            Some(Role::Ceded { home, until }) => {
+                (now < *until && !lost(home)).then_some(Standing::Elsewhere(*home))
             }
             None => {
                 let closest = self.ranking.closest(&key.digest, STANDBYS + 1);
@@ -389,7 +390,6 @@ impl Homes {
         actions: &mut Vec<Action>,
     ) {
         let local = self.ranking.local();
-        let live = |home: &PeerId| self.ranking.contains(home);
         let Some(swarm) = self.swarms.get_mut(&key) else { return };
         let (Role::Claiming { pending, .. } | Role::Home { pending, .. }) = &mut swarm.role else { return };
         if !pending.remove(&by) {
@@ -398,11 +398,9 @@ impl Homes {
         let done = pending.is_empty();
         match answer {
             Some(ClaimAnswer::HeldBy { home, epoch })
-                if home != local
-                    && live(&home)
-                    && (epoch >= swarm.epoch || matches!(swarm.role, Role::Claiming { .. })) =>
+                if home != local && (epoch >= swarm.epoch || matches!(swarm.role, Role::Claiming { .. })) =>
             {
-                swarm.cede(home, actions);
+                swarm.cede(home, now, actions);
                 return;
             }
             Some(ClaimAnswer::Granted { epoch, providers }) => {

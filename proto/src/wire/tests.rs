@@ -35,7 +35,8 @@ fn session_messages_round_trip() {
         checked_unix_ms: 5,
     };
     for message in [
-        SessionMessage::AskBlob(Digest::sha256_of(b"x")),
+        SessionMessage::AskBlob(AskBlob { digest: Digest::sha256_of(b"x"), following: None }),
+        SessionMessage::AskBlob(AskBlob { digest: Digest::sha256_of(b"x"), following: Some(7) }),
         SessionMessage::Blob(Holding::None),
         SessionMessage::Blob(Holding::Complete { size: 12 }),
         SessionMessage::Blob(Holding::Partial {
@@ -98,5 +99,84 @@ proptest! {
         if let Ok(request) = generated::ChunkRequest::decode(&bytes[..]) {
             drop(ChunkRequest::from_wire(&request));
         }
+    }
+}
+
+#[test]
+fn what_swarms_say_round_trips() {
+    use crate::swarm::lease::{Lease, LeaseEnd};
+    use crate::swarm::message::{Ended, Membership};
+    use crate::swarm::test_peer;
+    use crate::transfer::Availability;
+    use std::time::Duration;
+
+    let key = SwarmKey { digest: Digest::sha256_of(b"x"), size: 3_000_000 };
+    let lease = Lease { epoch: 3, id: 4, chunks: 2..7 };
+    let report = Report {
+        have: Availability::Partial(layout_bits(3_000_000, &[1, 11])),
+        can_fetch: true,
+        lease: Some(lease.clone()),
+        ended: Some(Ended {
+            epoch: 3,
+            id: 3,
+            how: LeaseEnd::Trouble { retry_after: Some(Duration::from_secs(7)) },
+        }),
+        whole: true,
+        unreachable: vec![test_peer(1)],
+        leaving: false,
+    };
+    let complete = Report { have: Availability::Complete, lease: None, ended: None, ..report.clone() };
+    let place = Membership {
+        epoch: 9,
+        members: vec![test_peer(1), test_peer(2)],
+        lease: Some(lease.clone()),
+        hopeless: Some(LeaseEnd::Refused),
+        again: Some(Duration::from_millis(100)),
+    };
+    let addresses = Whereabouts::from([(test_peer(1), vec!["/ip4/10.0.0.1/tcp/5056".to_owned()])]);
+    let nowhere = Whereabouts::new;
+    for message in [
+        SessionMessage::Report(key, report),
+        SessionMessage::Report(key, complete),
+        SessionMessage::Standing(Standing::Member(place), addresses.clone()),
+        SessionMessage::Standing(Standing::Elsewhere(test_peer(1)), addresses.clone()),
+        SessionMessage::Standing(Standing::Wait(Duration::from_millis(250)), nowhere()),
+        SessionMessage::Claim(key, Claim { epoch: 2, leases: vec![(test_peer(3), lease)] }),
+        SessionMessage::ClaimAnswer(
+            ClaimAnswer::Granted { epoch: 1, providers: vec![test_peer(1)] },
+            addresses.clone(),
+        ),
+        SessionMessage::ClaimAnswer(ClaimAnswer::HeldBy { home: test_peer(1), epoch: 5 }, addresses),
+    ] {
+        let wire = message.clone().into_wire(1);
+        assert_eq!(SessionMessage::from_wire(wire), Ok((1, message)));
+    }
+}
+
+#[test]
+fn reports_out_of_bounds_are_refused() {
+    let good = generated::Report {
+        digest: Digest::sha256_of(b"x").multihash().into(),
+        size: 3_000_000,
+        holding: generated::Holding::Partial.into(),
+        chunks: Bytes::from_static(&[0, 0]),
+        ..Default::default()
+    };
+    let wrap = |report| generated::SessionMessage {
+        id: 1,
+        body: Some(generated::session_message::Body::Report(report)),
+    };
+    assert!(SessionMessage::from_wire(wrap(good.clone())).is_ok());
+    let lease = |first, end| Some(generated::Lease { epoch: 1, id: 1, first, end });
+    for (bad, field) in [
+        (generated::Report { chunks: Bytes::from_static(&[0]), ..good.clone() }, "chunks"),
+        (generated::Report { holding: 0, ..good.clone() }, "holding"),
+        (generated::Report { size: u64::MAX, ..good.clone() }, "size"),
+        (generated::Report { lease: lease(3, 3), ..good.clone() }, "lease"),
+        (generated::Report { lease: lease(0, 13), ..good.clone() }, "lease"),
+        (generated::Report { unreachable: vec![Bytes::new(); 9], ..good.clone() }, "unreachable"),
+        (generated::Report { unreachable: vec![Bytes::from_static(b"?")], ..good }, "peer"),
+    ] {
+        assert_eq!(SessionMessage::from_wire(wrap(bad)), Err(WireError::Field(field)));
     }
 }

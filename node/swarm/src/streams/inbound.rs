@@ -21,8 +21,9 @@ use crate::Serve;
 
 /// Streams of one peer at a time; more are refused.
 const MAX_STREAMS: usize = 8;
-/// Questions of one session that are answered at once.
-const MAX_QUESTIONS: usize = 16;
+/// Questions of one session that are answered at once: one who follows a blob waits up to a second for its answer, and
+/// a peer may follow several blobs.
+const MAX_QUESTIONS: usize = 64;
 /// Chunks of one stream that are read ahead of the one being sent.
 const READ_AHEAD: usize = 2;
 /// How long this node's own store may take for one answer: what is slower is as good as missing, and must not
@@ -78,7 +79,7 @@ pub(crate) async fn run(
                 tasks.spawn(async move {
                     let (reader, writer) = frame::split(stream);
                     let ended = match kind {
-                        Kind::Session => session(reader, writer, &*serve).await,
+                        Kind::Session => session(peer, reader, writer, &*serve).await,
                         Kind::Chunks => chunks(reader, writer, &*serve, &slots, &given).await,
                     };
                     if let Err(error) = ended {
@@ -98,7 +99,12 @@ async fn greet(reader: &mut Reader, writer: &mut Writer) -> Result<(), StreamErr
     Ok(())
 }
 
-async fn session(mut reader: Reader, mut writer: Writer, serve: &dyn Serve) -> Result<(), StreamError> {
+async fn session(
+    peer: PeerId,
+    mut reader: Reader,
+    mut writer: Writer,
+    serve: &dyn Serve,
+) -> Result<(), StreamError> {
     greet(&mut reader, &mut writer).await?;
     let mut answers = FuturesUnordered::new();
     loop {
@@ -107,7 +113,7 @@ async fn session(mut reader: Reader, mut writer: Writer, serve: &dyn Serve) -> R
             message = reader.message::<generated::SessionMessage>(), if answers.len() < MAX_QUESTIONS => {
                 let Some(message) = message? else { return Ok(()) };
                 let (id, question) = SessionMessage::from_wire(message)?;
-                answers.push(async move { (id, answer(question, serve).await) });
+                answers.push(async move { (id, answer(peer, question, serve).await) });
             }
             Some((id, answer)) = answers.next(), if !answers.is_empty() => {
                 let answer: Result<SessionMessage, WireError> = answer;
@@ -118,17 +124,32 @@ async fn session(mut reader: Reader, mut writer: Writer, serve: &dyn Serve) -> R
     }
 }
 
-async fn answer(question: SessionMessage, serve: &dyn Serve) -> Result<SessionMessage, WireError> {
+async fn answer(
+    peer: PeerId,
+    question: SessionMessage,
+    serve: &dyn Serve,
+) -> Result<SessionMessage, WireError> {
     match question {
-        SessionMessage::AskBlob(digest) => {
-            let holding = tokio::time::timeout(SERVE, serve.holding(digest)).await;
+        SessionMessage::AskBlob(ask) => {
+            let holding = tokio::time::timeout(SERVE, serve.holding(peer, ask)).await;
             Ok(SessionMessage::Blob(holding.unwrap_or(Holding::None)))
         }
         SessionMessage::AskTag(scope, tag) => {
             let mappings = tokio::time::timeout(SERVE, serve.tag(scope, tag)).await;
             Ok(SessionMessage::Tag(mappings.unwrap_or_default()))
         }
-        SessionMessage::Blob(_) | SessionMessage::Tag(_) => Err(WireError::Field("body")),
+        SessionMessage::Report(key, report) => {
+            let (standing, whereabouts) = serve.report(peer, key, report).await;
+            Ok(SessionMessage::Standing(standing, whereabouts))
+        }
+        SessionMessage::Claim(key, claim) => {
+            let (answer, whereabouts) = serve.claim(peer, key, claim).await;
+            Ok(SessionMessage::ClaimAnswer(answer, whereabouts))
+        }
+        SessionMessage::Blob(_)
+        | SessionMessage::Tag(_)
+        | SessionMessage::Standing(..)
+        | SessionMessage::ClaimAnswer(..) => Err(WireError::Field("body")),
     }
 }
 

@@ -6,7 +6,7 @@ use shoal_proto::digest::Digest;
 use shoal_proto::identity::Keypair;
 use shoal_proto::wire::Holding;
 
-use crate::fleet::{SIZE, Wish, blob, joined, node, until};
+use crate::fleet::{SIZE, Wish, at_once, blob, joined, node, until};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_provider_is_found_through_a_third_node() {
@@ -65,9 +65,9 @@ async fn a_peer_that_another_told_of_is_reached() {
     // It knows nobody, and is told.
     let asker = node(Wish::default()).await;
     let mut connections = asker.handle.connections();
-    assert!(asker.handle.ask_blob(peer, &digest).await.is_err());
+    assert!(asker.handle.ask_blob(peer, at_once(digest)).await.is_err());
     asker.handle.add_addresses(peer, &told);
-    assert_eq!(asker.handle.ask_blob(peer, &digest).await.unwrap(), Holding::Complete { size: SIZE });
+    assert_eq!(asker.handle.ask_blob(peer, at_once(digest)).await.unwrap(), Holding::Complete { size: SIZE });
     assert!(connections.has_changed().unwrap());
     connections.mark_unchanged();
     holder.end().await;

@@ -11,10 +11,10 @@ use futures::future::BoxFuture;
 use shoal_proto::attestation::{Attestation, ChunkHash, Claim};
 use shoal_proto::chunk::ChunkLayout;
 use shoal_proto::digest::Digest;
-use shoal_proto::identity::Keypair;
+use shoal_proto::identity::{Keypair, PeerId};
 use shoal_proto::name::{Scope, Tag};
 use shoal_proto::tag::SignedTagMapping;
-use shoal_proto::wire::{Holding, Refusal};
+use shoal_proto::wire::{AskBlob, Holding, Refusal};
 use shoal_swarm::cluster_key::ClusterKey;
 use shoal_swarm::{Config, Handle, Serve};
 use tokio::task::JoinHandle;
@@ -37,7 +37,8 @@ impl Blobs {
 }
 
 impl Serve for Blobs {
-    fn holding(&self, digest: Digest) -> BoxFuture<'static, Holding> {
+    fn holding(&self, _: PeerId, ask: AskBlob) -> BoxFuture<'static, Holding> {
+        let digest = ask.digest;
         let size = self.held.get(&digest).map(|blob| blob.len() as u64);
         async move { size.map_or(Holding::None, |size| Holding::Complete { size }) }.boxed()
     }
@@ -65,6 +66,11 @@ impl Serve for Blobs {
     fn tag(&self, _: Scope, _: Tag) -> BoxFuture<'static, Vec<SignedTagMapping>> {
         async { Vec::new() }.boxed()
     }
+}
+
+/// The question what a peer has of a blob now.
+pub(crate) fn at_once(digest: Digest) -> AskBlob {
+    AskBlob { digest, following: None }
 }
 
 pub(crate) struct Node {

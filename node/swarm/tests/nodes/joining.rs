@@ -9,7 +9,7 @@ use shoal_swarm::Config;
 use shoal_swarm::cluster_key::ClusterKey;
 use tokio_util::sync::CancellationToken;
 
-use crate::fleet::{Blobs, Wish, joined, node};
+use crate::fleet::{Blobs, Wish, at_once, joined, node};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn who_has_not_the_key_finds_nobody() {
@@ -24,7 +24,8 @@ async fn who_has_not_the_key_finds_nobody() {
         let seen = *tokio::time::timeout(Duration::from_secs(20), tried).await.unwrap().unwrap();
         assert!(!seen.joined);
         assert!(stranger.handle.connected().is_empty());
-        let asked = stranger.handle.ask_blob(member.handle.local_peer(), &Digest::sha256_of(b"x")).await;
+        let asked =
+            stranger.handle.ask_blob(member.handle.local_peer(), at_once(Digest::sha256_of(b"x"))).await;
         assert!(asked.is_err());
     }
     assert_eq!(member.handle.connected().len(), 1);

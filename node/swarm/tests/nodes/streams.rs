@@ -9,7 +9,7 @@ use shoal_proto::identity::Keypair;
 use shoal_proto::wire::{Holding, Refusal};
 use shoal_swarm::ChunkError;
 
-use crate::fleet::{SIZE, Wish, blob, joined, node, until};
+use crate::fleet::{SIZE, Wish, at_once, blob, joined, node, until};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn chunks_come_over_and_check() {
@@ -19,9 +19,9 @@ async fn chunks_come_over_and_check() {
     let asker = node(Wish { bootstrap: vec![holder.address()], ..Wish::default() }).await;
     joined(&asker).await;
     let peer = holder.handle.local_peer();
-    assert_eq!(asker.handle.ask_blob(peer, &digest).await.unwrap(), Holding::Complete { size: SIZE });
+    assert_eq!(asker.handle.ask_blob(peer, at_once(digest)).await.unwrap(), Holding::Complete { size: SIZE });
     let nothing = Digest::sha256_of(b"nothing");
-    assert_eq!(asker.handle.ask_blob(peer, &nothing).await.unwrap(), Holding::None);
+    assert_eq!(asker.handle.ask_blob(peer, at_once(nothing)).await.unwrap(), Holding::None);
 
     let layout = ChunkLayout::of(SIZE).unwrap();
     // Many at once, more than the pipeline holds: each comes right.
@@ -54,7 +54,7 @@ async fn a_peer_that_stalls_costs_seconds_and_its_questions_are_still_answered()
     let stalled = asker.handle.chunk(peer, &digest, SIZE, 0).await;
     assert!(matches!(stalled, Err(ChunkError::Stalled)), "{stalled:?}");
     assert!(began.elapsed() < Duration::from_secs(9), "{:?}", began.elapsed());
-    assert_eq!(asker.handle.ask_blob(peer, &digest).await.unwrap(), Holding::Complete { size: SIZE });
+    assert_eq!(asker.handle.ask_blob(peer, at_once(digest)).await.unwrap(), Holding::Complete { size: SIZE });
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -120,7 +120,7 @@ async fn a_provider_that_restarts_while_nothing_is_due_is_not_gone() {
         for given in futures::future::join_all(all).await {
             assert!(given.is_ok(), "round {round}: {:?}", given.err());
         }
-        assert!(asker.handle.ask_blob(peer, &digest).await.is_ok(), "round {round}");
+        assert!(asker.handle.ask_blob(peer, at_once(digest)).await.is_ok(), "round {round}");
         holder.end().await;
         holder = node(wish(Some(address.clone()))).await;
     }

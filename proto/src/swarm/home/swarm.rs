@@ -20,6 +20,8 @@ const SILENT: Duration = Duration::from_secs(4);
 const SOON: Duration = Duration::from_millis(100);
 /// How many of them do.
 const EAGER: usize = 8;
+/// For how long a home that gave way sends askers on, before it looks again.
+const CEDED: Duration = Duration::from_secs(5);
 
 #[derive(Debug)]
 pub(super) struct Waiting {
@@ -37,7 +39,7 @@ pub(super) enum Role {
     /// It mirrors the leases of the home.
     Standby { home: PeerId, heard: Duration },
     /// It found that another is the home.
-    Ceded { home: PeerId },
+    Ceded { home: PeerId, until: Duration },
 }
 
 #[derive(Debug)]
@@ -94,8 +96,9 @@ impl Swarm {
     }
 
     /// Another node is the home: whoever waits here goes there.
-    pub(super) fn cede(&mut self, home: PeerId, actions: &mut Vec<Action>) {
-        if let Role::Claiming { waiting, .. } = std::mem::replace(&mut self.role, Role::Ceded { home }) {
+    pub(super) fn cede(&mut self, home: PeerId, now: Duration, actions: &mut Vec<Action>) {
+        let ceded = Role::Ceded { home, until: now + CEDED };
+        if let Role::Claiming { waiting, .. } = std::mem::replace(&mut self.role, ceded) {
             let answers = waiting.into_iter().map(|waiting| waiting.question);
             actions.extend(answers.map(|question| Action::Answer(question, Standing::Elsewhere(home))));
         }

@@ -1,0 +1,243 @@
+//! Reports, standings, claims: their generated form and back, every field checked.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use bytes::Bytes;
+use libp2p_identity::PeerId;
+
+use super::{SessionMessage, WireError, bits, bits_to_wire, digest, generated};
+use crate::chunk::ChunkLayout;
+use crate::swarm::lease::{Lease, LeaseEnd};
+use crate::swarm::message::{
+    Claim, ClaimAnswer, Ended, MAX_NAMED, MAX_UNREACHABLE, Membership, Report, Standing, SwarmKey,
+};
+use crate::transfer::Availability;
+
+/// Where peers can be reached, as another peer says: multiaddrs as text.
+pub type Whereabouts = BTreeMap<PeerId, Vec<String>>;
+
+/// The most addresses of one peer.
+const MAX_ADDRESSES: usize = 4;
+/// The longest address as text, in bytes.
+const MAX_ADDRESS: usize = 256;
+/// The most leases in one claim: well above what any home grants at once.
+const MAX_LEASES: usize = 64;
+
+fn peer(bytes: &[u8]) -> Result<PeerId, WireError> {
+    PeerId::from_bytes(bytes).map_err(|_| WireError::Field("peer"))
+}
+
+fn key(multihash: &[u8], size: u64) -> Result<(SwarmKey, ChunkLayout), WireError> {
+    let layout = ChunkLayout::of(size).map_err(|_| WireError::Field("size"))?;
+    Ok((SwarmKey { digest: digest(multihash)?, size }, layout))
+}
+
+fn lease(lease: &generated::Lease, layout: Option<ChunkLayout>) -> Result<Lease, WireError> {
+    let most = layout.map_or(u32::MAX, |layout| layout.count());
+    if lease.first >= lease.end || lease.end > most {
+        return Err(WireError::Field("lease"));
+    }
+    Ok(Lease { epoch: lease.epoch, id: lease.id, chunks: lease.first..lease.end })
+}
+
+fn lease_to_wire(lease: &Lease) -> generated::Lease {
+    generated::Lease { epoch: lease.epoch, id: lease.id, first: lease.chunks.start, end: lease.chunks.end }
+}
+
+fn millis(time: Duration) -> u32 {
+    u32::try_from(time.as_millis()).unwrap_or(u32::MAX)
+}
+
+fn outcome(outcome: i32, retry_after_ms: u64) -> Result<Option<LeaseEnd>, WireError> {
+    use generated::LeaseOutcome as Wire;
+    Ok(match Wire::try_from(outcome).map_err(|_| WireError::Field("outcome"))? {
+        Wire::Unspecified => None,
+        Wire::Done => Some(LeaseEnd::Done),
+        Wire::Refused => Some(LeaseEnd::Refused),
+        Wire::Trouble => Some(LeaseEnd::Trouble {
+            retry_after: (retry_after_ms > 0).then(|| Duration::from_millis(retry_after_ms)),
+        }),
+    })
+}
+
+fn outcome_to_wire(end: LeaseEnd) -> (generated::LeaseOutcome, u64) {
+    use generated::LeaseOutcome as Wire;
+    match end {
+        LeaseEnd::Done => (Wire::Done, 0),
+        LeaseEnd::Refused => (Wire::Refused, 0),
+        LeaseEnd::Trouble { retry_after } => (Wire::Trouble, u64::from(retry_after.map_or(0, millis))),
+    }
+}
+
+fn named(named: Vec<generated::Named>, whereabouts: &mut Whereabouts) -> Result<Vec<PeerId>, WireError> {
+    if named.len() > MAX_NAMED {
+        return Err(WireError::Field("members"));
+    }
+    named.into_iter().map(|one| name(one, whereabouts)).collect()
+}
+
+fn name(named: generated::Named, whereabouts: &mut Whereabouts) -> Result<PeerId, WireError> {
+    let peer = peer(&named.peer)?;
+    if named.addresses.len() > MAX_ADDRESSES
+        || named.addresses.iter().any(|address| address.len() > MAX_ADDRESS)
+    {
+        return Err(WireError::Field("addresses"));
+    }
+    if !named.addresses.is_empty() {
+        whereabouts.insert(peer, named.addresses);
+    }
+    Ok(peer)
+}
+
+fn name_to_wire(peer: PeerId, whereabouts: &Whereabouts) -> generated::Named {
+    let addresses = whereabouts.get(&peer).into_iter().flatten();
+    let short = addresses.filter(|address| address.len() <= MAX_ADDRESS);
+    generated::Named { peer: peer.to_bytes().into(), addresses: short.take(MAX_ADDRESSES).cloned().collect() }
+}
+
+pub(super) fn report(report: generated::Report) -> Result<SessionMessage, WireError> {
+    use generated::Holding as Wire;
+    let (key, layout) = key(&report.digest, report.size)?;
+    let have = match Wire::try_from(report.holding).map_err(|_| WireError::Field("holding"))? {
+        Wire::Complete => Availability::Complete,
+        Wire::Partial => Availability::Partial(bits(&report.chunks, layout)?),
+        Wire::None => return Err(WireError::Field("holding")),
+    };
+    if report.unreachable.len() > MAX_UNREACHABLE {
+        return Err(WireError::Field("unreachable"));
+    }
+    let ended = match report.ended {
+        None => None,
+        Some(end) => Some(Ended {
+            epoch: end.epoch,
+            id: end.id,
+            how: outcome(end.outcome, end.retry_after_ms)?.ok_or(WireError::Field("outcome"))?,
+        }),
+    };
+    let said = Report {
+        have,
+        can_fetch: report.can_fetch,
+        lease: report.lease.map(|held| lease(&held, Some(layout))).transpose()?,
+        ended,
+        whole: report.whole,
+        unreachable: report.unreachable.iter().map(|lost| peer(lost)).collect::<Result<_, _>>()?,
+        leaving: report.leaving,
+    };
+    Ok(SessionMessage::Report(key, said))
+}
+
+pub(super) fn report_to_wire(key: &SwarmKey, report: Report) -> generated::Report {
+    use generated::Holding as Wire;
+    let (holding, chunks) = match &report.have {
+        Availability::Complete => (Wire::Complete, Bytes::new()),
+        Availability::Partial(chunks) => (Wire::Partial, bits_to_wire(chunks)),
+    };
+    let ended = report.ended.map(|ended| {
+        let (outcome, retry_after_ms) = outcome_to_wire(ended.how);
+        generated::LeaseEnd { epoch: ended.epoch, id: ended.id, outcome: outcome.into(), retry_after_ms }
+    });
+    generated::Report {
+        digest: key.digest.multihash().into(),
+        size: key.size,
+        holding: holding.into(),
+        chunks,
+        can_fetch: report.can_fetch,
+        lease: report.lease.as_ref().map(lease_to_wire),
+        ended,
+        whole: report.whole,
+        unreachable: report.unreachable.iter().map(|lost| lost.to_bytes().into()).collect(),
+        leaving: report.leaving,
+    }
+}
+
+pub(super) fn standing(standing: generated::Standing) -> Result<SessionMessage, WireError> {
+    let mut whereabouts = Whereabouts::new();
+    let said = if let Some(home) = standing.elsewhere {
+        Standing::Elsewhere(name(home, &mut whereabouts)?)
+    } else if standing.wait_ms > 0 {
+        Standing::Wait(Duration::from_millis(standing.wait_ms.into()))
+    } else {
+        Standing::Member(Membership {
+            epoch: standing.epoch,
+            members: named(standing.members, &mut whereabouts)?,
+            // The member's own core holds it against its layout.
+            lease: standing.lease.map(|held| lease(&held, None)).transpose()?,
+            hopeless: outcome(standing.hopeless, 0)?,
+            again: (standing.again_ms > 0).then(|| Duration::from_millis(standing.again_ms.into())),
+        })
+    };
+    Ok(SessionMessage::Standing(said, whereabouts))
+}
+
+pub(super) fn standing_to_wire(standing: Standing, whereabouts: &Whereabouts) -> generated::Standing {
+    let mut wire = generated::Standing::default();
+    match standing {
+        Standing::Elsewhere(home) => wire.elsewhere = Some(name_to_wire(home, whereabouts)),
+        Standing::Wait(time) => wire.wait_ms = millis(time).max(1),
+        Standing::Member(membership) => {
+            wire.epoch = membership.epoch;
+            let members = membership.members.into_iter().take(MAX_NAMED);
+            wire.members = members.map(|member| name_to_wire(member, whereabouts)).collect();
+            wire.lease = membership.lease.as_ref().map(lease_to_wire);
+            wire.hopeless = membership.hopeless.map_or(0, |how| outcome_to_wire(how).0.into());
+            wire.again_ms = membership.again.map_or(0, |again| millis(again).max(1));
+        }
+    }
+    wire
+}
+
+pub(super) fn claim(claim: generated::Claim) -> Result<SessionMessage, WireError> {
+    let (key, layout) = key(&claim.digest, claim.size)?;
+    if claim.leases.len() > MAX_LEASES {
+        return Err(WireError::Field("leases"));
+    }
+    let held = |held: generated::HeldLease| {
+        let granted = held.lease.ok_or(WireError::Field("lease"))?;
+        Ok((peer(&held.holder)?, lease(&granted, Some(layout))?))
+    };
+    let leases = claim.leases.into_iter().map(held).collect::<Result<_, WireError>>()?;
+    Ok(SessionMessage::Claim(key, Claim { epoch: claim.epoch, leases }))
+}
+
+pub(super) fn claim_to_wire(key: &SwarmKey, claim: Claim) -> generated::Claim {
+    let held = |(holder, lease): (PeerId, Lease)| generated::HeldLease {
+        holder: holder.to_bytes().into(),
+        lease: Some(lease_to_wire(&lease)),
+    };
+    generated::Claim {
+        digest: key.digest.multihash().into(),
+        size: key.size,
+        epoch: claim.epoch,
+        leases: claim.leases.into_iter().take(MAX_LEASES).map(held).collect(),
+    }
+}
+
+pub(super) fn claim_answer(answer: generated::ClaimAnswer) -> Result<SessionMessage, WireError> {
+    let mut whereabouts = Whereabouts::new();
+    let epoch = answer.epoch;
+    let said = match answer.held_by {
+        Some(home) => ClaimAnswer::HeldBy { home: name(home, &mut whereabouts)?, epoch },
+        None => ClaimAnswer::Granted { epoch, providers: named(answer.providers, &mut whereabouts)? },
+    };
+    Ok(SessionMessage::ClaimAnswer(said, whereabouts))
+}
+
+pub(super) fn claim_answer_to_wire(answer: ClaimAnswer, whereabouts: &Whereabouts) -> generated::ClaimAnswer {
+    match answer {
+        ClaimAnswer::HeldBy { home, epoch } => generated::ClaimAnswer {
+            held_by: Some(name_to_wire(home, whereabouts)),
+            epoch,
+            providers: Vec::new(),
+        },
+        ClaimAnswer::Granted { epoch, providers } => generated::ClaimAnswer {
+            held_by: None,
+            epoch,
+            providers: providers
+                .into_iter()
+                .take(MAX_NAMED)
+                .map(|provider| name_to_wire(provider, whereabouts))
+                .collect(),
+        },
+    }
+}
