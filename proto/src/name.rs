@@ -80,41 +80,46 @@ impl FromStr for Registry {
         if text.is_empty() || text.len() > 255 {
             return Err(error());
         }
-        let (host, port) = match text.strip_prefix('[') {
-            // An IPv6 literal keeps its brackets, as in a URL.
-            Some(rest) => {
-                let (address, port) = rest.split_once(']').ok_or_else(error)?;
-                address.parse::<core::net::Ipv6Addr>().map_err(|_| error())?;
-                (None, port.strip_prefix(':').or_else(|| port.is_empty().then_some("")))
-            }
-            None => match text.split_once(':') {
-                Some((host, port)) => (Some(host), Some(port)),
-                None => (Some(text), Some("")),
-            },
-        };
-        let port = port.ok_or_else(error)?;
-        let had_colon = text.ends_with(':');
-        if had_colon || (!port.is_empty() && port.parse::<u16>().is_err()) {
-            return Err(error());
-        }
-        if let Some(host) = host {
-            let label = |label: &str| {
-                !label.is_empty()
-                    && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
-                    && !label.starts_with('-')
-                    && !label.ends_with('-')
+        let (host, port) = if let Some(rest) = text.strip_prefix('[') {
+            // An IPv6 literal keeps its brackets, as in a URL. It has many spellings and one canonical form, so that
+            // no list of names is got around by another spelling.
+            let (address, rest) = rest.split_once(']').ok_or_else(error)?;
+            let address = address.parse::<core::net::Ipv6Addr>().map_err(|_| error())?;
+            let port = match rest.strip_prefix(':') {
+                Some(port) => Some(port),
+                None if rest.is_empty() => None,
+                None => return Err(error()),
             };
-            if !host.split('.').all(label) {
+            (format!("[{address}]"), port)
+        } else {
+            let (host, port) = text.split_once(':').map_or((text, None), |(host, port)| (host, Some(port)));
+            if !host.split('.').all(is_host_label) {
                 return Err(error());
             }
+            (host.to_ascii_lowercase(), port)
+        };
+        if port.is_some_and(|port| !is_port(port)) {
+            return Err(error());
         }
-        let lower = text.to_ascii_lowercase();
+        let lower = port.map_or_else(|| host.clone(), |port| format!("{host}:{port}"));
         // Docker's own names for its hub: clients and configurations use all three.
         Ok(match lower.as_str() {
             "index.docker.io" | "registry-1.docker.io" => Self::docker_hub(),
             _ => Self(lower),
         })
     }
+}
+
+fn is_host_label(label: &str) -> bool {
+    !label.is_empty()
+        && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+        && !label.starts_with('-')
+        && !label.ends_with('-')
+}
+
+/// A port in its one spelling: without a sign and without leading zeros.
+fn is_port(text: &str) -> bool {
+    text.bytes().all(|b| b.is_ascii_digit()) && !text.starts_with('0') && text.parse::<u16>().is_ok()
 }
 
 impl fmt::Display for Registry {
@@ -338,12 +343,14 @@ mod tests {
             ("10.0.0.1:5000", "10.0.0.1:5000"),
             ("[::1]:5000", "[::1]:5000"),
             ("[::1]", "[::1]"),
+            ("[2001:DB8:0:0:0:0:0:1]:443", "[2001:db8::1]:443"),
+            ("[0:0::0:1]", "[::1]"),
         ] {
             assert_eq!(text.parse::<Registry>().unwrap().as_str(), canonical);
         }
         for bad in [
             "", "a:", ":1", "a:b", "a:99999", "a/b", "a b", "http://a", "[::1", "[x]:1", "a..b", "-a",
-            "[::1]x",
+            "[::1]x", "[::1]:", "a:+443", "a:0443", "a:0", "[::1]:+5",
         ] {
             assert!(bad.parse::<Registry>().is_err(), "{bad}");
         }

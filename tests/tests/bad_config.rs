@@ -43,7 +43,7 @@ fn each_wrong_value_is_named_with_its_key_and_what_is_allowed() {
         ("streem = \"early\"", &["streem", "stream"]),
         ("bootstrap = [\"no port\"]", &["bootstrap", "no port", "host:port"]),
         ("bootstrap = [\"host:99999\"]", &["bootstrap", "99999"]),
-        ("bootstrap = \"host:5056\"", &["bootstrap"]),
+        ("bootstrap = 5056", &["bootstrap", "5056", "a list of texts"]),
         ("[upstream.\"reg.test\"]\nurl = \"ftp://reg.test\"", &["url", "ftp://reg.test", "https://"]),
         ("[upstream.\"reg.test\"]\nurl = \"https://\"", &["url", "https://"]),
         ("[upstream.\"not a host\"]\nurl = \"https://a.test\"", &["not a host"]),
