@@ -75,19 +75,17 @@ async fn show(options: &Options) -> anyhow::Result<()> {
     let program = std::env::current_exe().context("this program does not know where it is")?;
     let fleet = Fleet::start(&program, options.nodes, registry.address()).await?;
     explain(&format!(
-        "a registry and {} nodes are up after {:.1} s; each pulls the image in turn",
+        "a registry and {} nodes are up after {:.1} s; all of them pull the image at once",
         options.nodes,
         began.elapsed().as_secs_f64()
     ));
-    let mut lines = Vec::new();
-    for (number, node) in (1..).zip(fleet.nodes()) {
-        let line = pull(number, node, &registry)
-            .await
-            .with_context(|| format!("node {number} failed; its log ends with:\n{}", node.log_tail()))?;
-        explain(&format!("node {number}: {} in {:.2} s", ByteSize(image.size()), line.seconds));
-        lines.push(line);
-    }
-    print(&table::render(&lines, image.size()))?;
+    let pulls = (1..).zip(fleet.nodes()).map(|(number, node)| async move {
+        let line = pull(number, node).await;
+        line.with_context(|| format!("node {number} failed; its log ends with:\n{}", node.log_tail()))
+    });
+    let lines = futures::future::try_join_all(pulls).await?;
+    let sent = settled(&registry).await;
+    print(&table::render(&lines, sent, image.size()))?;
     if options.keep {
         explain(&next::steps(&fleet, &registry));
         // Until Ctrl-C, which `run` waits for.
@@ -96,15 +94,12 @@ async fn show(options: &Options) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn pull(number: usize, node: &fleet::Node, registry: &Registry) -> anyhow::Result<Line> {
-    let before = registry.sent();
+async fn pull(number: usize, node: &fleet::Node) -> anyhow::Result<Line> {
     let began = Instant::now();
     let digests = client::pull(node.gateway()).await?;
     let seconds = began.elapsed().as_secs_f64();
     let traffic = node.traffic().await?;
-    // What the registry itself says, not the node.
-    let upstream = settled(registry).await - before;
-    Ok(Line { node: number, upstream, peers: traffic.peer.bytes, seconds, digests })
+    Ok(Line { node: number, upstream: traffic.upstream.bytes, peers: traffic.peer.bytes, seconds, digests })
 }
 
 /// What the registry has sent, once it sends no more.

@@ -9,7 +9,7 @@ use super::size::ByteSize;
 pub(super) struct Line {
     /// Which node, from 1.
     pub(super) node: usize,
-    /// Bytes that the registry sent during it.
+    /// Bytes that it fetched from the registry.
     pub(super) upstream: u64,
     /// Bytes that peers sent.
     pub(super) peers: u64,
@@ -19,8 +19,8 @@ pub(super) struct Line {
     pub(super) digests: usize,
 }
 
-/// The table, and the fleet's upstream bytes over the image's.
-pub(super) fn render(lines: &[Line], image: u64) -> String {
+/// The table, and the fleet's upstream bytes over the image's. `sent` is what the registry itself says that it sent.
+pub(super) fn render(lines: &[Line], sent: u64, image: u64) -> String {
     let mut out = String::from("node   from upstream     from peers       time   digests proven\n");
     for line in lines {
         let (upstream, peers) = (ByteSize(line.upstream).to_string(), ByteSize(line.peers).to_string());
@@ -32,7 +32,6 @@ pub(super) fn render(lines: &[Line], image: u64) -> String {
         )
         .ok();
     }
-    let sent: u64 = lines.iter().map(|line| line.upstream).sum();
     // Hundredths, rounded up: a copy and a byte is not one copy.
     let hundredths = (u128::from(sent) * 100).div_ceil(u128::from(image.max(1)));
     writeln!(
@@ -66,6 +65,6 @@ node   from upstream     from peers       time   digests proven
 
 upstream sent 256.0 MiB for 2 × 256.0 MiB: 1.01 copies
 ";
-        assert_eq!(render(&lines, image), expected);
+        assert_eq!(render(&lines, image + 1, image), expected);
     }
 }
