@@ -58,6 +58,8 @@ pub struct Config {
     pub listen: SocketAddr,
     /// Where first peers are found.
     pub bootstrap: Vec<bootstrap::Address>,
+    /// How their names become addresses.
+    pub resolver: bootstrap::Resolver,
     /// Chunks that are sent at once; who asks for more is told that this node is busy.
     pub upload_slots: usize,
     /// Connections at the most.
@@ -65,13 +67,14 @@ pub struct Config {
 }
 
 impl Config {
-    /// The usual values: no cluster key, nobody to bootstrap from.
+    /// The usual values: no cluster key, nobody to bootstrap from, the system's resolver.
     pub fn new(keypair: Keypair, listen: SocketAddr) -> Self {
         Self {
             keypair,
             cluster_key: None,
             listen,
             bootstrap: Vec::new(),
+            resolver: bootstrap::Resolver::default(),
             upload_slots: 32,
             max_connections: 2048,
         }

@@ -15,6 +15,7 @@ use shoal_proto::identity::Keypair;
 use shoal_proto::name::{Scope, Tag};
 use shoal_proto::tag::SignedTagMapping;
 use shoal_proto::wire::{Holding, Refusal};
+use shoal_swarm::bootstrap::Resolver;
 use shoal_swarm::cluster_key::ClusterKey;
 use shoal_swarm::{Config, Handle, Serve};
 use tokio::task::JoinHandle;
@@ -100,6 +101,7 @@ pub(crate) struct Wish {
     pub(crate) stalls: usize,
     pub(crate) slots: Option<usize>,
     pub(crate) listen: Option<String>,
+    pub(crate) resolver: Resolver,
 }
 
 pub(crate) async fn node(wish: Wish) -> Node {
@@ -108,6 +110,7 @@ pub(crate) async fn node(wish: Wish) -> Node {
     let mut config = Config::new(keypair.clone(), listen);
     config.cluster_key = wish.key;
     config.bootstrap = wish.bootstrap.iter().map(|address| address.parse().unwrap()).collect();
+    config.resolver = wish.resolver;
     config.upload_slots = wish.slots.unwrap_or(config.upload_slots);
     let held = wish.blobs.into_iter().map(|blob| (Digest::sha256_of(&blob), blob)).collect();
     let serve = Blobs { keypair, held, stalls: AtomicUsize::new(wish.stalls) };
