@@ -13,6 +13,7 @@
 //! | `neighbours` | who is connected, and where they say that they can be reached |
 //! | `node` | the task that owns it all |
 //! | `announce` | which keys are announced, and when |
+//! | `records` | the provider records kept for the cluster |
 //! | `closeness` | how close peers are to keys |
 //! | `streams` | long-lived streams with bounded queues |
 //! | [`handle`] | what the rest of the node asks of it |
@@ -28,11 +29,13 @@ pub mod handle;
 pub mod identity;
 mod neighbours;
 mod node;
+mod records;
 mod streams;
 pub mod transport;
 mod upgrade;
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
@@ -60,6 +63,8 @@ pub struct Config {
     pub bootstrap: Vec<bootstrap::Address>,
     /// How their names become addresses.
     pub resolver: bootstrap::Resolver,
+    /// How long a provider record lasts that a peer gave this node. They are repeated each half an hour.
+    pub provider_ttl: Duration,
     /// Chunks that are sent at once; who asks for more is told that this node is busy.
     pub upload_slots: usize,
     /// Connections at the most.
@@ -75,6 +80,7 @@ impl Config {
             listen,
             bootstrap: Vec::new(),
             resolver: bootstrap::Resolver::default(),
+            provider_ttl: Duration::from_hours(2),
             upload_slots: 32,
             max_connections: 2048,
         }

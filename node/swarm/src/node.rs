@@ -135,6 +135,7 @@ impl Node {
         self.announcer.tick(now);
         self.joining.tick(now, &self.shown.neighbours);
         self.end_abandoned();
+        self.sweep(now);
     }
 
     fn command(&mut self, command: Command) {

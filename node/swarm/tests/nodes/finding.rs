@@ -120,3 +120,18 @@ async fn a_peer_that_restarts_is_told_again() {
         home = node(wish(Some(address.clone()))).await;
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn records_are_forgotten_when_their_time_is_over() {
+    let ttl = Duration::from_secs(3);
+    let home = node(Wish { provider_ttl: Some(ttl), ..Wish::default() }).await;
+    let holder = node(Wish { bootstrap: vec![home.address()], ..Wish::default() }).await;
+    joined(&holder).await;
+    home.handle.announce(Digest::sha256_of(b"own")).await;
+    for n in 0..100_u32 {
+        holder.handle.announce(Digest::sha256_of(&n.to_be_bytes())).await;
+    }
+    until("keeping what it is told", async || home.handle.counters().keys_kept == 101).await;
+    drop(holder);
+    until("forgetting it", async || home.handle.counters().keys_kept == 1).await;
+}

@@ -102,6 +102,7 @@ pub(crate) struct Wish {
     pub(crate) slots: Option<usize>,
     pub(crate) listen: Option<String>,
     pub(crate) resolver: Resolver,
+    pub(crate) provider_ttl: Option<Duration>,
 }
 
 pub(crate) async fn node(wish: Wish) -> Node {
@@ -111,6 +112,7 @@ pub(crate) async fn node(wish: Wish) -> Node {
     config.cluster_key = wish.key;
     config.bootstrap = wish.bootstrap.iter().map(|address| address.parse().unwrap()).collect();
     config.resolver = wish.resolver;
+    config.provider_ttl = wish.provider_ttl.unwrap_or(config.provider_ttl);
     config.upload_slots = wish.slots.unwrap_or(config.upload_slots);
     let held = wish.blobs.into_iter().map(|blob| (Digest::sha256_of(&blob), blob)).collect();
     let serve = Blobs { keypair, held, stalls: AtomicUsize::new(wish.stalls) };
