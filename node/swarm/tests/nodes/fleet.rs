@@ -125,8 +125,12 @@ pub(crate) fn blob() -> Bytes {
     (0..SIZE).map(|n| (n * 7 % 253) as u8).collect::<Vec<_>>().into()
 }
 
-pub(crate) async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(20);
+pub(crate) async fn until(what: &str, holds: impl AsyncFnMut() -> bool) {
+    until_within(Duration::from_secs(20), what, holds).await;
+}
+
+pub(crate) async fn until_within(limit: Duration, what: &str, mut holds: impl AsyncFnMut() -> bool) {
+    let deadline = Instant::now() + limit;
     while !holds().await {
         assert!(Instant::now() < deadline, "{what} did not come about");
         tokio::time::sleep(Duration::from_millis(50)).await;

@@ -34,6 +34,46 @@ async fn who_has_not_the_key_finds_nobody() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn no_dht_entry_for_strangers_nor_of_them() {
+    let (ours, theirs) = (Digest::sha256_of(b"ours"), Digest::sha256_of(b"theirs"));
+    let key = ClusterKey::generate();
+    let member = node(Wish { key: Some(key.clone()), ..Wish::default() }).await;
+    let friend = node(Wish { key: Some(key), bootstrap: vec![member.address()], ..Wish::default() }).await;
+    joined(&friend).await;
+    member.handle.announce(ours).await;
+    until("the friend's finding it", async || {
+        friend.handle.providers(ours, 1).await.recv().await == Some(member.handle.local_peer())
+    })
+    .await;
+
+    let mut strangers = Vec::new();
+    for key in [None, Some(ClusterKey::generate())] {
+        let bootstrap = vec![member.address(), friend.address()];
+        let stranger = node(Wish { key, bootstrap, ..Wish::default() }).await;
+        let port = member.handle.listen_addresses()[0].port();
+        let peer = member.handle.local_peer();
+        stranger.handle.add_addresses(peer, &[format!("/ip4/127.0.0.1/tcp/{port}")]);
+        stranger.handle.announce(theirs).await;
+        assert!(stranger.handle.ask_blob(peer, &ours).await.is_err());
+        strangers.push(stranger);
+    }
+    // Announced, as far as they can tell, and repeated by everybody who has met somebody.
+    until("announcing", async || strangers.iter().all(|node| node.handle.counters().announced > 0)).await;
+    tokio::time::sleep(Duration::from_secs(7)).await;
+    for stranger in &strangers {
+        assert_eq!(stranger.handle.providers(ours, 1).await.recv().await, None);
+        assert!(stranger.handle.local_providers(ours).await.is_empty());
+        // Its own, and nothing else.
+        assert_eq!(stranger.handle.counters().keys_kept, 1);
+    }
+    for node in [&member, &friend] {
+        assert_eq!(node.handle.providers(theirs, 1).await.recv().await, None);
+        assert!(node.handle.local_providers(theirs).await.is_empty());
+        assert_eq!((node.handle.counters().keys_kept, node.handle.connected().len()), (1, 1));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_bootstrap_node_that_comes_late_is_found() {
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let early = node(Wish { bootstrap: vec![format!("127.0.0.1:{port}")], ..Wish::default() }).await;
