@@ -3,24 +3,17 @@
 use std::num::NonZeroUsize;
 use std::time::Duration;
 
-use libp2p::kad::store::{MemoryStore, MemoryStoreConfig};
 use libp2p::swarm::NetworkBehaviour;
 use libp2p::{StreamProtocol, connection_limits, identify, kad, ping};
-use shoal_proto::identity::Keypair;
 
 use crate::book::{self, Book};
+use crate::records::Records;
 use crate::{Config, denial, streams};
 
 /// Kademlia, under a name of Shoal's own.
 const KAD_PROTOCOL: StreamProtocol = StreamProtocol::new("/shoal/kad/1");
 /// What identify calls the protocol; nothing is negotiated by it.
 const IDENTIFY_PROTOCOL: &str = "/shoal/identify/1";
-/// How long a provider record lasts. `announce` repeats them well before.
-pub(crate) const PROVIDER_TTL: Duration = Duration::from_hours(2);
-/// Keys for which this node keeps providers, its own among them.
-const MAX_PROVIDED_KEYS: usize = 1 << 20;
-/// Providers kept for one key. More learn of each other from the holders.
-const MAX_PROVIDERS: usize = 64;
 /// A heartbeat's interval and limit.
 const HEARTBEAT: Duration = Duration::from_secs(1);
 /// How late a heartbeat may be: a node under load answers late, and is not dead.
@@ -34,7 +27,7 @@ pub(crate) struct Behaviour {
     pub(crate) limits: connection_limits::Behaviour,
     pub(crate) denial: denial::Behaviour,
     pub(crate) book: book::Behaviour,
-    pub(crate) kad: kad::Behaviour<MemoryStore>,
+    pub(crate) kad: kad::Behaviour<Records>,
     pub(crate) identify: identify::Behaviour,
     pub(crate) ping: ping::Behaviour,
     pub(crate) streams: streams::Behaviour,
@@ -58,7 +51,7 @@ impl Behaviour {
             limits: connection_limits::Behaviour::new(limits),
             denial: denial::Behaviour::default(),
             book: book::Behaviour(book),
-            kad: kademlia(&config.keypair),
+            kad: kademlia(config),
             identify: identify::Behaviour::new(
                 identify::Config::new(IDENTIFY_PROTOCOL.to_owned(), config.keypair.public())
                     .with_agent_version(concat!("shoal/", env!("CARGO_PKG_VERSION")).to_owned())
@@ -72,19 +65,11 @@ impl Behaviour {
     }
 }
 
-fn kademlia(keypair: &Keypair) -> kad::Behaviour<MemoryStore> {
-    let peer = keypair.public().to_peer_id();
-    // The defaults hold 1024 keys, own and foreign, and silently lose the rest.
-    let store = MemoryStoreConfig {
-        max_provided_keys: MAX_PROVIDED_KEYS,
-        max_providers_per_key: MAX_PROVIDERS,
-        // Values are not stored.
-        max_records: 0,
-        max_value_bytes: 0,
-    };
-    let mut config = kad::Config::new(KAD_PROTOCOL);
-    config
-        .set_provider_record_ttl(Some(PROVIDER_TTL))
+fn kademlia(config: &Config) -> kad::Behaviour<Records> {
+    let peer = config.keypair.public().to_peer_id();
+    let mut kademlia = kad::Config::new(KAD_PROTOCOL);
+    kademlia
+        .set_provider_record_ttl(Some(config.provider_ttl))
         // `announce` repeats them, paced; kad would repeat all at once.
         .set_provider_publication_interval(None)
         .set_publication_interval(None)
@@ -94,7 +79,7 @@ fn kademlia(keypair: &Keypair) -> kad::Behaviour<MemoryStore> {
         .set_kbucket_inserts(kad::BucketInserts::OnConnected)
         // Fleets of thousands fit into the local table: it then is the answer to most lookups.
         .set_kbucket_size(NonZeroUsize::new(1024).unwrap_or(kad::K_VALUE));
-    let mut kad = kad::Behaviour::with_config(peer, MemoryStore::with_config(peer, store), config);
+    let mut kad = kad::Behaviour::with_config(peer, Records::new(peer), kademlia);
     kad.set_mode(Some(kad::Mode::Server));
     kad
 }

@@ -1,13 +1,54 @@
 //! Where the first peers are found.
 
 use std::collections::HashSet;
-use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
+use std::{fmt, io};
 
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
 use libp2p::Multiaddr;
 use libp2p::multiaddr::Protocol;
+
+/// The most addresses of one name.
+const MAX_ADDRESSES: usize = 4096;
+
+type Lookup = dyn Fn(String, u16) -> BoxFuture<'static, io::Result<Vec<SocketAddr>>> + Send + Sync;
+
+/// How names become addresses.
+#[derive(Clone)]
+pub struct Resolver {
+    lookup: Arc<Lookup>,
+    again: Duration,
+}
+
+impl Resolver {
+    /// Looks names up with `lookup`, those with many addresses again after `again`.
+    pub fn new(
+        lookup: impl Fn(String, u16) -> BoxFuture<'static, io::Result<Vec<SocketAddr>>> + Send + Sync + 'static,
+        again: Duration,
+    ) -> Self {
+        Self { lookup: Arc::new(lookup), again }
+    }
+}
+
+impl Default for Resolver {
+    /// The system's, and again each minute.
+    fn default() -> Self {
+        let lookup = |host: String, port| {
+            async move { Ok(tokio::net::lookup_host((host, port)).await?.collect()) }.boxed()
+        };
+        Self::new(lookup, Duration::from_mins(1))
+    }
+}
+
+impl fmt::Debug for Resolver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Resolver").field("again", &self.again).finish_non_exhaustive()
+    }
+}
 
 /// One place to look for peers.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -92,24 +133,24 @@ impl fmt::Display for Address {
 
 impl Address {
     /// How long until it is tried again, by how often it failed; a name is looked up again also when all is well.
-    pub(crate) fn again(&self, failures: u32, joined: bool) -> Duration {
+    pub(crate) fn again(&self, resolver: &Resolver, failures: u32, joined: bool) -> Duration {
         match self {
-            Self::Name(..) if joined => Duration::from_mins(1),
-            Self::Name(..) => Duration::from_secs(5),
+            Self::Name(..) if joined => resolver.again,
+            Self::Name(..) => resolver.again.min(Duration::from_secs(5)),
             _ => Duration::from_secs(1 << failures.min(5)),
         }
     }
 
-    /// What to dial now.
+    /// What to dial now, each once.
     ///
     /// # Errors
     /// A name that does not resolve, as the resolver says it.
-    pub(crate) async fn resolve(&self) -> std::io::Result<Vec<Multiaddr>> {
+    pub(crate) async fn resolve(&self, resolver: &Resolver) -> io::Result<Vec<Multiaddr>> {
         match self {
             Self::Multiaddr(address) => Ok(vec![address.clone()]),
             Self::Host(host, port) | Self::Name(host, port) => {
                 let found: HashSet<SocketAddr> =
-                    tokio::net::lookup_host((host.as_str(), *port)).await?.collect();
+                    (resolver.lookup)(host.clone(), *port).await?.into_iter().take(MAX_ADDRESSES).collect();
                 Ok(found.into_iter().map(multiaddr).collect())
             }
         }

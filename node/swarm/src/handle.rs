@@ -43,6 +43,8 @@ pub struct Joined {
 pub struct Counters {
     /// Announcements made, repeated ones included.
     pub announced: u64,
+    /// Keys for which this node keeps provider records, its own among them; some a little beyond their time.
+    pub keys_kept: u64,
     /// Chunks given to peers.
     pub chunks_given: u64,
     /// Chunk requests that were told to go elsewhere.
@@ -64,6 +66,7 @@ pub(crate) struct Shown {
     pub(crate) neighbours: Neighbours,
     pub(crate) listening: RwLock<Vec<SocketAddr>>,
     pub(crate) announced: AtomicU64,
+    pub(crate) keys_kept: AtomicU64,
     pub(crate) given: Arc<Given>,
 }
 
@@ -132,6 +135,7 @@ impl Handle {
     pub fn counters(&self) -> Counters {
         Counters {
             announced: self.shown.announced.load(Ordering::Relaxed),
+            keys_kept: self.shown.keys_kept.load(Ordering::Relaxed),
             chunks_given: self.shown.given.chunks.load(Ordering::Relaxed),
             busy: self.shown.given.busy.load(Ordering::Relaxed),
         }

@@ -13,6 +13,7 @@
 //! | `neighbours` | who is connected, and where they say that they can be reached |
 //! | `node` | the task that owns it all |
 //! | `announce` | which keys are announced, and when |
+//! | `records` | the provider records kept for the cluster |
 //! | `closeness` | how close peers are to keys |
 //! | `streams` | long-lived streams with bounded queues |
 //! | [`handle`] | what the rest of the node asks of it |
@@ -28,6 +29,7 @@ pub mod handle;
 pub mod identity;
 mod neighbours;
 mod node;
+mod records;
 mod streams;
 pub mod transport;
 mod upgrade;
@@ -64,6 +66,10 @@ pub struct Config {
     pub listen: SocketAddr,
     /// Where first peers are found.
     pub bootstrap: Vec<bootstrap::Address>,
+    /// How their names become addresses.
+    pub resolver: bootstrap::Resolver,
+    /// How long a provider record lasts that a peer gave this node. They are repeated each half an hour.
+    pub provider_ttl: Duration,
     /// Chunks that are sent at once; who asks for more is told that this node is busy.
     pub upload_slots: usize,
     /// Connections at the most.
@@ -71,13 +77,15 @@ pub struct Config {
 }
 
 impl Config {
-    /// The usual values: no cluster key, nobody to bootstrap from.
+    /// The usual values: no cluster key, nobody to bootstrap from, the system's resolver.
     pub fn new(keypair: Keypair, listen: SocketAddr) -> Self {
         Self {
             keypair,
             cluster_key: None,
             listen,
             bootstrap: Vec::new(),
+            resolver: bootstrap::Resolver::default(),
+            provider_ttl: Duration::from_hours(2),
             upload_slots: 32,
             max_connections: 2048,
         }

@@ -1,9 +1,9 @@
 //! Who is connected, and where they say that they can be reached.
 
-use std::collections::HashMap;
-use std::net::SocketAddr;
+use std::collections::{HashMap, HashSet};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{PoisonError, RwLock, RwLockReadGuard};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use libp2p::{Multiaddr, PeerId};
 use tokio::sync::watch;
@@ -12,6 +12,8 @@ use crate::bootstrap::{multiaddr, socket_address};
 
 /// Addresses kept of what one peer says of itself.
 const MAX_TOLD: usize = 16;
+/// How long a new peer may take to say where it can be reached.
+const SAYS: Duration = Duration::from_secs(5);
 
 /// A connected peer.
 #[derive(Debug, Clone)]
@@ -22,6 +24,8 @@ pub struct PeerSummary {
     pub address: Multiaddr,
     /// Since when.
     pub since: Instant,
+    /// How many connections. Two are one too many: both ends have dialled at once.
+    pub connections: u32,
 }
 
 #[derive(Debug)]
@@ -30,6 +34,16 @@ struct Neighbour {
     since: Instant,
     connections: u32,
     told: Vec<SocketAddr>,
+}
+
+/// Where peers can be reached. A peer that dialled this node may be seen where it does not listen; where it
+/// does, it says a moment later.
+#[derive(Debug, Default)]
+pub(crate) struct Whereabouts {
+    /// Who is where.
+    pub(crate) peers: HashMap<SocketAddr, PeerId>,
+    /// Where there are peers that have not said yet.
+    pub(crate) unsaid: HashSet<IpAddr>,
 }
 
 /// The table. The node's task writes, handles read; the lock is held for one access.
@@ -100,13 +114,17 @@ impl Neighbours {
         table.get(peer).map_or_else(Vec::new, |peer| peer.told.iter().copied().map(multiaddr).collect())
     }
 
-    /// Who is connected from or at this address, or says that it can be reached there.
-    pub(crate) fn at(&self, address: &Multiaddr) -> Option<PeerId> {
-        let socket = socket_address(address);
-        let there = |peer: &Neighbour| {
-            peer.address == *address || socket.is_some_and(|socket| peer.told.contains(&socket))
-        };
-        self.table().iter().find(|(_, neighbour)| there(neighbour)).map(|(&peer, _)| peer)
+    /// Where who is connected can be reached, as far as it is known.
+    pub(crate) fn whereabouts(&self) -> Whereabouts {
+        let mut whereabouts = Whereabouts::default();
+        for (&peer, neighbour) in self.table().iter() {
+            let seen = socket_address(&neighbour.address);
+            if neighbour.told.is_empty() && neighbour.since.elapsed() < SAYS {
+                whereabouts.unsaid.extend(seen.map(|address| address.ip()));
+            }
+            whereabouts.peers.extend(seen.iter().chain(&neighbour.told).map(|&address| (address, peer)));
+        }
+        whereabouts
     }
 
     /// Connections to this peer.
@@ -132,6 +150,7 @@ impl Neighbours {
             peer,
             address: neighbour.address.clone(),
             since: neighbour.since,
+            connections: neighbour.connections,
         };
         self.table().iter().map(summary).collect()
     }
@@ -150,8 +169,8 @@ fn is_loopback(address: &Multiaddr) -> bool {
 pub(crate) fn is_dialable(address: &SocketAddr, loopback: bool) -> bool {
     let ip = address.ip();
     let link_local = match ip {
-        std::net::IpAddr::V4(ip) => ip.is_link_local(),
-        std::net::IpAddr::V6(ip) => ip.is_unicast_link_local(),
+        IpAddr::V4(ip) => ip.is_link_local(),
+        IpAddr::V6(ip) => ip.is_unicast_link_local(),
     };
     address.port() != 0
         && !ip.is_unspecified()
@@ -195,7 +214,18 @@ mod tests {
         .map(|address| address.parse().unwrap());
         neighbours.told(peer, &told);
         assert_eq!(neighbours.addresses_of(&peer), [told[4].clone()]);
-        assert_eq!(neighbours.at(&told[4]), Some(peer));
-        assert_eq!(neighbours.at(&told[0]), None);
+    }
+
+    #[test]
+    fn who_has_dialled_is_known_where_it_says_to_be() {
+        let neighbours = Neighbours::default();
+        let peer = PeerId::random();
+        neighbours.established(peer, "/ip4/10.0.0.1/tcp/4000".parse().unwrap());
+        let address = "10.0.0.1:5056".parse().unwrap();
+        let whereabouts = neighbours.whereabouts();
+        assert!(!whereabouts.peers.contains_key(&address) && whereabouts.unsaid.contains(&address.ip()));
+        neighbours.told(peer, &[multiaddr(address)]);
+        let whereabouts = neighbours.whereabouts();
+        assert!(whereabouts.peers.get(&address) == Some(&peer) && whereabouts.unsaid.is_empty());
     }
 }

@@ -77,7 +77,7 @@ pub async fn start(
         .with_substream_upgrade_protocol_override(Version::V1Lazy);
     let swarm = Swarm::new(transport, behaviour, local, swarm_config);
     let shown = Arc::new(Shown::default());
-    let (joining, joined) = Joining::new(config.bootstrap.clone());
+    let (joining, joined) = Joining::new(config.bootstrap.clone(), config.resolver.clone());
     let given = shown.given.clone();
     let mut node = Node {
         swarm,
@@ -135,6 +135,7 @@ impl Node {
         self.announcer.tick(now);
         self.joining.tick(now, &self.shown.neighbours);
         self.end_abandoned();
+        self.sweep(now);
     }
 
     fn command(&mut self, command: Command) {

@@ -84,6 +84,13 @@ impl Node {
         some.to_vec()
     }
 
+    /// Forgets records that have expired.
+    pub(super) fn sweep(&mut self, now: Instant) {
+        let records = self.swarm.behaviour_mut().kad.store_mut();
+        records.sweep(now);
+        self.shown.keys_kept.store(records.keys() as u64, Ordering::Relaxed);
+    }
+
     pub(super) fn withdraw(&mut self, key: &Digest) {
         self.announcer.remove(key);
         self.swarm.behaviour_mut().kad.stop_providing(&record_key(key));

@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
+use rand::RngExt as _;
 use shoal_proto::digest::Digest;
 use shoal_proto::identity::Keypair;
 use shoal_proto::wire::Holding;
 
-use crate::fleet::{SIZE, Wish, at_once, blob, joined, node, until};
+use crate::fleet::{SIZE, Wish, at_once, blob, joined, node, until, until_within};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_provider_is_found_through_a_third_node() {
@@ -34,21 +35,47 @@ async fn a_provider_is_found_through_a_third_node() {
     assert_eq!(bytes.len(), 256 * 1024);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn five_thousand_keys_are_announced() {
+/// Announces so many keys on one of six nodes, and checks that the others have all, and find them.
+///
+/// The failure to look for is silent: too many announcements at once are reported as made, and most are lost.
+async fn none_of_many_announcements_is_lost(count: u32, sample: usize, patience: Duration) {
+    let key = |n: u32| Digest::sha256_of(&n.to_be_bytes());
     let first = node(Wish::default()).await;
-    let second = node(Wish { bootstrap: vec![first.address()], ..Wish::default() }).await;
-    joined(&second).await;
-    for n in 0..5000_u32 {
-        second.handle.announce(Digest::sha256_of(&n.to_be_bytes())).await;
+    let others = [0; 5].map(|_| node(Wish { bootstrap: vec![first.address()], ..Wish::default() }));
+    let others = futures::future::join_all(others).await;
+    until("knowing each other", async || others.iter().all(|node| node.handle.connected().len() == 5)).await;
+    // A peer that has just come is told all again: that would make good what was lost.
+    tokio::time::sleep(Duration::from_secs(7)).await;
+    for n in 0..count {
+        first.handle.announce(key(n)).await;
     }
-    until("announcing", async || second.handle.counters().announced >= 5000).await;
-    // A few of them at the other end, the last among them.
-    for n in [0_u32, 2500, 4999] {
-        let mut found = first.handle.providers(Digest::sha256_of(&n.to_be_bytes()), 1).await;
+    let announced = async || first.handle.counters().announced >= u64::from(count);
+    until_within(patience, "announcing", announced).await;
+    for other in &others {
+        let kept = async || other.handle.counters().keys_kept == u64::from(count);
+        until("keeping each", kept).await;
+    }
+    assert_eq!(first.handle.counters().announced, u64::from(count));
+
+    let mut rng = rand::rng();
+    for _ in 0..sample {
+        let n = rng.random_range(0..count);
+        let other = &others[rng.random_range(0..others.len())].handle;
+        let mut found = other.providers(key(n), 1).await;
         let found = tokio::time::timeout(Duration::from_secs(5), found.recv()).await.unwrap();
-        assert_eq!(found, Some(second.handle.local_peer()), "key {n}");
+        assert_eq!(found, Some(first.handle.local_peer()), "key {n}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn none_of_a_thousand_announcements_is_lost() {
+    none_of_many_announcements_is_lost(1000, 100, Duration::from_mins(1)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "takes a minute: cargo test --release -p shoal-swarm -- --ignored"]
+async fn none_of_five_thousand_announcements_is_lost() {
+    none_of_many_announcements_is_lost(5000, 500, Duration::from_mins(2)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -119,4 +146,19 @@ async fn a_peer_that_restarts_is_told_again() {
         home.end().await;
         home = node(wish(Some(address.clone()))).await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn records_are_forgotten_when_their_time_is_over() {
+    let ttl = Duration::from_secs(3);
+    let home = node(Wish { provider_ttl: Some(ttl), ..Wish::default() }).await;
+    let holder = node(Wish { bootstrap: vec![home.address()], ..Wish::default() }).await;
+    joined(&holder).await;
+    home.handle.announce(Digest::sha256_of(b"own")).await;
+    for n in 0..100_u32 {
+        holder.handle.announce(Digest::sha256_of(&n.to_be_bytes())).await;
+    }
+    until("keeping what it is told", async || home.handle.counters().keys_kept == 101).await;
+    drop(holder);
+    until("forgetting it", async || home.handle.counters().keys_kept == 1).await;
 }

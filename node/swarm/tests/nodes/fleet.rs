@@ -15,6 +15,7 @@ use shoal_proto::identity::{Keypair, PeerId};
 use shoal_proto::name::{Scope, Tag};
 use shoal_proto::tag::SignedTagMapping;
 use shoal_proto::wire::{AskBlob, Holding, Refusal};
+use shoal_swarm::bootstrap::Resolver;
 use shoal_swarm::cluster_key::ClusterKey;
 use shoal_swarm::{Config, Handle, Serve};
 use tokio::task::JoinHandle;
@@ -106,6 +107,8 @@ pub(crate) struct Wish {
     pub(crate) stalls: usize,
     pub(crate) slots: Option<usize>,
     pub(crate) listen: Option<String>,
+    pub(crate) resolver: Resolver,
+    pub(crate) provider_ttl: Option<Duration>,
 }
 
 pub(crate) async fn node(wish: Wish) -> Node {
@@ -114,6 +117,8 @@ pub(crate) async fn node(wish: Wish) -> Node {
     let mut config = Config::new(keypair.clone(), listen);
     config.cluster_key = wish.key;
     config.bootstrap = wish.bootstrap.iter().map(|address| address.parse().unwrap()).collect();
+    config.resolver = wish.resolver;
+    config.provider_ttl = wish.provider_ttl.unwrap_or(config.provider_ttl);
     config.upload_slots = wish.slots.unwrap_or(config.upload_slots);
     let held = wish.blobs.into_iter().map(|blob| (Digest::sha256_of(&blob), blob)).collect();
     let serve = Blobs { keypair, held, stalls: AtomicUsize::new(wish.stalls) };
@@ -126,8 +131,12 @@ pub(crate) fn blob() -> Bytes {
     (0..SIZE).map(|n| (n * 7 % 253) as u8).collect::<Vec<_>>().into()
 }
 
-pub(crate) async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(20);
+pub(crate) async fn until(what: &str, holds: impl AsyncFnMut() -> bool) {
+    until_within(Duration::from_secs(20), what, holds).await;
+}
+
+pub(crate) async fn until_within(limit: Duration, what: &str, mut holds: impl AsyncFnMut() -> bool) {
+    let deadline = Instant::now() + limit;
     while !holds().await {
         assert!(Instant::now() < deadline, "{what} did not come about");
         tokio::time::sleep(Duration::from_millis(50)).await;
