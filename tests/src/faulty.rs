@@ -13,9 +13,10 @@ use bytes::Bytes;
 use futures::StreamExt as _;
 use http::{HeaderMap, Method, StatusCode, header};
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use crate::image::{Image, digest};
+use crate::image::{Image, OCI_INDEX, digest};
 
 /// Pieces in which bodies are sent.
 const PIECE: usize = 64 << 10;
@@ -39,6 +40,8 @@ pub enum Fault {
     NoRange,
     /// Sends each 64 KiB only after 20 ms (3 MiB/s a connection).
     Slow,
+    /// Sends half, and the rest once [`Faulty::let_go`] was called.
+    Held,
 }
 
 /// What a [`Fault`] concerns.
@@ -48,6 +51,8 @@ pub enum Kind {
     Manifest,
     /// Blobs.
     Blob,
+    /// Tag lists and referrers.
+    List,
 }
 
 /// One request that it took.
@@ -67,8 +72,12 @@ pub struct Seen {
 struct Content {
     manifests: HashMap<String, (String, Bytes)>,
     blobs: HashMap<String, Bytes>,
+    /// None where it does not know the question.
+    referrers: Option<HashMap<String, Bytes>>,
     faults: HashMap<Kind, Fault>,
     seen: Vec<Seen>,
+    /// What ends [`Fault::Held`].
+    gate: watch::Sender<bool>,
 }
 
 /// The registry. It ends when dropped.
@@ -118,13 +127,33 @@ impl Faulty {
     /// Holds a blob and gives its digest.
     pub fn hold_blob(&self, bytes: Bytes) -> String {
         let digest = digest(&bytes);
-        lock(&self.content).blobs.insert(digest.clone(), bytes);
+        self.hold_blob_as(&digest, bytes);
         digest
+    }
+
+    /// Holds a blob under this digest, of whatever algorithm.
+    pub fn hold_blob_as(&self, digest: &str, bytes: Bytes) {
+        lock(&self.content).blobs.insert(digest.to_owned(), bytes);
+    }
+
+    /// Holds a manifest of this media type under a tag or digest.
+    pub fn hold_manifest(&self, reference: &str, media_type: &str, bytes: Bytes) {
+        lock(&self.content).manifests.insert(reference.to_owned(), (media_type.to_owned(), bytes));
+    }
+
+    /// Knows the referrers API, and holds this index for a digest.
+    pub fn hold_referrers(&self, digest: &str, index: Bytes) {
+        lock(&self.content).referrers.get_or_insert_default().insert(digest.to_owned(), index);
     }
 
     /// From now on does this wrong.
     pub fn fail(&self, kind: Kind, fault: Fault) {
         lock(&self.content).faults.insert(kind, fault);
+    }
+
+    /// Sends the other half of what [`Fault::Held`] keeps back.
+    pub fn let_go(&self) {
+        lock(&self.content).gate.send_replace(true);
     }
 
     /// Every request so far.
@@ -145,7 +174,7 @@ fn lock(content: &Mutex<Content>) -> MutexGuard<'_, Content> {
 
 async fn answer(State(content): State<Arc<Mutex<Content>>>, request: Request) -> Response {
     let path = request.uri().path().to_owned();
-    let (found, fault) = {
+    let (found, fault, gate) = {
         let mut content = lock(&content);
         content.seen.push(Seen {
             method: request.method().clone(),
@@ -153,13 +182,14 @@ async fn answer(State(content): State<Arc<Mutex<Content>>>, request: Request) ->
             headers: request.headers().clone(),
             answered: Instant::now(),
         });
-        find(&content, &path)
+        let (found, fault) = find(&content, &path);
+        (found, fault, content.gate.subscribe())
     };
     match fault {
         Fault::Silent => std::future::pending().await,
         Fault::Status(status) => refusal(status),
         _ => match found {
-            Some((media_type, bytes)) => send(&request, &media_type, &bytes, fault),
+            Some((media_type, bytes)) => send(&request, &media_type, &bytes, fault, gate),
             None if path == "/v2/" => refusal(200),
             None => refusal(404),
         },
@@ -176,6 +206,18 @@ fn find(content: &Content, path: &str) -> (Option<(String, Bytes)>, Fault) {
         let blob =
             content.blobs.get(digest).map(|bytes| ("application/octet-stream".to_owned(), bytes.clone()));
         return (blob, fault(Kind::Blob));
+    }
+    if path.ends_with("/tags/list") {
+        return (None, fault(Kind::List));
+    }
+    if let Some((_, digest)) = path.rsplit_once("/referrers/") {
+        // A registry that knows the question has an answer for every digest.
+        let index = content.referrers.as_ref().map(|known| {
+            let none =
+                || Bytes::from(format!(r#"{{"schemaVersion":2,"mediaType":"{OCI_INDEX}","manifests":[]}}"#));
+            (OCI_INDEX.to_owned(), known.get(digest).cloned().unwrap_or_else(none))
+        });
+        return (index, fault(Kind::List));
     }
     (None, Fault::None)
 }
@@ -198,10 +240,19 @@ fn refusal(status: u16) -> Response {
     response
 }
 
-fn send(request: &Request, media_type: &str, whole: &Bytes, fault: Fault) -> Response {
+fn send(
+    request: &Request,
+    media_type: &str,
+    whole: &Bytes,
+    fault: Fault,
+    gate: watch::Receiver<bool>,
+) -> Response {
     let part = if fault == Fault::NoRange { None } else { range(request.headers(), whole.len()) };
     let mut builder = Response::builder().header(header::CONTENT_TYPE, media_type);
-    builder = builder.header("docker-content-digest", digest(whole));
+    // Registries answer with the digest asked for, by whatever algorithm; a tag says none.
+    let asked = request.uri().path().rsplit('/').next().filter(|reference| reference.contains(':'));
+    let said = asked.map_or_else(|| digest(whole), ToOwned::to_owned);
+    builder = builder.header("docker-content-digest", said);
     let mut bytes = whole.clone();
     if let Some((first, last)) = part {
         bytes = whole.slice(first..=last);
@@ -209,7 +260,7 @@ fn send(request: &Request, media_type: &str, whole: &Bytes, fault: Fault) -> Res
         builder = builder.status(StatusCode::PARTIAL_CONTENT).header(header::CONTENT_RANGE, of);
     }
     builder = builder.header(header::CONTENT_LENGTH, bytes.len());
-    let body = if request.method() == Method::HEAD { Body::empty() } else { body(bytes, fault) };
+    let body = if request.method() == Method::HEAD { Body::empty() } else { body(bytes, fault, gate) };
     builder.body(body).unwrap_or_else(|_| refusal(500))
 }
 
@@ -222,7 +273,7 @@ fn range(headers: &HeaderMap, size: usize) -> Option<(usize, usize)> {
     (first <= last).then_some((first, last))
 }
 
-fn body(bytes: Bytes, fault: Fault) -> Body {
+fn body(bytes: Bytes, fault: Fault, mut gate: watch::Receiver<bool>) -> Body {
     let half = bytes.slice(..bytes.len() / 2);
     match fault {
         Fault::Short => {
@@ -236,6 +287,15 @@ fn body(bytes: Bytes, fault: Fault) -> Body {
         Fault::Stall => {
             let first = futures::stream::iter([Ok::<_, std::io::Error>(half)]);
             Body::from_stream(first.chain(futures::stream::pending()))
+        }
+        Fault::Held => {
+            let rest = bytes.slice(half.len()..);
+            let first = futures::stream::iter([Ok::<_, std::io::Error>(half)]);
+            Body::from_stream(first.chain(futures::stream::once(async move {
+                // It fails only when the registry ends.
+                gate.wait_for(|open| *open).await.ok();
+                Ok(rest)
+            })))
         }
         Fault::Other => {
             let mut bytes = bytes.to_vec();

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::Result;
+use shoal_swarm::cluster_key::ClusterKey;
 
 use crate::faulty::Faulty;
 use crate::node::{Node, Settings};
@@ -110,6 +111,14 @@ impl<U> Fleet<U> {
             node.joined(self.nodes.len() - 1).await?;
         }
         Ok(())
+    }
+
+    /// The key that admits to this fleet's cluster.
+    ///
+    /// # Errors
+    /// If its file cannot be read.
+    pub fn cluster_key(&self) -> Result<ClusterKey> {
+        Ok(ClusterKey::read(&self.key)?)
     }
 
     /// The directory of everything in this fleet.

@@ -6,6 +6,7 @@
 //!   ├────► registry   Debian's docker-registry or distribution 3.1 as a process, its access log read back
 //!   │        ▲ image  an image of a real Debian root filesystem, or of any size, pushed to it
 //!   ├────► faulty     an upstream that lies, refuses, stalls
+//!   ├────► peer       a peer that lies, stalls, vanishes; raw: one that says any bytes at all
 //!   └────► client     a client of our own that checks every byte
 //!          containerd, docker, skopeo: the clients that people use
 //! ```
@@ -21,7 +22,9 @@ pub mod faulty;
 pub mod fleet;
 pub mod image;
 pub mod node;
+pub mod peer;
 pub mod process;
+pub mod raw;
 pub mod registry;
 pub mod skopeo;
 pub mod tool;

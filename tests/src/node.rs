@@ -116,8 +116,7 @@ impl Node {
     pub async fn start(home: &Path, name: &str, settings: Settings) -> Result<Self> {
         let directory = home.join(name);
         fs::create_dir_all(&directory)?;
-        let process = launch(&directory, name, &settings)?;
-        let (process, output, serving) = served(process).await?;
+        let (process, output, serving) = serve(spec(&directory, name, &settings)?).await?;
         Ok(Self { directory, name: name.to_owned(), settings, process, output: Some(output), serving })
     }
 
@@ -134,8 +133,8 @@ impl Node {
         self.process.kill();
         self.output = None;
         self.settings.peer_addr = Some(self.serving.peer);
-        let process = launch(&self.directory, &self.name, &self.settings)?;
-        let (process, output, serving) = served(process).await?;
+        let spec = spec(&self.directory, &self.name, &self.settings)?;
+        let (process, output, serving) = serve(spec).await?;
         (self.process, self.output, self.serving) = (process, Some(output), serving);
         Ok(())
     }
@@ -248,12 +247,12 @@ pub fn spec(directory: &Path, name: &str, settings: &Settings) -> Result<Spec> {
     Ok(spec)
 }
 
-fn launch(directory: &Path, name: &str, settings: &Settings) -> Result<(Process, ChildStdout)> {
-    spec(directory, name, settings)?.start_with_output()
-}
-
-/// Waits for the line that says where the node serves.
-async fn served((process, output): (Process, ChildStdout)) -> Result<(Process, ChildStdout, Serving)> {
+/// Starts a node by a command of one's own, and waits for the line that says where it serves.
+///
+/// # Errors
+/// If it does not serve.
+pub async fn serve(spec: Spec) -> Result<(Process, ChildStdout, Serving)> {
+    let (process, output) = spec.start_with_output()?;
     let mut output = BufReader::new(output);
     let reading = tokio::task::spawn_blocking(move || {
         let mut line = String::new();

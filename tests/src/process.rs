@@ -143,9 +143,21 @@ impl Process {
     /// # Errors
     /// If it still runs after `patience`; it is killed then.
     pub fn stop(&mut self, patience: Duration) -> Result<ExitStatus> {
+        self.signal("TERM", patience)
+    }
+
+    /// Interrupts it as Ctrl-C does (SIGINT) and waits for its end.
+    ///
+    /// # Errors
+    /// If it still runs after `patience`; it is killed then.
+    pub fn interrupt(&mut self, patience: Duration) -> Result<ExitStatus> {
+        self.signal("INT", patience)
+    }
+
+    fn signal(&mut self, signal: &str, patience: Duration) -> Result<ExitStatus> {
         // The shell's own `kill`: signals without unsafe code.
         let id = self.child.id().to_string();
-        Command::new("/bin/sh").args(["-c", "kill -TERM \"$1\"", "sh", &id]).status()?;
+        Command::new("/bin/sh").args(["-c", "kill -\"$1\" \"$2\"", "sh", signal, &id]).status()?;
         self.wait(patience)
     }
 

@@ -131,3 +131,32 @@ async fn what_nobody_has_is_answered_at_once() {
         }
     }
 }
+
+/// A manifest promises it, with its size, and no registry has it: peers may be waited for a little, the client not.
+#[tokio::test]
+async fn a_listed_blob_that_nobody_has_is_answered_at_once() {
+    let fleet = Fleet::with_faulty_upstream(3).await.unwrap();
+    let client = fleet.nodes[1].client().unwrap();
+    for round in 0..5 {
+        let image = synthetic::image(fleet.home(), round, &[3_000_000, 1000]).unwrap();
+        let manifest = &image.manifest;
+        for reference in ["listed", &manifest.digest] {
+            fleet.registry.hold_manifest(reference, manifest.media_type, manifest.bytes.clone());
+        }
+        let found = client.manifest(&format!("{REGISTRY}/a"), "listed").await.unwrap();
+        assert_eq!((found.status.as_u16(), &found.body), (200, &manifest.bytes), "{found:?}");
+        for (method, blob) in [(Method::GET, &image.layers[0]), (Method::HEAD, &image.layers[1])] {
+            let path = format!("/v2/{REGISTRY}/a/blobs/{}", blob.digest);
+            let answer = client.send(method.clone(), &path, &[]).await.unwrap();
+            let now = std::time::Instant::now();
+            assert_eq!(answer.status.as_u16(), 404, "{method} {path}: {answer:?}");
+            if method == Method::GET {
+                assert_eq!(answer.error_code().unwrap(), "BLOB_UNKNOWN", "{path}");
+            }
+            let seen = fleet.registry.seen();
+            let asked = seen.iter().rfind(|seen| seen.target.contains(&blob.digest));
+            let after = now - asked.expect("upstream was not asked").answered;
+            assert!(after < Duration::from_millis(400), "{method} {path}: {after:?} after upstream's answer");
+        }
+    }
+}

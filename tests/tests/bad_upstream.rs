@@ -50,28 +50,58 @@ async fn recovers(fleet: &Fleet<Faulty>, image: &Image, fault: Fault) {
     }
 }
 
+/// What a client is told that asks for what the fault concerns, and fits into one chunk or is a manifest: a whole
+/// answer, with this status and, unless it is a 200, this code.
+async fn answered(fleet: &Fleet<Faulty>, image: &Image, kind: Kind, fault: Fault, expected: (u16, &str)) {
+    let paths = match kind {
+        Kind::Blob => vec![format!("blobs/{}", image.layers[1].digest)],
+        _ => vec![format!("manifests/{}", image.manifest.digest), "manifests/1".to_owned()],
+    };
+    let client = fleet.nodes[0].client().unwrap();
+    if kind == Kind::Blob {
+        // As every client does: its size is known from then on.
+        client.manifest(REPOSITORY, "1").await.unwrap();
+    }
+    for path in paths {
+        let asked = format!("/v2/{REPOSITORY}/{path}");
+        let answer = tokio::time::timeout(PATIENCE, client.get(&asked)).await;
+        let answer = answer.unwrap_or_else(|_| panic!("{fault:?}: no answer for {path}")).unwrap();
+        assert_eq!(answer.status.as_u16(), expected.0, "{fault:?} {path}: {answer:?}");
+        if expected.0 != 200 {
+            assert_eq!(answer.error_code().unwrap(), expected.1, "{fault:?} {path}: {answer:?}");
+        }
+    }
+}
+
 macro_rules! faults {
-    ($($name:ident: $kind:expr, $fault:expr, $seed:expr;)*) => {
+    ($($name:ident: $kind:expr, $fault:expr, $seed:expr, $expected:expr;)*) => {
         $(#[tokio::test]
         async fn $name() {
             let (fleet, image, client) = fleet($seed).await;
             fleet.registry.fail($kind, $fault);
-            ends_well(&client, &image, $fault).await;
+            tokio::join!(
+                ends_well(&client, &image, $fault),
+                answered(&fleet, &image, $kind, $fault, $expected),
+            );
             recovers(&fleet, &image, $fault).await;
         })*
     };
 }
 
+const BROKEN: (u16, &str) = (502, "UNAVAILABLE");
+const LATE: (u16, &str) = (504, "UNAVAILABLE");
+const FINE: (u16, &str) = (200, "");
+
 faults! {
-    blobs_shorter_than_promised: Kind::Blob, Fault::Short, 11;
-    blobs_with_other_bytes: Kind::Blob, Fault::Other, 12;
-    blobs_that_stop_midway: Kind::Blob, Fault::Stall, 13;
-    blobs_that_are_never_answered: Kind::Blob, Fault::Silent, 14;
-    blobs_without_ranges: Kind::Blob, Fault::NoRange, 15;
-    manifests_shorter_than_promised: Kind::Manifest, Fault::Short, 16;
-    manifests_with_other_bytes: Kind::Manifest, Fault::Other, 17;
-    manifests_that_stop_midway: Kind::Manifest, Fault::Stall, 18;
-    manifests_that_are_never_answered: Kind::Manifest, Fault::Silent, 19;
+    blobs_shorter_than_promised: Kind::Blob, Fault::Short, 11, BROKEN;
+    blobs_with_other_bytes: Kind::Blob, Fault::Other, 12, BROKEN;
+    blobs_that_stop_midway: Kind::Blob, Fault::Stall, 13, LATE;
+    blobs_that_are_never_answered: Kind::Blob, Fault::Silent, 14, LATE;
+    blobs_without_ranges: Kind::Blob, Fault::NoRange, 15, FINE;
+    manifests_shorter_than_promised: Kind::Manifest, Fault::Short, 16, BROKEN;
+    manifests_with_other_bytes: Kind::Manifest, Fault::Other, 17, BROKEN;
+    manifests_that_stop_midway: Kind::Manifest, Fault::Stall, 18, BROKEN;
+    manifests_that_are_never_answered: Kind::Manifest, Fault::Silent, 19, BROKEN;
 }
 
 /// What the error's detail says of upstream.
