@@ -10,6 +10,9 @@
 //!          containerd, docker, skopeo: the clients that people use
 //! ```
 //!
+//! [`network`] gives nodes and registries hosts of their own ([`netns`]) behind links of a given rate, that can be
+//! cut; [`usage`] says what processes used.
+//!
 //! Everything runs as processes on loopback, each with files of its own in a temporary directory, and is killed
 //! when its value is dropped or the test process dies ([`process`]). A tool that is missing is a failure that
 //! names the command which installs it ([`tool`]): nothing is skipped silently.
@@ -20,8 +23,11 @@ pub mod docker;
 pub mod faulty;
 pub mod fleet;
 pub mod image;
+pub mod netns;
+pub mod network;
 pub mod node;
 pub mod process;
 pub mod registry;
 pub mod skopeo;
 pub mod tool;
+pub mod usage;
