@@ -11,7 +11,8 @@
 //! ```
 //!
 //! [`network`] gives nodes and registries hosts of their own ([`netns`]) behind links of a given rate, that can be
-//! cut; [`usage`] says what processes used.
+//! cut; [`usage`] says what processes used. Two programs measure with all this: `bench`, one pull between two nodes
+//! against what the machine can do, and `fleet-bench`, a fleet against what its links can do.
 //!
 //! Everything runs as processes on loopback, each with files of its own in a temporary directory, and is killed
 //! when its value is dropped or the test process dies ([`process`]). A tool that is missing is a failure that

@@ -77,14 +77,24 @@ impl Machine {
         Ok(Self { busy: all - idle, all })
     }
 
-    /// The part of all cores' time since then in which they were busy, from 0 to 1.
+    /// How busy it was since then.
     ///
     /// # Errors
     /// If `/proc` is not there.
-    pub fn busy_since(&self) -> Result<f64> {
+    pub fn busy_since(&self) -> Result<Busy> {
         let now = Self::now()?;
-        Ok((now.busy - self.busy) / (now.all - self.all).max(1.0))
+        let busy = now.busy - self.busy;
+        Ok(Busy { seconds: busy / TICKS, part: busy / (now.all - self.all).max(1.0) })
     }
+}
+
+/// How busy the machine was.
+#[derive(Debug, Clone, Copy)]
+pub struct Busy {
+    /// CPU seconds of all its cores.
+    pub seconds: f64,
+    /// What part this is of what all its cores could have done, from 0 to 1.
+    pub part: f64,
 }
 
 /// The most memory that a process had resident so far, in MiB.
