@@ -113,7 +113,12 @@ fn usage(cells: &Cells<'_>) {
     cells("CPU s of a client mean / max", &|_, round| {
         mean_and_max(&round.pulled.iter().map(|pulled| pulled.cpu).collect::<Vec<_>>(), 2)
     });
-    cells("the whole machine's CPU s, and of what it had", &|_, round| {
+    cells("CPU s of nodes or cache, clients and registry together", &|_, round| {
+        let used: f64 = round.used.iter().map(|used| used.cpu).sum();
+        let clients: f64 = round.pulled.iter().map(|pulled| pulled.cpu).sum();
+        format!("{:.1}", used + clients + round.registry_cpu)
+    });
+    cells("CPU s of the whole machine, and how much of what it had", &|_, round| {
         format!("{:.0}, {:.0} %", round.machine.seconds, round.machine.part * 100.0)
     });
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use futures::future::{join, join_all};
-use shoal_tests::usage::{Busy, Machine};
+use shoal_tests::usage::{Busy, Cpu, Machine};
 
 use crate::Bench;
 use crate::inside::pull::{Pulled, Request, now};
@@ -39,6 +39,8 @@ pub(crate) struct Round {
     pub(crate) peer_bytes: Option<u64>,
     /// Control messages that nodes sent, if they count them.
     pub(crate) control_messages: Option<u64>,
+    /// CPU seconds of the registry.
+    pub(crate) registry_cpu: f64,
     /// What all programs of the machine used meanwhile, those that have no part in this included.
     pub(crate) machine: Busy,
 }
@@ -51,12 +53,14 @@ impl Round {
         pulls: impl IntoIterator<Item = impl Future<Output = Result<Pulled>>>,
     ) -> Result<Self> {
         let before = bench.upstream.registry.access().await?;
-        let machine = async {
+        let registry = bench.upstream.registry.id();
+        let at_begin = async {
             until(begin).await?;
-            Machine::now()
+            Ok::<_, anyhow::Error>((Machine::now()?, Cpu::of(registry)?))
         };
-        let (machine, ended) = join(machine, join_all(pulls)).await;
-        let machine = machine?.busy_since()?;
+        let (at_begin, ended) = join(at_begin, join_all(pulls)).await;
+        let (machine, registry) = at_begin?;
+        let (machine, registry_cpu) = (machine.busy_since()?, registry.since()?);
         let access = bench.upstream.registry.access().await?.since(&before);
         let (mut pulled, mut failures, mut last) = (Vec::new(), Vec::new(), 0.0_f64);
         for (node, end) in bench.options.pullers().zip(ended) {
@@ -77,6 +81,7 @@ impl Round {
             used: Vec::new(),
             peer_bytes: None,
             control_messages: None,
+            registry_cpu,
             machine,
         })
     }
