@@ -49,8 +49,9 @@ pub(crate) fn print(bench: &Bench<'_>, rounds: &[(Way, Round)]) {
     println!();
     println!("Bounds count each link's whole rate, of which headers of TCP, IP and Ethernet take 5 %.");
     println!(
-        "Where the machine's CPU was busy for nearly all it had, it was the bound, and the links were not."
+        "If the whole machine was busy nearly all the time, with this or with other programs, its CPU may have"
     );
+    println!("been the bound, and not the links. Times are of the pulls that did not fail.");
     for (way, round) in rounds {
         for failure in &round.failures {
             println!("\nFailed {}: {failure}", way.title());
