@@ -36,7 +36,7 @@ impl Docker {
     /// # Errors
     /// If it is not installed, the test does not run as root, or it does not start.
     pub async fn start(home: &Path, name: &str, mirrors: &[String], network: Network) -> Result<Self> {
-        tool::need_root()?;
+        tool::need_root("a container engine")?;
         let directory = home.join(name);
         fs::create_dir_all(&directory)?;
         let bridged = network == Network::Bridge;

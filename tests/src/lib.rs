@@ -11,6 +11,10 @@
 //!          containerd, docker, skopeo: the clients that people use
 //! ```
 //!
+//! [`network`] gives nodes and registries hosts of their own ([`netns`]) behind links of a given rate, that can be
+//! cut; [`usage`] says what processes used. Two programs measure with all this: `bench`, one pull between two nodes
+//! against what the machine can do, and `fleet-bench`, a fleet against what its links can do.
+//!
 //! Everything runs as processes on loopback, each with files of its own in a temporary directory, and is killed
 //! when its value is dropped or the test process dies ([`process`]). A tool that is missing is a failure that
 //! names the command which installs it ([`tool`]): nothing is skipped silently.
@@ -21,6 +25,8 @@ pub mod docker;
 pub mod faulty;
 pub mod fleet;
 pub mod image;
+pub mod netns;
+pub mod network;
 pub mod node;
 pub mod peer;
 pub mod process;
@@ -28,3 +34,4 @@ pub mod raw;
 pub mod registry;
 pub mod skopeo;
 pub mod tool;
+pub mod usage;

@@ -5,12 +5,14 @@ use std::io::{BufRead as _, BufReader};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{ChildStdout, ExitStatus};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use serde::Deserialize;
 
 use crate::client::Client;
+use crate::netns::Namespace;
 use crate::process::{Process, Spec, until};
 use crate::tool;
 
@@ -32,6 +34,11 @@ pub struct Settings {
     pub peer_addr: Option<SocketAddr>,
     /// The gateway's address; port 0 by default.
     pub gateway_addr: Option<SocketAddr>,
+    /// The network namespace that it runs in, if not this one's. Its gateway and admin port, on loopback, are then
+    /// only to be reached from there.
+    pub namespace: Option<Arc<Namespace>>,
+    /// What it logs: `SHOAL_LOG` of this process if that is set, or else everything that helps in a failed test.
+    pub log: Option<String>,
 }
 
 /// What a node prints once it serves.
@@ -227,7 +234,7 @@ pub fn spec(directory: &Path, name: &str, settings: &Settings) -> Result<Spec> {
     let config = directory.join("shoal.toml");
     fs::write(&config, &settings.config)?;
     let any = SocketAddr::from(([127, 0, 0, 1], 0));
-    let mut spec = Spec::new(&tool::shoal()?, name, directory);
+    let mut spec = Spec::within(settings.namespace.as_deref(), &tool::shoal()?, name, directory);
     let command = spec.command();
     command.arg("run").arg("--config").arg(&config).arg("--data-dir").arg(directory.join("data"));
     command.args(["--gateway-addr", &settings.gateway_addr.unwrap_or(any).to_string()]);
@@ -242,7 +249,8 @@ pub fn spec(directory: &Path, name: &str, settings: &Settings) -> Result<Spec> {
     for (name, url) in &settings.upstreams {
         command.args(["--upstream", &format!("{name}={url}")]);
     }
-    let log = std::env::var("SHOAL_LOG").unwrap_or_else(|_| "info,shoal=debug".to_owned());
+    let log = std::env::var("SHOAL_LOG").ok().or_else(|| settings.log.clone());
+    let log = log.unwrap_or_else(|| "info,shoal=debug".to_owned());
     command.env("SHOAL_LOG", log);
     Ok(spec)
 }

@@ -4,6 +4,7 @@
 //! children: they are started through `setpriv --pdeathsig`, which costs no `unsafe` here. That signal comes at the
 //! death of the *thread* that started the child, so one thread, which never ends, starts them all.
 
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -13,6 +14,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
+
+use crate::netns::Namespace;
 
 /// How many lines of a log a failing test shows.
 const SHOWN_LINES: usize = 40;
@@ -52,15 +55,22 @@ pub struct Spec {
 impl Spec {
     /// A program whose log goes to `<directory>/<name>.log`.
     pub fn new(program: &Path, name: &str, directory: &Path) -> Self {
-        let mut command = match crate::tool::setpriv() {
-            Some(setpriv) => {
-                let mut command = Command::new(setpriv);
-                command.args(["--pdeathsig", "KILL", "--"]).arg(program);
-                command
-            }
-            None => Command::new(program),
-        };
-        command.stdin(Stdio::null());
+        Self::within(None, program, name, directory)
+    }
+
+    /// The same, in a network namespace if one is named.
+    pub fn within(namespace: Option<&Namespace>, program: &Path, name: &str, directory: &Path) -> Self {
+        // Each of these becomes the next by exec: the process id stays that of the program.
+        let mut words: Vec<OsString> = Vec::new();
+        if let Some(setpriv) = crate::tool::setpriv() {
+            words.extend([setpriv.into(), "--pdeathsig".into(), "KILL".into(), "--".into()]);
+        }
+        if let Some(namespace) = namespace {
+            words.extend(namespace.entrance());
+        }
+        words.push(program.into());
+        let mut command = Command::new(&words[0]);
+        command.args(&words[1..]).stdin(Stdio::null());
         Self { command, name: name.to_owned(), log: directory.join(format!("{name}.log")) }
     }
 

@@ -6,12 +6,14 @@ pub mod push;
 use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 
 use crate::image::Image;
 use crate::image::debian::Debian;
+use crate::netns::Namespace;
 use crate::process::{Process, Spec, until};
 use crate::tool::{self, Tool};
 use access::Access;
@@ -41,31 +43,57 @@ impl Kind {
     }
 }
 
-/// A registry, serving plain http on loopback, its content in a directory of its own.
+/// Where a registry stands, and what it is.
+#[derive(Debug, Clone, Default)]
+pub struct Site {
+    /// Its address; any free port on loopback by default.
+    pub address: Option<SocketAddr>,
+    /// The network namespace that it runs in, if not this one's.
+    pub namespace: Option<Arc<Namespace>>,
+    /// The URL of the registry of which this one is a pull-through cache, if it is one.
+    pub caches: Option<String>,
+}
+
+/// A registry, serving plain http, its content in a directory of its own.
 #[derive(Debug)]
 pub struct Registry {
     kind: Kind,
     directory: PathBuf,
     process: Process,
+    site: Site,
     address: SocketAddr,
 }
 
 impl Registry {
-    /// Starts an empty registry whose files lie below `home`, under `name`.
+    /// Starts an empty registry on loopback, whose files lie below `home`, under `name`.
     ///
     /// # Errors
     /// If it is not installed or does not start.
     pub async fn start(kind: Kind, home: &Path, name: &str) -> Result<Self> {
+        Self::start_at(kind, home, name, Site::default()).await
+    }
+
+    /// Starts an empty registry somewhere.
+    ///
+    /// # Errors
+    /// If it is not installed or does not start.
+    pub async fn start_at(kind: Kind, home: &Path, name: &str, mut site: Site) -> Result<Self> {
         let directory = home.join(name);
         fs::create_dir_all(&directory)?;
-        let any = SocketAddr::from(([127, 0, 0, 1], 0));
-        let (process, address) = launch(kind, &directory, any).await?;
-        Ok(Self { kind, directory, process, address })
+        let (process, address) = launch(kind, &directory, &site).await?;
+        // Where it will be again.
+        site.address = Some(address);
+        Ok(Self { kind, directory, process, site, address })
     }
 
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Its process id.
+    pub fn id(&self) -> u32 {
+        self.process.id()
     }
 
     /// Its URL.
@@ -100,7 +128,7 @@ impl Registry {
     /// If it does not start.
     pub async fn restart(&mut self) -> Result<()> {
         self.process.kill();
-        let (process, address) = launch(self.kind, &self.directory, self.address).await?;
+        let (process, address) = launch(self.kind, &self.directory, &self.site).await?;
         (self.process, self.address) = (process, address);
         Ok(())
     }
@@ -122,10 +150,10 @@ impl Registry {
     }
 }
 
-async fn launch(kind: Kind, directory: &Path, address: SocketAddr) -> Result<(Process, SocketAddr)> {
+async fn launch(kind: Kind, directory: &Path, site: &Site) -> Result<(Process, SocketAddr)> {
     let config = directory.join("config.yml");
-    fs::write(&config, configuration(&directory.join("content"), address))?;
-    let mut spec = Spec::new(&kind.tool().path()?, "registry", directory);
+    fs::write(&config, configuration(&directory.join("content"), site))?;
+    let mut spec = Spec::within(site.namespace.as_deref(), &kind.tool().path()?, "registry", directory);
     spec.command().arg("serve").arg(&config).env("OTEL_TRACES_EXPORTER", "none");
     let seen = fs::metadata(directory.join("registry.log")).map_or(0, |log| log.len());
     let mut process = spec.start()?;
@@ -141,7 +169,9 @@ async fn launch(kind: Kind, directory: &Path, address: SocketAddr) -> Result<(Pr
     Ok((process, address))
 }
 
-fn configuration(content: &Path, address: SocketAddr) -> String {
+fn configuration(content: &Path, site: &Site) -> String {
+    let address = site.address.unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 0)));
+    let cache = site.caches.as_ref().map(|url| format!("proxy:\n  remoteurl: {url}\n")).unwrap_or_default();
     format!(
         "version: 0.1
 log:
@@ -154,7 +184,7 @@ storage:
 http:
   addr: {address}
   secret: only-for-tests
-",
+{cache}",
         content.display()
     )
 }

@@ -53,6 +53,16 @@ pub const SKOPEO: Tool = debian("skopeo", "apt-get install skopeo");
 pub const DEBOOTSTRAP: Tool = debian("debootstrap", "apt-get install debootstrap");
 /// Packs layers.
 pub const TAR: Tool = debian("tar", "apt-get install tar");
+/// The shell that can open TCP connections by itself.
+pub const BASH: Tool = debian("bash", "apt-get install bash");
+/// Enters a network namespace.
+pub const NSENTER: Tool = debian("nsenter", "apt-get install util-linux");
+/// Makes a network namespace.
+pub const UNSHARE: Tool = debian("unshare", "apt-get install util-linux");
+/// Makes network links.
+pub const IP: Tool = debian("ip", "apt-get install iproute2");
+/// Shapes network links.
+pub const TC: Tool = debian("tc", "apt-get install iproute2");
 /// Compresses layers.
 pub const GZIP: Tool = debian("gzip", "apt-get install gzip");
 
@@ -121,15 +131,15 @@ pub(crate) fn setpriv() -> Option<PathBuf> {
     debian("setpriv", "apt-get install util-linux").path().ok()
 }
 
-/// Fails unless the tests run as root, which container engines need.
+/// Fails unless this runs as root, which `what` needs.
 ///
 /// # Errors
-/// If they do not. The text says what to do.
-pub fn need_root() -> Result<()> {
+/// If it does not. The text says what to do.
+pub fn need_root(what: &str) -> Result<()> {
     let status = std::fs::read_to_string("/proc/self/status")?;
     let effective = status.lines().find_map(|line| line.strip_prefix("Uid:")?.split_whitespace().nth(1));
     if effective != Some("0") {
-        bail!("this test starts a container engine: run it as root, as `tests/run` does");
+        bail!("{what} needs root: run this as root, as `tests/run` does");
     }
     Ok(())
 }

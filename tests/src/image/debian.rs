@@ -92,7 +92,7 @@ fn root_filesystem_in(cache: &Path) -> Result<PathBuf> {
     if root.is_dir() {
         return Ok(root);
     }
-    tool::need_root()?;
+    tool::need_root("debootstrap")?;
     let making = cache.join(format!("{RELEASE}.making"));
     if making.exists() {
         fs::remove_dir_all(&making)?;

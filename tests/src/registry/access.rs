@@ -48,6 +48,14 @@ impl Access {
         blobs.map(|request| request.bytes).sum()
     }
 
+    /// The bytes sent of all blobs and manifests.
+    pub fn content_bytes(&self) -> u64 {
+        let manifests = self.0.iter().filter(|request| {
+            request.method == "GET" && request.path.contains("/manifests/") && request.status == 200
+        });
+        self.all_blob_bytes() + manifests.map(|request| request.bytes).sum::<u64>()
+    }
+
     /// How many requests asked for a manifest by this method.
     pub fn manifest_requests(&self, method: &str) -> usize {
         self.0
@@ -78,16 +86,18 @@ mod tests {
 127.0.0.1 - - [24/Nov/2026:16:02:32 +0000] "HEAD /v2/a/b/manifests/latest?x=y HTTP/1.1" 200 0 "" "x [y] \"z"
 127.0.0.1 - - [24/Nov/2026:16:02:33 +0000] "GET /v2/a/b/blobs/sha256:aa HTTP/1.1" 206 110 "" "curl/7.88.1"
 127.0.0.1 - - [24/Nov/2026:16:02:33 +0000] "HEAD /v2/a/b/blobs/sha256:aa HTTP/1.1" 200 7 "" "curl/7.88.1"
+127.0.0.1 - - [24/Nov/2026:16:02:34 +0000] "GET /v2/a/b/manifests/latest HTTP/1.1" 200 40 "" "curl/7.88.1"
 "#;
 
     #[test]
     fn requests_are_read_and_other_lines_passed_over() {
         let access = Access::parse(LOG);
-        assert_eq!(access.0.len(), 4);
+        assert_eq!(access.0.len(), 5);
         assert_eq!(access.0[1].path, "/v2/a/b/manifests/latest");
         assert_eq!(access.blob_bytes("sha256:aa"), 110);
         assert_eq!(access.blob_bytes("sha256:bb"), 0);
         assert_eq!(access.all_blob_bytes(), 110);
+        assert_eq!(access.content_bytes(), 150);
         assert_eq!(access.manifest_requests("HEAD"), 1);
     }
 
@@ -95,7 +105,7 @@ mod tests {
     fn since_leaves_out_what_was_seen() {
         let all = Access::parse(LOG);
         let earlier = Access(all.0[..3].to_vec());
-        assert_eq!(all.since(&earlier).0.len(), 1);
+        assert_eq!(all.since(&earlier).0.len(), 2);
         assert_eq!(all.since(&all).0.len(), 0);
     }
 }

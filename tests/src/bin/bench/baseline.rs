@@ -10,10 +10,10 @@ use libp2p::core::transport::{DialOpts, ListenerId, PortUse, TransportEvent};
 use libp2p::core::{Transport as _, transport::Boxed};
 use libp2p::{PeerId, identity::Keypair};
 use shoal_swarm::cluster_key::ClusterKey;
+use shoal_tests::usage::Cpu;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::Figure;
-use crate::usage::Cpu;
 
 /// Written and read at a time.
 const PIECE: usize = 1 << 20;

@@ -9,7 +9,6 @@
 //! | --- | --- |
 //! | `baseline` | raw TCP, and one raw libp2p stream on Shoal's transport |
 //! | `download` | an HTTP client that only counts bytes |
-//! | `usage` | what processes used |
 
 #![expect(clippy::print_stdout, reason = "the table is what this program is for")]
 
@@ -20,12 +19,10 @@ use shoal_tests::fleet::{Fleet, REGISTRY};
 use shoal_tests::image::{Image, synthetic};
 use shoal_tests::node::Node;
 use shoal_tests::registry::Kind;
+use shoal_tests::usage::{Cpu, peak_mib};
 
 mod baseline;
 mod download;
-mod usage;
-
-use usage::{Cpu, peak_mib};
 
 const MIB: u64 = 1 << 20;
 /// First bytes that are waited for.
