@@ -11,10 +11,10 @@ use futures::future::BoxFuture;
 use shoal_proto::attestation::{Attestation, ChunkHash, Claim};
 use shoal_proto::chunk::ChunkLayout;
 use shoal_proto::digest::Digest;
-use shoal_proto::identity::Keypair;
+use shoal_proto::identity::{Keypair, PeerId};
 use shoal_proto::name::{Scope, Tag};
 use shoal_proto::tag::SignedTagMapping;
-use shoal_proto::wire::{Holding, Refusal};
+use shoal_proto::wire::{AskBlob, Holding, Refusal};
 use shoal_swarm::cluster_key::ClusterKey;
 use shoal_swarm::{Config, Handle, Serve};
 use tokio_util::sync::CancellationToken;
@@ -156,8 +156,8 @@ fn other(bytes: &Bytes) -> Bytes {
 struct Serving(Arc<Served>);
 
 impl Serve for Serving {
-    fn holding(&self, digest: Digest) -> BoxFuture<'static, Holding> {
-        let holding = self.0.holds(&digest);
+    fn holding(&self, _: PeerId, ask: AskBlob) -> BoxFuture<'static, Holding> {
+        let holding = self.0.holds(&ask.digest);
         async move { holding }.boxed()
     }
 

@@ -24,6 +24,8 @@ const WAIT_A_NODE: Duration = Duration::from_millis(20);
 const MAX_WAIT: Duration = Duration::from_secs(5);
 /// A member that the home keeps no track of reports again after so long without a chunk.
 const STARVED: Duration = Duration::from_secs(3);
+/// A home that has put this member off for so long in a row is as good as silent.
+const PATIENCE: Duration = Duration::from_secs(2);
 /// So many nodes in a row that send on to another, and the next ask waits.
 const MAX_HOPS: u32 = 4;
 /// The pause then.
@@ -52,6 +54,8 @@ pub(super) struct Member {
     /// When to report next; `None` for at once.
     next: Option<Duration>,
     hops: u32,
+    /// For how long it was told to wait, in a row.
+    put_off: Duration,
     /// All homes were lost once, and the wait for a second try is over or running.
     waited: bool,
     lease: Option<Lease>,
@@ -77,6 +81,7 @@ impl Member {
             next_id: 0,
             next: None,
             hops: 0,
+            put_off: Duration::ZERO,
             waited: false,
             lease: None,
             lease_moved: false,
@@ -244,7 +249,15 @@ impl Transfer {
                 member.hops = 0;
                 member.lose(home, now);
             }
-            Some(Standing::Wait(time)) => member.next = Some(now + time),
+            Some(Standing::Wait(time)) => {
+                member.put_off += time;
+                member.next = Some(now + time.min(PATIENCE));
+                if member.put_off > PATIENCE {
+                    member.put_off = Duration::ZERO;
+                    member.home = None;
+                    member.lose(home, now);
+                }
+            }
             Some(Standing::Elsewhere(other)) => {
                 member.hops += 1;
                 let turn_back = member.hops > MAX_HOPS || member.lost.contains_key(&other);
@@ -255,6 +268,7 @@ impl Transfer {
             Some(Standing::Member(membership)) => {
                 member.home = Some(home);
                 member.hops = 0;
+                member.put_off = Duration::ZERO;
                 member.waited = false;
                 member.ended = None;
                 self.take_place(membership, now, actions);

@@ -241,6 +241,26 @@ fn a_home_that_does_not_answer_is_followed_by_the_next() {
 }
 
 #[test]
+fn a_home_that_only_puts_off_is_followed_too() {
+    let homes = Homes { local: local(), closest: vec![peer(1), peer(2)], fleet: 3 };
+    let (mut transfer, actions) =
+        Transfer::start(layout(9), FixedBitSet::new(), homes, Options::default(), ms(0));
+    let mut due = report(&actions);
+    let mut now = ms(0);
+    while let Some((id, to, _)) = due {
+        if to == peer(2) {
+            return;
+        }
+        assert_eq!(to, peer(1));
+        assert!(now < ms(5000), "it never gave up");
+        transfer.handle(Event::Reported(id, Some(Standing::Wait(ms(1000)))), now);
+        now += ms(1000);
+        due = report(&transfer.handle(Event::Timer, now));
+    }
+    panic!("it does not report any more");
+}
+
+#[test]
 fn a_member_is_sent_on_and_stays_with_its_home() {
     let homes = Homes { local: local(), closest: vec![peer(1), peer(2)], fleet: 3 };
     let (mut transfer, actions) =
