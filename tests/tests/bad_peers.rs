@@ -12,7 +12,7 @@ use shoal_proto::chunk::{MAX_BLOB, MAX_CHUNK, MIN_CHUNK};
 use shoal_proto::digest::Digest;
 use shoal_proto::identity::Keypair;
 use shoal_proto::wire::{
-    CHUNK_PROTOCOL, ChunkRequest, MAX_MESSAGE, SESSION_PROTOCOL, SessionMessage, encode_frame,
+    AskBlob, CHUNK_PROTOCOL, ChunkRequest, MAX_MESSAGE, SESSION_PROTOCOL, SessionMessage, encode_frame,
     encode_raw_frame, generated, hello,
 };
 use shoal_tests::faulty::Faulty;
@@ -213,7 +213,10 @@ async fn half_messages_and_peers_that_never_read_cost_bounded_memory() {
     let mut curious = greeting();
     let digest: Digest = image.layers[0].digest.parse().unwrap();
     for id in 0..4000 {
-        encode_frame(&SessionMessage::AskBlob(digest).into_wire(id), &mut curious);
+        encode_frame(
+            &SessionMessage::AskBlob(AskBlob { digest, following: None }).into_wire(id),
+            &mut curious,
+        );
     }
     let attacks = [
         (SESSION_PROTOCOL, half.clone()),
