@@ -11,8 +11,8 @@ ARG RUNTIME=debian:bookworm-slim
 
 # What both ends share: a user without rights, a place for its data, a check of its health.
 FROM ${RUNTIME} AS base
-# The certificates of public registries come with the binary. Directories that volumes are mounted on belong to the
-# user before the mount, so that a new volume does too.
+# No CA certificates are installed: the binary brings Mozilla's list and uses it where the system has none. Directories
+# that volumes are mounted on belong to the user before the mount, so that a new volume does too.
 RUN groupadd --system --gid 10001 shoal \
     && useradd --system --uid 10001 --gid shoal --home-dir /var/lib/shoal --shell /usr/sbin/nologin shoal \
     && install -d -o shoal -g shoal -m 0700 /var/lib/shoal /etc/shoal
@@ -26,7 +26,7 @@ VOLUME /var/lib/shoal
 EXPOSE 5055 5056
 USER 10001:10001
 STOPSIGNAL SIGTERM
-HEALTHCHECK --interval=5s --timeout=3s --start-period=10s --retries=3 CMD ["shoal", "status"]
+HEALTHCHECK --interval=5s --timeout=3s --start-period=10s --retries=3 CMD ["shoal", "status", "--ready"]
 ENTRYPOINT ["shoal"]
 CMD ["run"]
 

@@ -25,11 +25,13 @@ pub enum PullError {
         /// 401 or 403.
         status: u16,
     },
-    /// Upstream asked to slow down (429).
-    #[error("{registry} answered 429, too many requests{}", .retry_after.map(|after| format!(", retry after {} s", after.as_secs())).unwrap_or_default())]
+    /// Upstream asked to be left alone for a while: 429, or 503 with a `Retry-After`.
+    #[error("{registry} answered {status} and wants no requests for now{}", .retry_after.map(|after| format!(", retry after {} s", after.as_secs())).unwrap_or_default())]
     Throttled {
         /// Who was asked.
         registry: String,
+        /// 429 or 503.
+        status: u16,
         /// What its `Retry-After` said.
         retry_after: Option<Duration>,
     },

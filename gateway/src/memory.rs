@@ -13,6 +13,7 @@ use shoal_proto::name::{Scope, Tag};
 use shoal_proto::range::{ByteRange, RangeRequest};
 
 use crate::error::PullError;
+use crate::hops::Hops;
 use crate::source::{Accept, BlobBody, Manifest, ManifestInfo, Passage, Passed, Source};
 
 /// How a blob's body ends early.
@@ -149,6 +150,11 @@ fn missing(scope: &Scope) -> PullError {
 }
 
 impl Source for Memory {
+    fn through(&self, _hops: &Hops) -> Self {
+        // It asks nobody.
+        self.clone()
+    }
+
     async fn resolve(&self, scope: &Scope, tag: &Tag, accept: &Accept) -> Result<ManifestInfo, PullError> {
         self.ask("resolve", scope, tag.as_str()).await?;
         let mut held = self.held();

@@ -14,6 +14,7 @@ use shoal_proto::name::{Scope, Tag};
 use shoal_proto::range::{ByteRange, RangeRequest};
 
 use crate::error::PullError;
+use crate::hops::Hops;
 
 /// The media types that a client accepts, as its `Accept` headers name them, in its order.
 ///
@@ -87,6 +88,12 @@ pub struct Passed {
 
 /// Where the gateway's answers come from.
 pub trait Source: Send + Sync + 'static {
+    /// The same source, asked for a request that came through these nodes: what it asks of upstream says so.
+    #[must_use]
+    fn through(&self, hops: &Hops) -> Self
+    where
+        Self: Sized;
+
     /// What `tag` names now, to a client that accepts these types.
     fn resolve(
         &self,

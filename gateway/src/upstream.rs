@@ -11,11 +11,11 @@
 //! | [`config`] | the tables that an operator writes |
 //! | `settings`, `policy` | what they mean, checked |
 //! | `site` | one registry, and the web of all |
-//! | `client`, `address` | HTTP clients; which addresses are public |
+//! | `client`, `address`, `roots` | HTTP clients; which addresses are public; whose certificates are trusted |
 //! | `request`, `body` | one question, one answer |
 //! | `redirect`, `realm` | where a registry may lead, and who may be sent credentials |
 //! | `auth`, `challenge` | tokens |
-//! | `circuit` | the pause after a 429 |
+//! | `circuit` | the pause that a registry asks for |
 //! | `manifest`, `blob`, `pass` | what can be asked |
 
 pub mod config;
@@ -33,6 +33,7 @@ mod policy;
 mod realm;
 mod redirect;
 mod request;
+mod roots;
 mod settings;
 mod site;
 mod strangers;
@@ -48,6 +49,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
+use http::HeaderValue;
 use shoal_proto::digest::Digest;
 use shoal_proto::name::{Reference, Registry, Scope};
 use shoal_proto::range::ByteRange;
@@ -55,18 +57,24 @@ use shoal_proto::range::ByteRange;
 use self::client::{Introduction, Wire};
 use self::config::Settings;
 use self::policy::Rules;
+use self::roots::Roots;
 use self::site::{At, Site, Web};
 use self::strangers::Strangers;
 use crate::error::PullError;
+use crate::hops::Hops;
 use crate::source::{Accept, Manifest, Passage, Passed};
 
 /// Every registry that this node may ask, and how. Clones share connections, tokens and pauses.
 #[derive(Clone)]
 pub struct Upstreams {
     shared: Arc<Shared>,
+    /// What is asked with this handle says so in its `Via`.
+    via: Option<HeaderValue>,
 }
 
 struct Shared {
+    /// This node's name in `Via`.
+    name: String,
     rules: Rules,
     by_registry: BTreeMap<Registry, Arc<Site>>,
     strangers: Strangers,
@@ -107,11 +115,12 @@ impl Upstreams {
     ) -> Result<Self, ConfigError> {
         let introduction = Introduction::new(agent, via)?;
         let rules = Rules::compile(&settings.policy)?;
+        let roots = Roots::of_this_machine();
         let mut by_registry = BTreeMap::new();
         for (name, table) in &settings.upstreams {
             let checked = settings::check(name, table)?;
             let registry = checked.registry.clone();
-            let wire = Wire::configured(&checked, &introduction, limits)?;
+            let wire = Wire::configured(&checked, &introduction, limits, &roots)?;
             let site = Site::configured(checked, wire).map_err(|problem| ConfigError::Client {
                 name: name.clone(),
                 problem: problem.to_string(),
@@ -122,11 +131,18 @@ impl Upstreams {
         }
         let web = Web {
             configured: by_registry.values().cloned().collect(),
-            public: Wire::public(&introduction, limits)?,
+            public: Wire::public(&introduction, limits, &roots)?,
             limits,
         };
         let strangers = Strangers::default();
-        Ok(Self { shared: Arc::new(Shared { rules, by_registry, strangers, web }) })
+        let name = via.to_owned();
+        Ok(Self { shared: Arc::new(Shared { name, rules, by_registry, strangers, web }), via: None })
+    }
+
+    /// The same, for what is asked because of a request that came through these nodes.
+    #[must_use]
+    pub fn through(&self, hops: &Hops) -> Self {
+        Self { shared: self.shared.clone(), via: hops.via(&self.shared.name) }
     }
 
     /// The configured registries, by the names that clients use.
@@ -154,7 +170,7 @@ impl Upstreams {
         accept: &Accept,
     ) -> Result<HeadAnswer, PullError> {
         let site = self.site(&scope.registry)?;
-        manifest::head(At::new(&self.shared.web, &site, scope), reference, accept).await
+        manifest::head(self.at(&site, scope), reference, accept).await
     }
 
     /// A manifest, byte for byte, its digest proven: the one asked for, or for a tag the one that the registry
@@ -169,16 +185,16 @@ impl Upstreams {
         accept: &Accept,
     ) -> Result<Manifest, PullError> {
         let site = self.site(&scope.registry)?;
-        manifest::get(At::new(&self.shared.web, &site, scope), reference, accept).await
+        manifest::get(self.at(&site, scope), reference, accept).await
     }
 
-    /// A blob's size in bytes, as the registry says it.
+    /// A blob's size in bytes, as the registry says it; `None` if it has the blob and does not say.
     ///
     /// # Errors
     /// See [`PullError`].
-    pub async fn blob_size(&self, scope: &Scope, digest: &Digest) -> Result<u64, PullError> {
+    pub async fn blob_size(&self, scope: &Scope, digest: &Digest) -> Result<Option<u64>, PullError> {
         let site = self.site(&scope.registry)?;
-        blob::size(At::new(&self.shared.web, &site, scope), digest).await
+        blob::size(self.at(&site, scope), digest).await
     }
 
     /// A blob or a range of it. Resolves with the answer's head; the bytes follow in the stream, unproven.
@@ -192,7 +208,7 @@ impl Upstreams {
         range: Option<ByteRange>,
     ) -> Result<BlobDownload, PullError> {
         let site = self.site(&scope.registry)?;
-        blob::blob(At::new(&self.shared.web, &site, scope), digest, range).await
+        blob::blob(self.at(&site, scope), digest, range).await
     }
 
     /// The registry's own answer to a request that is passed on; `query` is the client's, without `ns`.
@@ -201,7 +217,11 @@ impl Upstreams {
     /// See [`PullError`]; [`PullError::TooLarge`] for an answer of more than 4 MiB.
     pub async fn pass(&self, scope: &Scope, passage: Passage, query: &str) -> Result<Passed, PullError> {
         let site = self.site(&scope.registry)?;
-        pass::pass(At::new(&self.shared.web, &site, scope), passage, query).await
+        pass::pass(self.at(&site, scope), passage, query).await
+    }
+
+    fn at<'a>(&'a self, site: &'a Site, scope: &'a Scope) -> At<'a> {
+        At { web: &self.shared.web, site, repository: &scope.repository, via: self.via.as_ref() }
     }
 
     fn site(&self, registry: &Registry) -> Result<Arc<Site>, PullError> {

@@ -6,7 +6,7 @@ use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 
 use crate::config::{self, Environment};
-use crate::{demo, key, pull, status};
+use crate::{demo, key, pull, run, status};
 
 pub mod local;
 
@@ -85,6 +85,7 @@ pub fn new_key() -> anyhow::Result<()> {
 /// Everything that is wrong with the configuration.
 pub fn check_config(flags: &config::Flags, environment: &Environment) -> anyhow::Result<()> {
     let loaded = config::load(flags, environment)?;
+    run::check(&loaded.config)?;
     print(&config::show::effective(&loaded))?;
     for warning in loaded.config.warnings() {
         explain(&format!("warning: {warning}"));
@@ -193,6 +194,25 @@ mod tests {
         assert!(help.contains("--cluster-key-file <FILE>") && !help.contains("exit-with-stdin"), "{help}");
         let version = parse("shoal --version").unwrap_err().to_string();
         assert_eq!(version, concat!("shoal ", env!("CARGO_PKG_VERSION"), "\n"));
+    }
+
+    #[test]
+    fn check_refuses_what_run_does() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("shoal.toml");
+        let pem = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+        std::fs::write(folder.path().join("ca.pem"), pem).unwrap();
+        for (text, said) in [
+            ("[policy]\ndeny = [\"*.example.com:5000\"]", "*.example.com:5000"),
+            ("[upstream.\"reg.test\"]\nca = \"ca.pem\"", "ca.pem"),
+        ] {
+            std::fs::write(&file, text).unwrap();
+            let config = file.to_str().map(str::to_owned);
+            let flags =
+                config::Flags { config, data_dir: Some("/nonexistent/data".into()), ..Default::default() };
+            let error = check_config(&flags, &Environment::with(&[])).unwrap_err().to_string();
+            assert!(error.contains(said), "{text}: {error}");
+        }
     }
 
     #[test]

@@ -378,8 +378,9 @@ fn flag_list(key: &str, flags: &[String]) -> Vec<Given> {
     flags.iter().flat_map(|text| split(&given(text))).collect()
 }
 
-/// The parts of a text that may hold several values between commas.
+/// The parts of a text that may hold several values between spaces and commas, neither of which any of them has.
 fn split(given: &Given) -> Vec<Given> {
-    let parts = given.text.split(',').map(str::trim).filter(|part| !part.is_empty());
+    let between = |c: char| c == ',' || c.is_whitespace();
+    let parts = given.text.split(between).filter(|part| !part.is_empty());
     parts.map(|part| Given { text: part.to_owned(), ..given.clone() }).collect()
 }

@@ -10,10 +10,12 @@
 //! | `next` | what to try with a fleet that is left running |
 //! | [`size`] | sizes as people write them |
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::cli::{explain, print};
 
@@ -57,16 +59,28 @@ pub struct Options {
 /// # Errors
 /// If a node does not start, or a pull fails or brings a wrong byte.
 pub async fn run(options: Options) -> anyhow::Result<()> {
-    tokio::select! {
-        done = show(&options) => done,
-        stopped = tokio::signal::ctrl_c() => {
-            stopped.context("Ctrl-C cannot be waited for")?;
-            bail!("stopped")
-        }
+    let mut interrupt = signal(SignalKind::interrupt()).context("Ctrl-C cannot be waited for")?;
+    let shown = tokio::select! {
+        shown = show(&options) => shown?,
+        _ = interrupt.recv() => bail!("stopped before its end"),
+    };
+    if options.keep {
+        explain(&next::steps(&shown.program, &shown.fleet, &shown.registry));
+        // The end that was announced.
+        interrupt.recv().await;
     }
+    Ok(())
 }
 
-async fn show(options: &Options) -> anyhow::Result<()> {
+/// What runs once everything was shown.
+struct Shown {
+    program: PathBuf,
+    /// Before the registry: nodes still ask it.
+    fleet: Fleet,
+    registry: Registry,
+}
+
+async fn show(options: &Options) -> anyhow::Result<Shown> {
     let began = Instant::now();
     let bytes = options.size.0;
     let image = Arc::new(tokio::task::spawn_blocking(move || Image::new(bytes)).await??);
@@ -86,12 +100,7 @@ async fn show(options: &Options) -> anyhow::Result<()> {
     let lines = futures::future::try_join_all(pulls).await?;
     let sent = settled(&registry).await;
     print(&table::render(&lines, sent, image.size()))?;
-    if options.keep {
-        explain(&next::steps(&fleet, &registry));
-        // Until Ctrl-C, which `run` waits for.
-        std::future::pending::<()>().await;
-    }
-    Ok(())
+    Ok(Shown { program, fleet, registry })
 }
 
 async fn pull(number: usize, node: &fleet::Node) -> anyhow::Result<Line> {

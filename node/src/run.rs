@@ -13,6 +13,7 @@ use shoal_gateway::upstream::Upstreams;
 use shoal_proto::identity::Keypair;
 use shoal_store::Store;
 use shoal_store::disk::real::RealDisk;
+use shoal_swarm::bootstrap::Address;
 use shoal_swarm::cluster_key::ClusterKey;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
@@ -54,8 +55,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let (store, keypair) = open(&config.data_dir).await?;
     let keypair = Arc::new(keypair);
     let via = format!("shoal-{}", keypair.public().to_peer_id());
-    let agent = concat!("shoal/", env!("CARGO_PKG_VERSION"));
-    let upstreams = Upstreams::new(config.upstreams.clone(), agent, &via)?;
+    let upstreams = upstreams(&config, &via)?;
 
     // Ports are taken before anything is said to anyone, so that a second node fails at once.
     let gateway = listen(config.gateway_addr, "gateway-addr").await?;
@@ -109,6 +109,26 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     shutdown.cancel();
     end(tasks, swarm).await;
     Ok(())
+}
+
+/// Builds what [`run`] builds of a configuration before it opens or listens on anything: so what starts is what was
+/// checked.
+///
+/// # Errors
+/// What [`run`] would fail with.
+pub fn check(config: &Config) -> anyhow::Result<()> {
+    upstreams(config, "shoal-check")?;
+    bootstrap(config)?;
+    Ok(())
+}
+
+fn upstreams(config: &Config, via: &str) -> anyhow::Result<Upstreams> {
+    let agent = concat!("shoal/", env!("CARGO_PKG_VERSION"));
+    Ok(Upstreams::new(config.upstreams.clone(), agent, via)?)
+}
+
+fn bootstrap(config: &Config) -> anyhow::Result<Vec<Address>> {
+    Ok(config.bootstrap.iter().map(|address| address.parse()).collect::<Result<_, _>>()?)
 }
 
 /// What is told of a node that serves.
@@ -174,7 +194,7 @@ async fn join_swarm(
     };
     let mut swarm = shoal_swarm::Config::new(keypair, config.peer_addr);
     swarm.cluster_key = cluster_key;
-    swarm.bootstrap = config.bootstrap.iter().map(|address| address.parse()).collect::<Result<_, _>>()?;
+    swarm.bootstrap = bootstrap(config)?;
     Ok(shoal_swarm::start(swarm, Arc::new(serve), shutdown).await?)
 }
 

@@ -11,6 +11,7 @@
 use std::sync::Arc;
 
 use shoal_gateway::error::PullError;
+use shoal_gateway::hops::Hops;
 use shoal_gateway::source::{Accept, BlobBody, Manifest, ManifestInfo, Passage, Passed, Source};
 use shoal_proto::digest::Digest;
 use shoal_proto::name::{Scope, Tag};
@@ -24,6 +25,8 @@ mod flight;
 mod manifests;
 mod sizes;
 mod tags;
+#[cfg(test)]
+mod tests;
 
 use flight::Flights;
 use sizes::Sizes;
@@ -36,16 +39,32 @@ pub struct NodeSource {
     stream: Stream,
     sizes: Arc<Sizes>,
     manifests_in_flight: Arc<Flights<Digest>>,
+    /// Whether it is asked for a request that came through other nodes.
+    relayed: bool,
 }
 
 impl NodeSource {
     /// Serves from these. `stream` says whether a body may start before its digest is proven.
     pub fn new(ports: Ports, fetcher: Fetcher, stream: Stream) -> Self {
-        Self { ports, fetcher, stream, sizes: Arc::default(), manifests_in_flight: Arc::default() }
+        Self {
+            ports,
+            fetcher,
+            stream,
+            sizes: Arc::default(),
+            manifests_in_flight: Arc::default(),
+            relayed: false,
+        }
     }
 }
 
 impl Source for NodeSource {
+    fn through(&self, hops: &Hops) -> Self {
+        let mut other = self.clone();
+        other.ports.upstreams = self.ports.upstreams.through(hops);
+        other.relayed = true;
+        other
+    }
+
     async fn resolve(&self, scope: &Scope, tag: &Tag, accept: &Accept) -> Result<ManifestInfo, PullError> {
         self.ports.upstreams.check(&scope.registry)?;
         self.resolve_tag(scope, tag, accept).await

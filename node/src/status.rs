@@ -114,15 +114,26 @@ pub struct Options {
     /// Print the node's answer as JSON.
     #[arg(long)]
     pub json: bool,
+    /// Print nothing and exit with 0 if the node is ready, with 1 if it is not or does not answer: for health checks.
+    #[arg(long, conflicts_with = "json")]
+    pub ready: bool,
 }
 
 /// `shoal status`.
 ///
 /// # Errors
-/// If no node answers, or something that is no node.
+/// If no node answers, or something that is no node; with `--ready`, if it is not ready.
 pub async fn run(options: Options, environment: &Environment) -> anyhow::Result<()> {
     let address = config::address_of(Listener::Admin, options.admin_addr.as_deref(), environment)?;
     let status = ask(&LocalNode::new(address, "--admin-addr", SILENCE)?).await?;
+    if options.ready {
+        anyhow::ensure!(
+            status.ready,
+            "the node at {address} is not ready: its gateway does not serve, or it has neither joined a peer nor tried \
+             every bootstrap address yet"
+        );
+        return Ok(());
+    }
     let text = if options.json {
         format!("{}\n", serde_json::to_string_pretty(&status)?)
     } else {

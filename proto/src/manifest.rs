@@ -121,16 +121,88 @@ impl Listing {
         };
         Ok(Self { media_type: view.media_type.or(schema_1), blobs, manifests })
     }
+}
 
-    /// The media type to serve these bytes as when nothing better is known: what the manifest states, else
-    /// what its form implies.
-    pub fn implied_media_type(&self) -> &str {
-        match &self.media_type {
-            Some(media_type) => media_type,
-            None if self.manifests.is_empty() => OCI_MANIFEST,
-            None => OCI_INDEX,
+/// What a manifest's bytes tell of its type: which of the known forms they have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Form {
+    /// An array `manifests`, be it empty.
+    Index,
+    /// `layers` or `config`.
+    Image,
+    /// `fsLayers`.
+    Schema1,
+}
+
+impl Form {
+    fn of(manifest: &serde_json::Map<String, serde_json::Value>) -> Option<Self> {
+        if manifest.contains_key("fsLayers") {
+            Some(Self::Schema1)
+        } else if manifest.get("manifests").is_some_and(serde_json::Value::is_array) {
+            Some(Self::Index)
+        } else if manifest.contains_key("layers") || manifest.contains_key("config") {
+            Some(Self::Image)
+        } else {
+            None
         }
     }
+
+    /// The types of this form, first the one that is meant if none is named: Docker's forms other than schema 1
+    /// always state their type, OCI's need not.
+    const fn types(self) -> [&'static str; 2] {
+        match self {
+            Self::Index => [OCI_INDEX, DOCKER_LIST],
+            Self::Image => [OCI_MANIFEST, DOCKER_MANIFEST],
+            Self::Schema1 => [DOCKER_SCHEMA1, DOCKER_SCHEMA1_UNSIGNED],
+        }
+    }
+}
+
+/// Content types that file servers give to anything: they say nothing.
+const VAGUE_TYPES: [&str; 4] =
+    ["application/json", "application/octet-stream", "binary/octet-stream", "text/plain"];
+
+/// What a registry's `Content-Type` says, if it is more than a file server's guess.
+pub fn telling_type(content_type: &str) -> Option<&str> {
+    (!VAGUE_TYPES.contains(&content_type) && is_media_type(content_type)).then_some(content_type)
+}
+
+/// Whether a text can be sent as a media type (RFC 6838, section 4.2).
+fn is_media_type(text: &str) -> bool {
+    const MOST: usize = 255;
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b"!#$&-^_.+".contains(&b);
+    text.len() <= MOST
+        && text.split_once('/').is_some_and(|(kind, name)| {
+            [kind, name].iter().all(|part| !part.is_empty() && part.bytes().all(plain))
+        })
+}
+
+/// The media type to serve proven bytes as. `said` is what the registry that sent them called them, if one did.
+///
+/// The bytes come first, because their digest is proven and nothing else is: what they state, then what was said if
+/// it is a type of the form that they have, then what that form implies. So nobody's word for one repository, and no
+/// guess, decides what another's client is told.
+pub fn media_type(manifest: &[u8], said: Option<&str>) -> String {
+    let said = said.and_then(telling_type);
+    let Ok(manifest) = serde_json::from_slice::<serde_json::Map<_, _>>(manifest) else {
+        return said.unwrap_or("application/octet-stream").to_owned();
+    };
+    if let Some(stated) = stated_type(&manifest) {
+        return stated.to_owned();
+    }
+    let Some(form) = Form::of(&manifest) else { return said.unwrap_or("application/json").to_owned() };
+    let [implied, other] = form.types();
+    said.filter(|&said| said == other).unwrap_or(implied).to_owned()
+}
+
+/// Whether the bytes alone tell their type: then nobody's word for it needs to be kept.
+pub fn tells_its_type(manifest: &[u8]) -> bool {
+    serde_json::from_slice::<serde_json::Map<_, _>>(manifest)
+        .is_ok_and(|manifest| stated_type(&manifest).is_some() || Form::of(&manifest).is_some())
+}
+
+fn stated_type(manifest: &serde_json::Map<String, serde_json::Value>) -> Option<&str> {
+    manifest.get("mediaType")?.as_str().filter(|stated| is_media_type(stated))
 }
 
 #[cfg(test)]
@@ -146,7 +218,7 @@ mod tests {
         );
         let listing = Listing::parse(image.as_bytes()).unwrap();
         assert_eq!(listing.blobs.iter().map(|d| d.size).collect::<Vec<_>>(), [3, 9]);
-        assert_eq!(listing.implied_media_type(), OCI_MANIFEST);
+        assert_eq!(media_type(image.as_bytes(), None), OCI_MANIFEST);
 
         let index = format!(
             r#"{{"mediaType":"{OCI_INDEX}","manifests":[{{"mediaType":"m","digest":"{digest}","size":7,
@@ -154,7 +226,7 @@ mod tests {
         );
         let listing = Listing::parse(index.as_bytes()).unwrap();
         assert_eq!(listing.manifests[0].platform.as_ref().unwrap().architecture, "amd64");
-        assert_eq!(listing.implied_media_type(), OCI_INDEX);
+        assert_eq!(media_type(index.as_bytes(), None), OCI_INDEX);
     }
 
     #[test]
@@ -172,5 +244,36 @@ mod tests {
         for bytes in [&b""[..], b"[]", b"nul", b"{\"layers\":3}", b"\xff\xff", &vec![b'['; 100_000]] {
             assert!(Listing::parse(bytes).is_err());
         }
+    }
+
+    #[test]
+    fn the_bytes_say_their_type_before_anyone_else_does() {
+        let vendor = "application/vnd.example.thing.v1+json";
+        for (bytes, said, expected) in [
+            // Stated.
+            (r#"{"mediaType":"application/vnd.oci.image.index.v1+json"}"#, Some(OCI_MANIFEST), OCI_INDEX),
+            (r#"{"mediaType":"application/vnd.example.thing.v1+json","layers":[]}"#, None, vendor),
+            // Said, and possible.
+            (r#"{"layers":[],"config":{}}"#, Some(DOCKER_MANIFEST), DOCKER_MANIFEST),
+            (r#"{"manifests":[]}"#, Some(DOCKER_LIST), DOCKER_LIST),
+            (r#"{"fsLayers":[]}"#, Some(DOCKER_SCHEMA1_UNSIGNED), DOCKER_SCHEMA1_UNSIGNED),
+            (r#"{"something":1}"#, Some(vendor), vendor),
+            // Said, and not possible or worth nothing.
+            (r#"{"layers":[]}"#, Some(OCI_INDEX), OCI_MANIFEST),
+            (r#"{"manifests":[]}"#, Some("text/html"), OCI_INDEX),
+            (r#"{"fsLayers":[]}"#, Some(OCI_MANIFEST), DOCKER_SCHEMA1),
+            (r#"{"something":1}"#, Some("text/plain"), "application/json"),
+            ("not JSON", Some("application/octet-stream"), "application/octet-stream"),
+            // Implied by the form; a statement that is none does not count.
+            (r#"{"manifests":[],"mediaType":7}"#, None, OCI_INDEX),
+            (r#"{"config":{},"mediaType":"a b/c\r\nx: y"}"#, None, OCI_MANIFEST),
+            (r#"{"manifests":3,"layers":[]}"#, None, OCI_MANIFEST),
+            (r#"{"schemaVersion":1,"fsLayers":[],"history":[]}"#, None, DOCKER_SCHEMA1),
+            ("", None, "application/octet-stream"),
+        ] {
+            assert_eq!(media_type(bytes.as_bytes(), said), expected, "{bytes} {said:?}");
+        }
+        assert!(tells_its_type(br#"{"manifests":[]}"#) && tells_its_type(br#"{"mediaType":"a/b"}"#));
+        assert!(!tells_its_type(br#"{"something":1}"#) && !tells_its_type(b"not JSON"));
     }
 }

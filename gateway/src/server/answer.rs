@@ -9,13 +9,14 @@ use http::{HeaderName, HeaderValue, Method, StatusCode};
 use serde_json::json;
 use shoal_proto::name::{Reference, Scope};
 
+use super::Settings;
 use super::broken::Broken;
 use super::failure::{Failure, Sought};
 use super::path::{self, Target, What};
 use super::record::Recorder;
 use super::reply::Reply;
 use super::routing::Query;
-use super::{Settings, headers};
+use crate::hops::Hops;
 use crate::source::Source;
 
 /// Says to the client which registry its `ns` was taken for (distribution spec, "Registry Proxying").
@@ -26,6 +27,17 @@ pub(super) struct Shared<S> {
     pub(super) source: Arc<S>,
     pub(super) settings: Settings,
     pub(super) broken: Arc<Broken>,
+}
+
+impl<S: Source> Shared<S> {
+    /// The same, to answer a request that came through other nodes.
+    fn through(&self, hops: &Hops) -> Self {
+        Self {
+            source: Arc::new(self.source.through(hops)),
+            settings: self.settings.clone(),
+            broken: self.broken.clone(),
+        }
+    }
 }
 
 /// A request for something of a repository, understood.
@@ -66,10 +78,12 @@ async fn reply<S: Source>(
     if !head && request.method != Method::GET {
         return Err(Failure::method(&request.method));
     }
-    if headers::came_through(&request.headers, &shared.settings.via) {
+    let hops = Hops::read(&request.headers);
+    if hops.end_at(&shared.settings.via) {
         tracing::warn!(
             path = request.uri.path(),
-            "a request of this node came back to it: an upstream's url leads to this gateway"
+            ?hops,
+            "a request of this node came back to it, or through too many others: an upstream's url leads in a circle"
         );
         return Err(Failure::looped(&shared.settings.via));
     }
@@ -90,7 +104,8 @@ async fn reply<S: Source>(
 
     let ask = Ask { scope, what, head, request, query };
     let patience = shared.settings.answer_timeout;
-    let answered = tokio::time::timeout(patience, dispatch(shared, &ask)).await;
+    let behalf = (!hops.is_empty()).then(|| shared.through(&hops));
+    let answered = tokio::time::timeout(patience, dispatch(behalf.as_ref().unwrap_or(shared), &ask)).await;
     let mut reply =
         answered.unwrap_or_else(|_| Err(Failure::late(patience))).unwrap_or_else(Failure::into_reply);
     if let Some(namespace) = namespace {

@@ -2,7 +2,7 @@
 //!
 //! A mirror's failure must send its client on to the next host, and clients differ in what does:
 //!
-//! - 404 is the cleanest miss for all of them. So what upstream refuses (401, 403), throttles (429) or this
+//! - 404 is the cleanest miss for all of them. So what upstream refuses (401, 403), throttles (429, 503 with a time) or this
 //!   node's rules forbid is a 404 too: the client's own next host is upstream, with the client's own credentials
 //!   and quota. The `detail` carries upstream's real status for those that have no next host.
 //! - 429 and 408 are never sent: containerd repeats them at the same mirror. 401 is never sent either: a
@@ -80,7 +80,8 @@ impl Failure {
     /// The request has been here before. A 404 and not a 508, so that who asked goes on to its next host.
     pub(super) fn looped(via: &str) -> Self {
         let message = format!(
-            "loop: this request has already come through {via}; an upstream's url leads back to this gateway"
+            "loop: this request has already come through {via}, or through too many other nodes; an upstream's url \
+             leads back to this gateway"
         );
         Self::new(StatusCode::NOT_FOUND, "DENIED", message).with_detail(json!({ "loop": via }))
     }
@@ -141,10 +142,10 @@ impl Failure {
                 let code = if *status == 401 { "UNAUTHORIZED" } else { "DENIED" };
                 unknown(json!({ "upstream": registry, "status": status, "code": code }))
             }
-            PullError::Throttled { registry, retry_after } => {
+            PullError::Throttled { registry, status, retry_after } => {
                 let seconds = retry_after.map(|after| after.as_secs());
                 unknown(
-                    json!({ "upstream": registry, "status": 429, "code": "TOOMANYREQUESTS", "retryAfterSeconds": seconds }),
+                    json!({ "upstream": registry, "status": status, "code": "TOOMANYREQUESTS", "retryAfterSeconds": seconds }),
                 )
             }
             PullError::Refused(_) => unknown(json!({ "code": "DENIED" })),

@@ -1,4 +1,4 @@
-//! What request headers mean: accepted types, conditions, ranges, and the trace of loops.
+//! What request headers mean: accepted types, conditions, ranges.
 
 use http::{HeaderMap, HeaderValue, header};
 use shoal_proto::digest::Digest;
@@ -57,11 +57,6 @@ pub(super) fn range(headers: &HeaderMap, digest: &Digest) -> Option<RangeRequest
     RangeRequest::parse(line.to_str().ok()?)
 }
 
-/// Whether the request has come through `instance` before (RFC 9110, section 7.6.3: `Via: 1.1 name (comment)`).
-pub(super) fn came_through(headers: &HeaderMap, instance: &str) -> bool {
-    listed(headers, &header::VIA).any(|hop| hop.split_ascii_whitespace().nth(1) == Some(instance))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -109,15 +104,5 @@ mod tests {
         ] {
             assert_eq!(range(&headers(given), &digest), expected, "{given:?}");
         }
-    }
-
-    #[test]
-    fn loops() {
-        let via = |line: &str| came_through(&headers(&[("via", line)]), "shoal-1");
-        assert!(via("1.1 shoal-1"));
-        assert!(via("1.0 fred, 1.1 shoal-1 (Shoal)"));
-        assert!(!via("1.1 shoal-10"));
-        assert!(!via("shoal-1"));
-        assert!(!came_through(&HeaderMap::new(), "shoal-1"));
     }
 }

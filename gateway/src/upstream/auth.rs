@@ -16,7 +16,7 @@ use url::Url;
 
 use super::body;
 use super::challenge::Challenge;
-use super::circuit::retry_after;
+use super::circuit;
 use super::realm::{self, Realm};
 use super::request;
 use super::site::{At, Site, host_and_port};
@@ -190,13 +190,12 @@ async fn fetch(at: At<'_>, realm: &Realm<'_>, url: Url) -> Result<(HeaderValue, 
     let ask = ask.build().map_err(|error| request::transport(site, &url, error))?;
     let response = request::execute(realm.wire, site, ask).await?;
     let status = response.status();
+    if let Some(asked) = circuit::asked(status, response.headers(), SystemTime::now()) {
+        return Err(request::throttled(site, status, asked));
+    }
     match status {
         StatusCode::OK => {}
         StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => return Err(denied(site, status)),
-        StatusCode::TOO_MANY_REQUESTS => {
-            let said = retry_after(response.headers(), SystemTime::now());
-            return Err(request::throttled(site, said));
-        }
         _ => return Err(site.failed(Some(status), format!("its token service {host} answered {status}"))),
     }
     let bytes = body::read(response, MAX_ANSWER, at.web.limits.stall)

@@ -38,7 +38,8 @@ impl fmt::Debug for BlobDownload {
     }
 }
 
-pub(super) async fn size(at: At<'_>, digest: &Digest) -> Result<u64, PullError> {
+/// The size, if the registry says it; `None` if it has the blob and does not.
+pub(super) async fn size(at: At<'_>, digest: &Digest) -> Result<Option<u64>, PullError> {
     let ask = Ask { method: Method::HEAD, url: endpoint(at, digest), headers: HeaderMap::new() };
     let length = match request::ask(at, ask).await {
         Ok(response) if response.status() == StatusCode::OK => body::content_length(response.headers()),
@@ -46,18 +47,18 @@ pub(super) async fn size(at: At<'_>, digest: &Digest) -> Result<u64, PullError> 
         Ok(_) | Err(PullError::Upstream { status: Some(400..=499 | 501), .. }) => None,
         Err(error) => return Err(error),
     };
-    match length {
-        Some(length) => Ok(length),
+    // Proxies that have no body to count say 0; only the digest of nothing has no bytes.
+    match length.filter(|&length| length > 0 || digest.same_algorithm_of(b"") == *digest) {
+        Some(length) => Ok(Some(length)),
         None => size_by_range(at, digest).await,
     }
 }
 
 /// The size, by a range of one byte, where HEAD does not tell it.
-async fn size_by_range(at: At<'_>, digest: &Digest) -> Result<u64, PullError> {
-    let unknown = || at.site.failed(None, format!("it does not say how large {digest} is"));
+async fn size_by_range(at: At<'_>, digest: &Digest) -> Result<Option<u64>, PullError> {
     match blob(at, digest, ByteRange::new(0, 1)).await {
-        Ok(download) => download.size.ok_or_else(unknown),
-        Err(PullError::Unsatisfiable(Unsatisfiable { size: 0 })) => Ok(0),
+        Ok(download) => Ok(download.size),
+        Err(PullError::Unsatisfiable(Unsatisfiable { size: 0 })) => Ok(Some(0)),
         Err(error) => Err(error),
     }
 }

@@ -1,4 +1,4 @@
-//! The pause after a registry's 429.
+//! The pause that a registry asks for: by 429, or by 503 with a `Retry-After`.
 //!
 //! A registry that counts requests also counts those it refuses: each further one may lengthen the ban.
 //! Until its `Retry-After` is over, nothing more is sent there and callers are told at once.
@@ -6,8 +6,8 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use http::HeaderMap;
 use http::header::RETRY_AFTER;
+use http::{HeaderMap, StatusCode};
 use tokio::time::Instant;
 
 /// The pause when a 429 does not say how long.
@@ -18,32 +18,54 @@ const SHORTEST: Duration = Duration::from_secs(1);
 /// before.
 const LONGEST: Duration = Duration::from_mins(5);
 
+/// A pause that runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Pause {
+    /// What is left of it.
+    pub(super) left: Duration,
+    /// The status by which it was asked for.
+    pub(super) status: StatusCode,
+}
+
 /// Whether a registry may be asked now.
 #[derive(Debug, Default)]
 pub(super) struct Circuit {
     /// Held for an instant only, never across an await.
-    closed_until: Mutex<Option<Instant>>,
+    closed_until: Mutex<Option<(Instant, StatusCode)>>,
 }
 
 impl Circuit {
     /// How long the registry wants to be left alone, if it does.
-    pub(super) fn pause(&self, now: Instant) -> Option<Duration> {
-        let until = *self.closed_until.lock().unwrap_or_else(PoisonError::into_inner);
-        until.and_then(|until| until.checked_duration_since(now)).filter(|left| !left.is_zero())
+    pub(super) fn pause(&self, now: Instant) -> Option<Pause> {
+        let (until, status) = (*self.closed_until.lock().unwrap_or_else(PoisonError::into_inner))?;
+        let left = until.checked_duration_since(now).filter(|left| !left.is_zero())?;
+        Some(Pause { left, status })
     }
 
-    /// Takes note of a 429; says for how long nothing is sent.
-    pub(super) fn throttled(&self, said: Option<Duration>, now: Instant) -> Duration {
-        let pause = said.unwrap_or(UNSAID).clamp(SHORTEST, LONGEST);
-        let mut until = self.closed_until.lock().unwrap_or_else(PoisonError::into_inner);
+    /// Takes note that it wants to be; says for how long nothing is sent.
+    pub(super) fn throttled(&self, status: StatusCode, asked: Duration, now: Instant) -> Duration {
+        let pause = asked.clamp(SHORTEST, LONGEST);
+        let mut closed = self.closed_until.lock().unwrap_or_else(PoisonError::into_inner);
         let next = now + pause;
-        *until = Some(until.map_or(next, |until| until.max(next)));
+        if closed.is_none_or(|(until, _)| until < next) {
+            *closed = Some((next, status));
+        }
         pause
     }
 }
 
+/// For how long an answer asks to be left alone, if it does. A 503 without a time is a failure like any other.
+pub(super) fn asked(status: StatusCode, headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
+    let said = retry_after(headers, now);
+    match status {
+        StatusCode::TOO_MANY_REQUESTS => Some(said.unwrap_or(UNSAID)),
+        StatusCode::SERVICE_UNAVAILABLE => said,
+        _ => None,
+    }
+}
+
 /// What `Retry-After` says: seconds or a date (RFC 9110, section 10.2.3).
-pub(super) fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
+fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
     let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
     if text.bytes().all(|b| b.is_ascii_digit()) && !text.is_empty() {
         // More digits than fit are longer than any pause.
@@ -80,10 +102,29 @@ mod tests {
         let circuit = Circuit::default();
         let now = Instant::now();
         assert_eq!(circuit.pause(now), None);
-        assert_eq!(circuit.throttled(Some(Duration::from_secs(u64::MAX)), now), LONGEST);
-        assert_eq!(circuit.throttled(Some(Duration::ZERO), now), SHORTEST);
-        assert_eq!(circuit.pause(now), Some(LONGEST));
+        let (busy, down) = (StatusCode::TOO_MANY_REQUESTS, StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(circuit.throttled(busy, Duration::from_secs(u64::MAX), now), LONGEST);
+        assert_eq!(circuit.throttled(down, Duration::ZERO, now), SHORTEST);
+        assert_eq!(circuit.pause(now), Some(Pause { left: LONGEST, status: busy }));
         assert_eq!(circuit.pause(now + LONGEST), None);
-        assert_eq!(circuit.throttled(None, now + LONGEST), UNSAID);
+        assert_eq!(circuit.throttled(busy, UNSAID, now + LONGEST), UNSAID);
+    }
+
+    #[test]
+    fn what_asks_for_a_pause() {
+        let now = SystemTime::UNIX_EPOCH;
+        let time = HeaderMap::from_iter([(RETRY_AFTER, "7".parse().unwrap())]);
+        let none = HeaderMap::new();
+        let seven = Some(Duration::from_secs(7));
+        for (status, headers, expected) in [
+            (429, &time, seven),
+            (429, &none, Some(UNSAID)),
+            (503, &time, seven),
+            (503, &none, None),
+            (500, &time, None),
+            (200, &time, None),
+        ] {
+            assert_eq!(asked(StatusCode::from_u16(status).unwrap(), headers, now), expected, "{status}");
+        }
     }
 }

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use http::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, StatusCode};
 use shoal_proto::digest::Digest;
-use shoal_proto::manifest::{ACCEPT_ALL, Listing, MAX_MANIFEST};
+use shoal_proto::manifest::{self, ACCEPT_ALL, MAX_MANIFEST};
 use shoal_proto::name::Reference;
 
 use super::body::{self, ReadError};
@@ -17,10 +17,6 @@ use crate::source::{Accept, Manifest, ManifestInfo};
 const DOCKER_CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
 /// The longest `Accept` that is passed on; registries refuse headers of 8 KiB.
 const MAX_ACCEPT: usize = 4096;
-/// Content types that file servers give to anything: the body knows better.
-const VAGUE_TYPES: [&str; 4] =
-    ["application/json", "application/octet-stream", "binary/octet-stream", "text/plain"];
-
 /// What a registry says of a manifest without sending it. Each part may be missing; nothing of it is proven.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HeadAnswer {
@@ -76,17 +72,14 @@ pub(super) async fn head(
 pub(super) async fn get(at: At<'_>, reference: &Reference, accept: &Accept) -> Result<Manifest, PullError> {
     let response = request::ask(at, asking(at, Method::GET, reference, accept)).await?;
     only_ok(at, response.status())?;
-    let (said, typed) = (said_digest(response.headers()), media_type(response.headers()));
+    let (said, said_type) = (said_digest(response.headers()), media_type(response.headers()));
     let bytes =
         body::read(response, MAX_MANIFEST, at.web.limits.stall).await.map_err(|error| match error {
             ReadError::TooLarge(_) => too_large(at, reference),
             error => at.site.failed(None, format!("the body of manifest {reference}: {error}")),
         })?;
     let digest = prove(at, reference, said, &bytes)?;
-    let media_type = typed
-        .filter(|typed| !VAGUE_TYPES.contains(&typed.as_str()))
-        .or_else(|| Some(Listing::parse(&bytes).ok()?.implied_media_type().to_owned()))
-        .unwrap_or_else(|| "application/octet-stream".to_owned());
+    let media_type = manifest::media_type(&bytes, said_type.as_deref());
     Ok(Manifest { info: ManifestInfo { digest, size: bytes.len() as u64, media_type }, bytes })
 }
 
@@ -125,11 +118,11 @@ fn said_digest(headers: &HeaderMap) -> Option<Digest> {
     headers.get(DOCKER_CONTENT_DIGEST)?.to_str().ok()?.trim().parse().ok()
 }
 
-/// `Content-Type` without parameters.
+/// `Content-Type` without parameters, if it says anything.
 fn media_type(headers: &HeaderMap) -> Option<String> {
     let text = headers.get(CONTENT_TYPE)?.to_str().ok()?;
-    let text = text.split(';').next().unwrap_or_default().trim();
-    (!text.is_empty()).then(|| text.to_ascii_lowercase())
+    let text = text.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    manifest::telling_type(&text).map(str::to_owned)
 }
 
 /// The digest that these bytes have: the one asked for, or else the one that the registry gave with them.

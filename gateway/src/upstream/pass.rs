@@ -69,15 +69,20 @@ fn kept(at: At<'_>, asked: &Url, headers: &HeaderMap) -> HeaderMap {
     kept
 }
 
-/// The link as a path of the `/v2/` tree, as clients of this gateway can follow it. One that leaves the
-/// registry is dropped: a client would take it for the registry's own.
+/// The link as a path of the `/v2/` tree, as clients of this gateway can follow it.
+///
+/// A registry behind a proxy often does not know its own scheme, port or path there, so only the host and what
+/// follows `/v2/` count. One that leaves the host or the repository is dropped: a client would take it for the
+/// registry's own.
 fn relative_link(at: At<'_>, asked: &Url, link: &str) -> Option<HeaderValue> {
     let (target, params) = link.trim().strip_prefix('<')?.split_once('>')?;
     let target = asked.join(target).ok()?;
-    let path = target.path().strip_prefix(at.site.base.path().trim_end_matches('/'))?;
-    if !at.site.is_home(&target) || !path.starts_with("/v2/") {
+    let path = target.path();
+    let below = path.strip_prefix(at.site.base.path().trim_end_matches('/')).unwrap_or(path);
+    let own = below.strip_prefix("/v2/").and_then(|rest| rest.strip_prefix(at.repository.as_str()));
+    if target.host() != asked.host() || !own.is_some_and(|rest| rest.starts_with('/')) {
         return None;
     }
     let query = target.query().map(|query| format!("?{query}")).unwrap_or_default();
-    HeaderValue::from_str(&format!("<{path}{query}>{params}")).ok()
+    HeaderValue::from_str(&format!("<{below}{query}>{params}")).ok()
 }

@@ -69,11 +69,12 @@ pub(super) fn withheld(site: &Site, realm: &Url) -> String {
 }
 
 fn is_listed(site: &Site, realm: &Url) -> bool {
-    let host = realm.host_str().unwrap_or_default();
     let port = realm.port_or_known_default();
+    // Compared as hosts: an IPv6 address has many spellings.
+    let same = |listed: &str| Host::parse(listed).ok() == realm.host().map(|host| host.to_owned());
     site.token_realms.iter().any(|listed| match super::policy::split_port(listed) {
-        (listed, None) => listed == host,
-        (listed, Some(listed_port)) => listed == host && listed_port.parse().ok() == port,
+        (listed, None) => same(listed),
+        (listed, Some(listed_port)) => same(listed) && listed_port.parse().ok() == port,
     })
 }
 

@@ -4,7 +4,7 @@ use std::error::Error as _;
 use std::io;
 use std::time::{Duration, SystemTime};
 
-use http::header::{AUTHORIZATION, HeaderMap};
+use http::header::{AUTHORIZATION, HeaderMap, VIA};
 use http::{Method, StatusCode};
 use reqwest::{Request, Response};
 use serde::Deserialize;
@@ -15,7 +15,7 @@ use super::address::NotPublic;
 use super::auth::{self, Grant};
 use super::body;
 use super::challenge;
-use super::circuit::retry_after;
+use super::circuit;
 use super::client::{Wire, chain};
 use super::redirect::{self, MAX_REDIRECTS, is_redirect};
 use super::site::{At, Site, host_and_port};
@@ -38,8 +38,12 @@ struct Answer {
 /// Asks, and returns the head of a successful answer (2xx), or of a 416.
 pub(super) async fn ask(at: At<'_>, ask: Ask) -> Result<Response, PullError> {
     let site = at.site;
-    if let Some(left) = site.circuit.pause(Instant::now()) {
-        return Err(PullError::Throttled { registry: site.registry.to_string(), retry_after: Some(left) });
+    if let Some(pause) = site.circuit.pause(Instant::now()) {
+        return Err(PullError::Throttled {
+            registry: site.registry.to_string(),
+            status: pause.status.as_u16(),
+            retry_after: Some(pause.left),
+        });
     }
     let head = at.web.limits.head;
     // Boxed: what it holds over its waits is large.
@@ -73,6 +77,9 @@ async fn follow(at: At<'_>, ask: &Ask, grant: Option<&Grant>) -> Result<Answer, 
         let wire = redirect::route(at.web, site, &url)?;
         let mut request = Request::new(ask.method.clone(), url.clone());
         *request.headers_mut() = ask.headers.clone();
+        if let Some(via) = at.via {
+            request.headers_mut().insert(VIA, via.clone());
+        }
         if let Some(grant) = grant
             && site.is_home(&url)
         {
@@ -130,15 +137,43 @@ pub(super) fn transport(site: &Site, url: &Url, error: reqwest::Error) -> PullEr
         }
         next = cause.source();
     }
+    let advice = if is_untrusted(&error) {
+        format!(
+            "; if it has a certificate authority of its own, name its certificate: [upstream.\"{}\"] ca = \"FILE\"",
+            site.registry
+        )
+    } else {
+        String::new()
+    };
     // The URL may hold a signature.
-    site.failed(None, format!("{}: {}", host_and_port(url), chain(&error.without_url())))
+    site.failed(None, format!("{}: {}{advice}", host_and_port(url), chain(&error.without_url())))
+}
+
+/// Whether it is the certificate that was not believed.
+fn is_untrusted(error: &reqwest::Error) -> bool {
+    let mut next = error.source();
+    while let Some(cause) = next {
+        if let Some(rustls::Error::InvalidCertificate(_)) = cause.downcast_ref() {
+            return true;
+        }
+        // An io::Error's source is the one below what it was made of.
+        next = match cause.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
+            Some(inner) => Some(inner),
+            None => cause.source(),
+        };
+    }
+    false
 }
 
 /// Notes that the registry wants to be left alone.
-pub(super) fn throttled(site: &Site, said: Option<Duration>) -> PullError {
-    let pause = site.circuit.throttled(said, Instant::now());
-    tracing::warn!(registry = %site.registry, seconds = pause.as_secs(), "too many requests: a pause");
-    PullError::Throttled { registry: site.registry.to_string(), retry_after: Some(pause) }
+pub(super) fn throttled(site: &Site, status: StatusCode, asked: Duration) -> PullError {
+    let pause = site.circuit.throttled(status, asked, Instant::now());
+    tracing::warn!(registry = %site.registry, %status, seconds = pause.as_secs(), "it wants to be left alone");
+    PullError::Throttled {
+        registry: site.registry.to_string(),
+        status: status.as_u16(),
+        retry_after: Some(pause),
+    }
 }
 
 /// What a status means.
@@ -147,6 +182,10 @@ async fn judge(site: &Site, answer: Answer, grant: Option<&Grant>) -> Result<Res
     let status = response.status();
     if status.is_success() || status == StatusCode::RANGE_NOT_SATISFIABLE {
         return Ok(response);
+    }
+    if let Some(asked) = circuit::asked(status, response.headers(), SystemTime::now()) {
+        body::drain(response).await;
+        return Err(throttled(site, status, asked));
     }
     let home = site.is_home(&url);
     match status {
@@ -160,11 +199,6 @@ async fn judge(site: &Site, answer: Answer, grant: Option<&Grant>) -> Result<Res
                 Some(why) => PullError::Refused(why.to_owned()),
                 None => PullError::Denied { registry: site.registry.to_string(), status: status.as_u16() },
             })
-        }
-        StatusCode::TOO_MANY_REQUESTS => {
-            let said = retry_after(response.headers(), SystemTime::now());
-            body::drain(response).await;
-            Err(throttled(site, said))
         }
         _ => {
             let who =

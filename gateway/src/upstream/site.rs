@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use http::StatusCode;
-use shoal_proto::name::{Registry, Repository, Scope};
+use http::{HeaderValue, StatusCode};
+use shoal_proto::name::{Registry, Repository};
 use url::Url;
 
 use super::address::NotPublic;
@@ -153,13 +153,11 @@ pub(super) struct At<'a> {
     pub(super) web: &'a Web,
     pub(super) site: &'a Site,
     pub(super) repository: &'a Repository,
+    /// The `Via` of what is asked, if the request came through other nodes.
+    pub(super) via: Option<&'a HeaderValue>,
 }
 
-impl<'a> At<'a> {
-    pub(super) fn new(web: &'a Web, site: &'a Site, scope: &'a Scope) -> Self {
-        Self { web, site, repository: &scope.repository }
-    }
-
+impl At<'_> {
     pub(super) fn endpoint(&self, rest: &str) -> Url {
         self.site.endpoint(self.repository, rest)
     }

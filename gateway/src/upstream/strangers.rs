@@ -51,10 +51,12 @@ impl Strangers {
 mod tests {
     use super::*;
     use crate::upstream::client::{Introduction, Limits};
+    use crate::upstream::roots::Roots;
 
     #[test]
     fn they_are_remembered_but_not_without_end() {
-        let wire = Wire::public(&Introduction::new("a", "b").unwrap(), Limits::default()).unwrap();
+        let introduction = Introduction::new("a", "b").unwrap();
+        let wire = Wire::public(&introduction, Limits::default(), &Roots::of_this_machine()).unwrap();
         let strangers = Strangers::default();
         for number in 0..2 * MAX_STRANGERS {
             let name = format!("r{number}.example.com").parse().unwrap();

@@ -153,7 +153,7 @@ fn flag_over_environment_over_file() {
 #[test]
 fn bootstrap_is_one_layers_list() {
     let file = "bootstrap = [\"c:3\", \"c:4\"]";
-    let variables = &[("SHOAL_BOOTSTRAP", "b:1, [::1]:2,,dns:peers.local:3")][..];
+    let variables = &[("SHOAL_BOOTSTRAP", "b:1 [::1]:2,, \tdns:peers.local:3")][..];
     let flags = || Flags { bootstrap: vec!["a:1".into(), "a:2,a:1".into()], ..Flags::default() };
     let bootstrap =
         |flags, variables, file| load_from(Said { flags, variables, file }).unwrap().config.bootstrap;
@@ -244,7 +244,7 @@ fn upstreams_merge_by_name() {
     let file = file.replace("index.docker.io", "docker.io");
     let flags = Flags { upstream: vec!["docker.io=http://10.0.0.1:5000".into()], ..Flags::default() };
     let variables =
-        &[("SHOAL_UPSTREAM", "docker.io=https://variable.example.com,reg.local:5000=http://reg.local:5000")];
+        &[("SHOAL_UPSTREAM", "docker.io=https://variable.example.com reg.local:5000=http://reg.local:5000")];
     let loaded = load_from(Said { flags, variables, file: &file }).unwrap();
     let Settings { policy, upstreams } = &loaded.config.upstreams;
     assert_eq!(policy.allow, ["docker.io", "*.example.com", "ghcr.io"]);

@@ -102,11 +102,11 @@ pub(super) fn pattern(text: &str) -> Result<String, Wrong> {
         return Ok(text.to_owned());
     }
     match text.strip_prefix("*.") {
-        Some(domain) if !domain.starts_with('[') => {
-            let domain = domain.parse::<Registry>().map_err(|_| wrong())?;
-            Ok(format!("*.{domain}"))
-        }
-        Some(_) => Err(wrong()),
+        Some(domain) => match domain.parse::<Registry>() {
+            // Nothing lies below an address, and a port is of one registry.
+            Ok(domain) if !domain.as_str().contains(':') => Ok(format!("*.{domain}")),
+            _ => Err(wrong()),
+        },
         None => Ok(text.parse::<Registry>().map_err(|_| wrong())?.to_string()),
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::{HashSet, VecDeque};
 
 use shoal_proto::digest::Digest;
-use shoal_proto::manifest::{Descriptor, Listing, is_index};
+use shoal_proto::manifest::{self, Descriptor, Listing, is_index};
 use shoal_proto::name::Reference;
 
 use super::failure::PullFailure;
@@ -77,8 +77,8 @@ impl Plan {
             .map_err(|reason| PullFailure::Manifest { what: what(), reason })?;
         self.manifests += 1;
         self.manifest_bytes += manifest.bytes.len() as u64;
-        let media_type = manifest.media_type.as_deref().unwrap_or_else(|| listing.implied_media_type());
-        if is_index(media_type) || (listing.blobs.is_empty() && !listing.manifests.is_empty()) {
+        let media_type = manifest::media_type(&manifest.bytes, manifest.media_type.as_deref());
+        if is_index(&media_type) || (listing.blobs.is_empty() && !listing.manifests.is_empty()) {
             if depth == MAX_DEPTH {
                 return Err(PullFailure::Unusual(format!("{} lists indexes in indexes too deep", what())));
             }

@@ -1,4 +1,11 @@
 //! Blobs: how large they are, and their bytes, from wherever they come first.
+//!
+//! A blob's swarm is keyed by digest and size, so a size is needed before the first byte, and only the digest proves
+//! it. What is at hand is tried first and upstream is asked last: a transfer that runs, what is already here of it,
+//! the manifest that lists the blob, a peer, upstream. A size with which the blob does not come out costs one try,
+//! and the next to ask is asked for the same client.
+
+use std::time::Duration;
 
 use futures::stream::{self, StreamExt as _};
 use shoal_gateway::error::PullError;
@@ -14,49 +21,55 @@ use crate::fetch::TransferHandle;
 use crate::fetch::reader::Reader;
 use crate::fetch::small;
 
-/// What is known of a blob before a byte of it is read.
-enum Known {
-    /// It is in the store.
-    Held(u64),
-    /// It is being fetched, or somebody who should have it just said so.
-    Promised(u64),
-    /// A manifest lists it.
-    Listed(u64),
+/// How often, and for how long, a transfer of another size that has just failed is given time to let go of the blob.
+const LET_GO: (Duration, u32) = (Duration::from_millis(20), 50);
+
+/// Who says how large a blob is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Teller {
+    Transfer,
+    Partial,
+    Manifest,
+    Peers,
+    Upstream,
 }
 
+/// The nearest first: what the fetch needs is a size to begin with.
+const NEAREST: [Teller; 5] =
+    [Teller::Transfer, Teller::Partial, Teller::Manifest, Teller::Peers, Teller::Upstream];
+
+/// Those who have the blob before those who only heard of it: their word is that it can be had.
+const SUREST: [Teller; 5] =
+    [Teller::Transfer, Teller::Peers, Teller::Upstream, Teller::Manifest, Teller::Partial];
+
 impl NodeSource {
-    async fn known(&self, scope: &Scope, digest: &Digest) -> Result<Known, PullError> {
-        if let Some(held) = self.ports.store.held(digest).await.map_err(unavailable)? {
-            return Ok(Known::Held(held.size));
-        }
-        if let Some(transfer) = self.fetcher.find(*digest).await {
-            return Ok(Known::Promised(transfer.size));
-        }
-        if let Some(size) = self.sizes.of(digest) {
-            return Ok(Known::Listed(size));
-        }
-        self.promised_size(scope, digest).await.map(Known::Promised)
-    }
-
-    /// Upstream's word for the size; if upstream is down, a peer's.
-    async fn promised_size(&self, scope: &Scope, digest: &Digest) -> Result<u64, PullError> {
-        self.ports.metrics.upstream_request();
-        match self.ports.upstreams.blob_size(scope, digest).await {
-            Err(error @ (PullError::Upstream { .. } | PullError::Throttled { .. })) => {
-                // A hint: if it is wrong the digest does not come out.
-                small::size_from_peers(&self.ports, *digest).await.ok_or(error)
+    /// What one of them says; `None` if it does not know, or cannot be right: only the digest of nothing has no bytes.
+    async fn told(&self, teller: Teller, scope: &Scope, digest: &Digest) -> Result<Option<u64>, PullError> {
+        let told = match teller {
+            Teller::Transfer => Ok(self.fetcher.find(*digest).await.map(|transfer| transfer.size)),
+            Teller::Manifest => Ok(self.sizes.of(scope, digest)),
+            Teller::Partial => self.ports.store.partial_size(digest).await.map_err(unavailable),
+            Teller::Peers => Ok(small::size_from_peers(&self.ports, *digest).await),
+            Teller::Upstream => {
+                self.ports.metrics.upstream_request();
+                self.ports.upstreams.blob_size(scope, digest).await
             }
-            answer => answer,
-        }
+        };
+        let possible = |size: &u64| *size > 0 || digest.same_algorithm_of(b"") == *digest;
+        Ok(told?.filter(possible))
     }
 
-    /// The blob's size in bytes.
+    /// The blob's size in bytes, and that it can be had.
     pub(super) async fn size_of_blob(&self, scope: &Scope, digest: &Digest) -> Result<u64, PullError> {
-        match self.known(scope, digest).await? {
-            Known::Held(size) | Known::Promised(size) => Ok(size),
-            // What a manifest lists need not be there: the answer to HEAD is a promise.
-            Known::Listed(_) => self.promised_size(scope, digest).await,
+        if let Some(held) = self.ports.store.held(digest).await.map_err(unavailable)? {
+            return Ok(held.size);
         }
+        for teller in SUREST {
+            if let Some(size) = self.told(teller, scope, digest).await? {
+                return Ok(size);
+            }
+        }
+        Err(untold(scope, digest))
     }
 
     /// The blob's bytes, or a part of them.
@@ -66,20 +79,58 @@ impl NodeSource {
         digest: &Digest,
         range: Option<RangeRequest>,
     ) -> Result<BlobBody, PullError> {
-        let known = self.known(scope, digest).await?;
-        let (Known::Held(size) | Known::Promised(size) | Known::Listed(size)) = known;
+        if let Some(held) = self.ports.store.held(digest).await.map_err(unavailable)? {
+            self.note_repository(scope, digest).await;
+            self.ports.metrics.store_request();
+            return self.body(scope, digest, held.size, range, Begin::Store).await;
+        }
+        let partial = self.told(Teller::Partial, scope, digest).await?;
+        let mut tried: Vec<(u64, PullError)> = Vec::new();
+        // A transfer is shared, and asks in this node's name alone. So that nodes which lead to each other do not wait
+        // for each other's transfers, one for a relayed request begins only after a question that names them all.
+        for teller in if self.relayed { SUREST } else { NEAREST } {
+            let Some(size) = self.told(teller, scope, digest).await? else { continue };
+            let failed = |size| tried.iter().find(|(tried, _)| *tried == size).map(|(_, error)| error);
+            // Chunks of another size are here. Hearsay is not enough to throw them away.
+            let spoils = partial.is_some_and(|partial| {
+                partial != size && !matches!(failed(partial), Some(PullError::Content(_)))
+            });
+            if failed(size).is_some() || (spoils && matches!(teller, Teller::Manifest | Teller::Peers)) {
+                continue;
+            }
+            let begin = if tried.is_empty() { Begin::Transfer } else { Begin::Again };
+            match self.body(scope, digest, size, range, begin).await {
+                Err(error) if casts_doubt(&error) => {
+                    tracing::info!(%digest, size, ?teller, %error, "the blob does not come out at this size");
+                    self.sizes.doubt(scope, digest);
+                    tried.push((size, error));
+                }
+                body => {
+                    self.note_repository(scope, digest).await;
+                    return body;
+                }
+            }
+        }
+        Err(tried.pop().map_or_else(|| untold(scope, digest), |(_, error)| error))
+    }
+
+    /// The body of a blob of this size, its first bytes at hand.
+    async fn body(
+        &self,
+        scope: &Scope,
+        digest: &Digest,
+        size: u64,
+        range: Option<RangeRequest>,
+        begin: Begin,
+    ) -> Result<BlobBody, PullError> {
         let layout = ChunkLayout::of(size).map_err(|error| PullError::TooLarge(error.to_string()))?;
         let range = match range {
             Some(range) => Some(range.resolve(size)?),
             None => ByteRange::new(0, size),
         };
-        self.note_repository(scope, digest).await;
-        let transfer = match known {
-            Known::Held(_) => {
-                self.ports.metrics.store_request();
-                None
-            }
-            Known::Promised(_) | Known::Listed(_) => self.fetch(scope, digest, size, range).await?,
+        let transfer = match begin {
+            Begin::Store => None,
+            Begin::Transfer | Begin::Again => self.fetch(scope, digest, size, range, begin).await?,
         };
         let Some(range) = range else {
             return Ok(BlobBody { size, range: None, stream: stream::empty().boxed() });
@@ -94,19 +145,19 @@ impl NodeSource {
         };
         let mut stream = reader.read(range, transfer);
         // The status is sent before the body: so it is known that the blob can be had, by its first bytes.
-        match stream.next().await {
-            Some(Ok(first)) => {
-                let stream = stream::iter([Ok(first)]).chain(stream).boxed();
-                Ok(BlobBody { size, range: Some(range), stream })
+        let first = stream
+            .next()
+            .await
+            .unwrap_or_else(|| Err(PullError::Unavailable("the node is shutting down".to_owned())))?;
+        let (sizes, scope, digest) = (self.sizes.clone(), scope.clone(), *digest);
+        let rest = stream.inspect(move |item| {
+            if let Err(error) = item
+                && casts_doubt(error)
+            {
+                sizes.doubt(&scope, &digest);
             }
-            Some(Err(error)) => {
-                if matches!(error, PullError::Content(_)) {
-                    self.sizes.forget(digest);
-                }
-                Err(error)
-            }
-            None => Err(PullError::Unavailable("the node is shutting down".to_owned())),
-        }
+        });
+        Ok(BlobBody { size, range: Some(range), stream: stream::iter([Ok(first)]).chain(rest).boxed() })
     }
 
     async fn fetch(
@@ -115,8 +166,20 @@ impl NodeSource {
         digest: &Digest,
         size: u64,
         range: Option<ByteRange>,
+        begin: Begin,
     ) -> Result<Option<TransferHandle>, PullError> {
-        let mut transfer = self.fetcher.open(*digest, size, scope.clone()).await?;
+        let mut opened = self.fetcher.open(*digest, size, scope.clone()).await;
+        if begin == Begin::Again {
+            let (pause, times) = LET_GO;
+            for _ in 0..times {
+                if opened.is_ok() {
+                    break;
+                }
+                tokio::time::sleep(pause).await;
+                opened = self.fetcher.open(*digest, size, scope.clone()).await;
+            }
+        }
+        let mut transfer = opened?;
         if self.stream == Stream::Proven || range.is_none() {
             transfer.finished().await?;
             return Ok(None);
@@ -128,5 +191,35 @@ impl NodeSource {
         if let Err(error) = self.ports.store.note_repository(digest, scope).await {
             tracing::warn!(%error, %digest, "could not note which repository the blob is in");
         }
+    }
+}
+
+/// Where a body begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Begin {
+    /// The blob is held.
+    Store,
+    /// It is fetched, or already being fetched.
+    Transfer,
+    /// It was just fetched at another size, and did not come out.
+    Again,
+}
+
+/// Whether this may be the fault of a wrong size.
+fn casts_doubt(error: &PullError) -> bool {
+    matches!(
+        error,
+        PullError::Content(_)
+            | PullError::Unsatisfiable(_)
+            | PullError::TooLarge(_)
+            | PullError::Upstream { status: Some(206 | 416), .. }
+    )
+}
+
+fn untold(scope: &Scope, digest: &Digest) -> PullError {
+    PullError::Upstream {
+        registry: scope.registry.to_string(),
+        status: None,
+        reason: format!("it does not say how large {digest} is, and no manifest read here lists it"),
     }
 }

@@ -5,7 +5,7 @@ use shoal_gateway::error::PullError;
 use shoal_gateway::source::{Accept, Manifest, ManifestInfo};
 use shoal_proto::chunk::ChunkLayout;
 use shoal_proto::digest::Digest;
-use shoal_proto::manifest::{Listing, MAX_MANIFEST};
+use shoal_proto::manifest::{MAX_MANIFEST, media_type};
 use shoal_proto::name::{Reference, Scope};
 
 use super::{NodeSource, unavailable};
@@ -19,15 +19,15 @@ impl NodeSource {
         digest: &Digest,
         accept: &Accept,
     ) -> Result<Manifest, PullError> {
-        if let Some(manifest) = self.held_manifest(digest).await? {
+        if let Some(manifest) = self.held_manifest(scope, digest).await? {
             return Ok(manifest);
         }
         let _turn = self.manifests_in_flight.turn(digest).await;
-        if let Some(manifest) = self.held_manifest(digest).await? {
+        if let Some(manifest) = self.held_manifest(scope, digest).await? {
             return Ok(manifest);
         }
         let manifest = match small::from_peers(&self.ports, *digest, MAX_MANIFEST).await {
-            Some(bytes) => typed(*digest, bytes),
+            Some(bytes) => typed(*digest, bytes, None),
             None => self.upstream_manifest(scope, digest, accept).await?,
         };
         // A disk that is full costs the caching, not the pull.
@@ -50,7 +50,7 @@ impl NodeSource {
         Ok(manifest)
     }
 
-    async fn held_manifest(&self, digest: &Digest) -> Result<Option<Manifest>, PullError> {
+    async fn held_manifest(&self, scope: &Scope, digest: &Digest) -> Result<Option<Manifest>, PullError> {
         let store = &self.ports.store;
         let Some(held) = store.held(digest).await.map_err(unavailable)? else { return Ok(None) };
         if held.size > MAX_MANIFEST {
@@ -72,20 +72,16 @@ impl NodeSource {
             }
         }
         let bytes = bytes.freeze();
-        self.sizes.note(&bytes);
+        self.sizes.note(scope, &bytes);
         self.ports.metrics.store_request();
         self.ports.metrics.store_bytes(bytes.len() as u64);
-        let known = store.media_type(digest).await.map_err(unavailable)?;
-        let mut manifest = typed(*digest, bytes);
-        if let Some(media_type) = known {
-            manifest.info.media_type = media_type;
-        }
-        Ok(Some(manifest))
+        let said = store.media_type(digest).await.map_err(unavailable)?;
+        Ok(Some(typed(*digest, bytes, said.as_deref())))
     }
 }
 
-/// A manifest whose type nobody told: what it says of itself, or what its form implies.
-fn typed(digest: Digest, bytes: Bytes) -> Manifest {
-    let media_type = Listing::parse(&bytes).unwrap_or_default().implied_media_type().to_owned();
+/// A proven manifest, of the type that its bytes tell; `said` is what upstream called it, if that was kept.
+fn typed(digest: Digest, bytes: Bytes, said: Option<&str>) -> Manifest {
+    let media_type = media_type(&bytes, said);
     Manifest { info: ManifestInfo { digest, size: bytes.len() as u64, media_type }, bytes }
 }

@@ -1,16 +1,20 @@
-//! What proven manifests said of the sizes of the blobs they list.
+//! What manifests said of the sizes of the blobs they list.
 //!
-//! A blob's size comes from a manifest whose digest is proven, or from upstream; so that a blob need not be asked
-//! of upstream only for its size, what manifests said is remembered for a while.
+//! So that a blob need not be asked of upstream only for its size, what manifests said is remembered for a while. It
+//! is a hint: that a manifest's digest is proven says nothing of whether its author told the truth. A lie stays in
+//! the repository that told it, and ends when it is found out or contradicted.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use shoal_proto::digest::Digest;
 use shoal_proto::manifest::Listing;
+use shoal_proto::name::Scope;
 
 /// The most sizes remembered; those noted first are forgotten first. About 10 MiB when full.
 const MOST: usize = 65_536;
+
+type Key = (Digest, Arc<Scope>);
 
 /// The remembered sizes. A std mutex, held for a map access and never across an await.
 #[derive(Debug, Default)]
@@ -20,35 +24,55 @@ pub(super) struct Sizes {
 
 #[derive(Debug, Default)]
 struct Inner {
-    sizes: HashMap<Digest, u64>,
-    order: VecDeque<Digest>,
+    /// `None` where it is not known whom to believe: then others are asked.
+    sizes: HashMap<Key, Option<u64>>,
+    order: VecDeque<Key>,
 }
 
 impl Sizes {
-    /// Remembers what this manifest, its digest proven, lists. One that cannot be read lists nothing.
-    pub(super) fn note(&self, manifest: &[u8]) {
+    /// Remembers what this manifest of this repository lists. One that cannot be read lists nothing; what another
+    /// manifest lists with another size is not believed of either.
+    pub(super) fn note(&self, scope: &Scope, manifest: &[u8]) {
         let Ok(listing) = Listing::parse(manifest) else { return };
-        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        let scope = Arc::new(scope.clone());
+        let mut inner = self.inner();
         for descriptor in listing.blobs.into_iter().chain(listing.manifests) {
-            if inner.sizes.insert(descriptor.digest, descriptor.size).is_none() {
-                inner.order.push_back(descriptor.digest);
-            }
-        }
-        while inner.order.len() > MOST {
-            if let Some(first) = inner.order.pop_front() {
-                inner.sizes.remove(&first);
-            }
+            inner.note((descriptor.digest, scope.clone()), descriptor.size);
         }
     }
 
-    /// The size in bytes that a manifest gave this digest.
-    pub(super) fn of(&self, digest: &Digest) -> Option<u64> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner).sizes.get(digest).copied()
+    /// The size in bytes that manifests of this repository gave this digest.
+    pub(super) fn of(&self, scope: &Scope, digest: &Digest) -> Option<u64> {
+        let key = (*digest, Arc::new(scope.clone()));
+        self.inner().sizes.get(&key).copied().flatten()
     }
 
-    /// A size that proved wrong.
-    pub(super) fn forget(&self, digest: &Digest) {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner).sizes.remove(digest);
+    /// Believes no manifest of this repository on this digest any more: what it said did not come out.
+    pub(super) fn doubt(&self, scope: &Scope, digest: &Digest) {
+        let key = (*digest, Arc::new(scope.clone()));
+        if let Some(size) = self.inner().sizes.get_mut(&key) {
+            *size = None;
+        }
+    }
+
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Inner {
+    fn note(&mut self, key: Key, said: u64) {
+        if let Some(size) = self.sizes.get_mut(&key) {
+            *size = size.filter(|&known| known == said);
+            return;
+        }
+        self.sizes.insert(key.clone(), Some(said));
+        self.order.push_back(key);
+        if self.order.len() > MOST
+            && let Some(first) = self.order.pop_front()
+        {
+            self.sizes.remove(&first);
+        }
     }
 }
 
@@ -56,25 +80,52 @@ impl Sizes {
 mod tests {
     use super::*;
 
-    fn manifest(numbers: std::ops::Range<u32>) -> String {
-        let layers: Vec<String> = numbers
-            .map(|n| format!(r#"{{"digest":"{}","size":{n}}}"#, Digest::sha256_of(&n.to_be_bytes())))
-            .collect();
+    fn scope(repository: &str) -> Scope {
+        Scope { registry: "reg.test".parse().unwrap(), repository: repository.parse().unwrap() }
+    }
+
+    fn digest(n: u32) -> Digest {
+        Digest::sha256_of(&n.to_be_bytes())
+    }
+
+    fn manifest(numbers: std::ops::Range<u32>, more: u32) -> String {
+        let layers: Vec<String> =
+            numbers.map(|n| format!(r#"{{"digest":"{}","size":{}}}"#, digest(n), n + more)).collect();
         format!(r#"{{"layers":[{}]}}"#, layers.join(","))
     }
 
     #[test]
     fn the_first_noted_are_forgotten_first() {
-        let sizes = Sizes::default();
-        let digest = |n: u32| Digest::sha256_of(&n.to_be_bytes());
+        let (sizes, scope) = (Sizes::default(), scope("a"));
         for page in 0..8 {
-            sizes.note(manifest(page * 9000..(page + 1) * 9000).as_bytes());
+            sizes.note(&scope, manifest(page * 9000..(page + 1) * 9000, 0).as_bytes());
         }
-        assert_eq!(sizes.of(&digest(71_999)), Some(71_999));
-        assert_eq!(sizes.of(&digest(0)), None);
-        assert_eq!(sizes.inner.lock().unwrap().sizes.len(), MOST);
-        sizes.note(b"not a manifest");
-        sizes.forget(&digest(71_999));
-        assert_eq!(sizes.of(&digest(71_999)), None);
+        assert_eq!(sizes.of(&scope, &digest(71_999)), Some(71_999));
+        assert_eq!(sizes.of(&scope, &digest(0)), None);
+        {
+            let inner = sizes.inner();
+            assert_eq!((inner.sizes.len(), inner.order.len()), (MOST, MOST));
+        }
+        sizes.note(&scope, b"not a manifest");
+    }
+
+    #[test]
+    fn a_lie_stays_where_it_was_told_and_is_not_believed_twice() {
+        let sizes = Sizes::default();
+        let (good, bad) = (scope("good"), scope("bad"));
+        sizes.note(&good, manifest(7..9, 0).as_bytes());
+        sizes.note(&bad, manifest(7..9, 5).as_bytes());
+        assert_eq!((sizes.of(&good, &digest(7)), sizes.of(&bad, &digest(7))), (Some(7), Some(12)));
+
+        // Said again it is no other; contradicted, neither is believed.
+        sizes.note(&good, manifest(7..8, 0).as_bytes());
+        assert_eq!(sizes.of(&good, &digest(7)), Some(7));
+        sizes.note(&good, manifest(7..8, 1).as_bytes());
+        assert_eq!(sizes.of(&good, &digest(7)), None);
+        assert_eq!(sizes.of(&good, &digest(8)), Some(8));
+
+        sizes.doubt(&bad, &digest(8));
+        sizes.note(&bad, manifest(8..9, 5).as_bytes());
+        assert_eq!(sizes.of(&bad, &digest(8)), None);
     }
 }

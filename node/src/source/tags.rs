@@ -4,6 +4,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use shoal_gateway::error::PullError;
 use shoal_gateway::source::{Accept, ManifestInfo};
+use shoal_proto::manifest::tells_its_type;
 use shoal_proto::name::{Reference, Scope, Tag};
 use shoal_proto::tag::{SignedTagMapping, TagMapping};
 use tokio::task::JoinSet;
@@ -149,12 +150,16 @@ impl NodeSource {
         scope: &Scope,
         manifest: shoal_gateway::source::Manifest,
     ) -> Result<(), PullError> {
-        self.sizes.note(&manifest.bytes);
+        self.sizes.note(scope, &manifest.bytes);
         let digest = manifest.info.digest;
         let store = &self.ports.store;
+        // One registry's word is kept only where the bytes are silent: it is served to every repository's clients.
+        let silent = !tells_its_type(&manifest.bytes);
         let kept = async {
             store.put(&digest, manifest.bytes).await?;
-            store.set_media_type(&digest, &manifest.info.media_type).await?;
+            if silent {
+                store.set_media_type(&digest, &manifest.info.media_type).await?;
+            }
             store.note_repository(&digest, scope).await
         };
         kept.await.map_err(unavailable)?;

@@ -159,7 +159,7 @@ async fn a_node_is_asked() {
 #[tokio::test]
 async fn nobody_there() {
     let address = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let options = Options { admin_addr: Some(address.to_string()), json: false };
+    let options = Options { admin_addr: Some(address.to_string()), json: false, ready: false };
     let error = run(options, &Environment::default()).await.unwrap_err().to_string();
     assert!(error.starts_with(&format!("no node answers at {address} (")), "{error}");
     assert!(error.ends_with("start one with `shoal run`, or say where it listens with --admin-addr IP:PORT"));

@@ -18,8 +18,8 @@ use crate::disk::{Disk, DiskLock};
 use crate::partial::{Partial, State};
 use crate::recovery::{self, Opened, Recovery};
 use crate::tables::{
-    HASHES, HASHES_A_ROW, INLINE, MEDIA_TYPES, REPOSITORIES, TAGS, key, repository_of, row_key, tag_of,
-    tag_prefix,
+    HASHES, HASHES_A_ROW, INLINE, MEDIA_TYPES, PARTIAL, REPOSITORIES, TAGS, key, repository_of, row_key,
+    tag_of, tag_prefix,
 };
 use crate::writer::Writer;
 use crate::{MAX_INLINE, OpenError, Options, ReadError, StoreError, layout};
@@ -218,6 +218,19 @@ impl Store {
     /// [`StoreError::Size`] if it is being fetched with another size; else whatever the disk says.
     pub async fn partial(&self, digest: &Digest, size: u64) -> Result<Partial, StoreError> {
         Partial::open(self, *digest, size).await
+    }
+
+    /// The size that a blob of which a part is here is being fetched with.
+    ///
+    /// # Errors
+    /// Whatever the disk says.
+    pub async fn partial_size(&self, digest: &Digest) -> Result<Option<u64>, StoreError> {
+        let (inner, digest) = (self.inner.clone(), *digest);
+        blocking(move || {
+            let table = inner.database.begin_read()?.open_table(PARTIAL)?;
+            Ok(table.get(&*key(&digest))?.map(|row| row.value()))
+        })
+        .await
     }
 
     /// Takes a blob away, held or partial.

@@ -118,7 +118,11 @@ fn failures() -> Vec<(PullError, u16, &'static str, serde_json::Value)> {
             json!({"upstream": "ghcr.io", "status": 403, "code": "DENIED"}),
         ),
         (
-            PullError::Throttled { registry: registry(), retry_after: Some(Duration::from_secs(7)) },
+            PullError::Throttled {
+                registry: registry(),
+                status: 429,
+                retry_after: Some(Duration::from_secs(7)),
+            },
             404,
             "",
             json!({"upstream": "ghcr.io", "status": 429, "code": "TOOMANYREQUESTS", "retryAfterSeconds": 7}),

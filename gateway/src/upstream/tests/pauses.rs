@@ -1,0 +1,46 @@
+//! Registries that want to be left alone.
+
+use super::fake::{Fake, answer, hello};
+use super::*;
+
+#[tokio::test]
+async fn a_retry_after_is_a_pause_without_requests() {
+    for (status, time) in [(429, "30"), (503, "30"), (429, "")] {
+        let registry = Fake::start(move |_| match time {
+            "" => answer(status, &[], ""),
+            time => answer(status, &[("retry-after", time)], ""),
+        })
+        .await;
+        let upstreams = upstreams([("reg.test", at(registry.http()))]);
+        for _ in 0..5 {
+            let error = get(&upstreams, "reg.test").await.unwrap_err();
+            let PullError::Throttled { status: told, retry_after: Some(left), .. } = error else {
+                panic!("{status}: {error}")
+            };
+            assert_eq!(told, status);
+            let most = if time.is_empty() { 10 } else { 30 };
+            assert!(left > Duration::from_secs(most - 5) && left <= Duration::from_secs(most), "{left:?}");
+        }
+        assert_eq!(registry.asked().len(), 1, "{status}");
+    }
+}
+
+#[tokio::test]
+async fn a_503_without_a_time_is_a_failure_like_any_other() {
+    let registry = Fake::start(|_| answer(503, &[], "")).await;
+    let upstreams = upstreams([("reg.test", at(registry.http()))]);
+    for _ in 0..2 {
+        let error = get(&upstreams, "reg.test").await.unwrap_err();
+        assert!(matches!(error, PullError::Upstream { status: Some(503), .. }), "{error}");
+    }
+    assert_eq!(registry.asked().len(), 2);
+}
+
+#[tokio::test]
+async fn one_registrys_pause_is_not_anothers() {
+    let busy = Fake::start(|_| answer(429, &[("retry-after", "30")], "")).await;
+    let idle = Fake::start(|_| hello()).await;
+    let upstreams = upstreams([("busy.test", at(busy.http())), ("idle.test", at(idle.http()))]);
+    get(&upstreams, "busy.test").await.unwrap_err();
+    assert_eq!(get(&upstreams, "idle.test").await.unwrap(), b"hello");
+}

@@ -1,0 +1,100 @@
+//! A node's source over its real parts, and a registry in this process.
+
+mod registry;
+mod sizes;
+mod types;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::TryStreamExt as _;
+use shoal_gateway::upstream::Upstreams;
+use shoal_gateway::upstream::config::{Settings, UpstreamSettings};
+use shoal_proto::identity::Keypair;
+use shoal_store::Store;
+use shoal_store::disk::real::RealDisk;
+use shoal_swarm::Handle;
+use tempfile::TempDir;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use super::*;
+use crate::fetch::barred::Barred;
+use crate::metrics::Metrics;
+use crate::serve::NodeServe;
+use registry::Registry;
+
+/// Far above what a busy machine delays.
+const SOON: Duration = Duration::from_secs(20);
+
+struct Node {
+    source: NodeSource,
+    store: Store,
+    peers: Handle,
+    stop: CancellationToken,
+    _tasks: JoinSet<()>,
+    _folder: TempDir,
+}
+
+impl Node {
+    async fn start(registry: &Registry) -> Self {
+        Self::with(registry, Stream::Early, None).await
+    }
+
+    async fn with(registry: &Registry, stream: Stream, bootstrap: Option<SocketAddr>) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let disk = RealDisk::at(folder.path()).unwrap();
+        let (store, _) = Store::open(Arc::new(disk), shoal_store::Options::default()).unwrap();
+        let (keypair, metrics) = (Keypair::generate_ed25519(), Metrics::default());
+        let mut swarm = shoal_swarm::Config::new(keypair.clone(), "127.0.0.1:0".parse().unwrap());
+        swarm.bootstrap = bootstrap.iter().map(|address| address.to_string().parse().unwrap()).collect();
+        let keypair = Arc::new(keypair);
+        let serve = NodeServe::new(store.clone(), keypair.clone(), metrics.clone());
+        let stop = CancellationToken::new();
+        let (peers, _) = shoal_swarm::start(swarm, Arc::new(serve.clone()), stop.clone()).await.unwrap();
+        let table =
+            UpstreamSettings { url: Some(format!("http://{}", registry.address)), ..Default::default() };
+        let settings = Settings { upstreams: [("reg.test".to_owned(), table)].into(), ..Default::default() };
+        let upstreams = Upstreams::new(settings, "test", "shoal-test").unwrap();
+        let (barred, peers_too) = (Barred::default(), peers.clone());
+        let ports = Ports { store: store.clone(), peers: peers_too, upstreams, keypair, metrics, barred };
+        let mut tasks = JoinSet::new();
+        let fetcher = Fetcher::start(ports.clone(), &mut tasks, stop.clone());
+        serve.with_fetcher(fetcher.clone());
+        let source = NodeSource::new(ports, fetcher, stream);
+        if bootstrap.is_some() {
+            let mut joined = peers.joined();
+            tokio::time::timeout(SOON, joined.wait_for(|joined| joined.joined)).await.unwrap().unwrap();
+        }
+        Self { source, store, peers, stop, _tasks: tasks, _folder: folder }
+    }
+
+    /// The body of a blob, or the part of it.
+    async fn get(&self, digest: &Digest, range: Option<RangeRequest>) -> Result<Vec<u8>, PullError> {
+        let read = async {
+            let body = self.source.open(&scope("a"), digest, range).await?;
+            let pieces: Vec<bytes::Bytes> = body.stream.try_collect().await?;
+            Ok(pieces.concat())
+        };
+        tokio::time::timeout(SOON, read).await.expect("it hangs")
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+fn scope(repository: &str) -> Scope {
+    Scope { registry: "reg.test".parse().unwrap(), repository: repository.parse().unwrap() }
+}
+
+/// Bytes of which no two chunks are alike.
+fn content(length: usize) -> Vec<u8> {
+    (0..length.div_ceil(8) as u64)
+        .flat_map(|n| n.wrapping_mul(0x9E37_79B9_7F4A_7C15).to_le_bytes())
+        .take(length)
+        .collect()
+}
