@@ -7,7 +7,8 @@ use shoal_proto::digest::Digest;
 
 use crate::change::Change;
 use crate::disk::Disk;
-use crate::store::{Inner, Store, blocking, read_range};
+use crate::held::read_range;
+use crate::store::{Inner, Store, blocking};
 use crate::{MAX_INLINE, StoreError, layout};
 
 impl Store {

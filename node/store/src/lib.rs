@@ -15,9 +15,10 @@
 //! | `tables` | what the database holds |
 //! | `change` | one change of it, and its effect |
 //! | `writer` | the thread that commits changes, many at once |
-//! | [`Store`] | held blobs, tags, repositories |
-//! | [`Partial`] | a blob on its way |
-//! | `prefix` | the digest, as the prefix grows |
+//! | [`Store`] | held blobs |
+//! | `held` | reading them |
+//! | `metadata` | media types, repositories, tags |
+//! | [`Partial`] | a blob on its way: what all handles share, hashing, publishing, resuming |
 //! | `damage` | what is done about a held blob that is no longer what it was |
 //! | `recovery` | what a start finds and puts right |
 //!
@@ -29,18 +30,20 @@ mod change;
 mod damage;
 pub mod disk;
 mod error;
+mod held;
 mod layout;
+mod metadata;
 mod partial;
-mod prefix;
 mod recovery;
 mod store;
 mod tables;
 mod writer;
 
 pub use error::{FinishError, OpenError, ReadError, StoreError};
+pub use held::CheckedChunk;
 pub use partial::Partial;
 pub use recovery::Recovery;
-pub use store::{CheckedChunk, Held, Store, Usage};
+pub use store::{Held, Store, Usage};
 
 use std::time::Duration;
 

@@ -1,8 +1,6 @@
 //! A blob on its way.
 
-use std::collections::BTreeMap;
-use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, Weak};
 
 use bytes::Bytes;
 use fixedbitset::FixedBitSet;
@@ -10,15 +8,22 @@ use shoal_proto::attestation::{Attestation, ChunkHash};
 use shoal_proto::chunk::ChunkLayout;
 use shoal_proto::digest::Digest;
 use tokio::sync::Notify;
-use tokio::task::spawn_blocking;
 
 use crate::change::Change;
-use crate::damage::move_back;
-use crate::disk::{Disk, DiskFile};
-use crate::prefix::{Prefix, Taken};
-use crate::store::{Inner, Store, blocking, read_range, remove_if_there};
+use crate::disk::DiskFile;
+use crate::store::{Inner, Store, blocking};
 use crate::tables::Vouched;
-use crate::{FinishError, MAX_INLINE, StoreError, layout, recovery};
+use crate::{StoreError, layout};
+
+mod hashing;
+mod prefix;
+mod progress;
+mod publish;
+mod resume;
+
+use prefix::Prefix;
+use progress::Progress;
+pub(crate) use progress::State;
 
 /// A blob on its way. Cheap to clone; all clones are the same.
 #[derive(Debug, Clone)]
@@ -27,60 +32,12 @@ pub struct Partial {
     state: Arc<State>,
 }
 
-/// What all clones share.
-#[derive(Debug)]
-pub(crate) struct State {
-    digest: Digest,
-    layout: ChunkLayout,
-    /// Locked for moments, never across an await and never while a disk works.
-    progress: Mutex<Progress>,
-    /// Tells who waits that the hasher was put back.
-    hashed: Notify,
-}
-
-#[derive(Debug)]
-struct Progress {
-    chunks: BTreeMap<u32, Vouched>,
-    have: FixedBitSet,
-    /// The file, once a chunk was written.
-    file: Option<Arc<dyn DiskFile>>,
-    /// The bytes of a blob too small for a file.
-    small: Option<Bytes>,
-    prefix: Prefix,
-    /// Chunks that the database does not know of yet.
-    unwritten: Vec<u32>,
-    flushing: bool,
-    closed: bool,
-}
-
-impl State {
-    fn progress(&self) -> MutexGuard<'_, Progress> {
-        self.progress.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn is_small(&self) -> bool {
-        self.layout.size() <= MAX_INLINE
-    }
-
-    fn bytes(&self, chunk: u32) -> Result<Bytes, StoreError> {
-        let (file, small) = {
-            let progress = self.progress();
-            (progress.file.clone(), progress.small.clone())
-        };
-        if let Some(bytes) = small {
-            return Ok(bytes);
-        }
-        let (file, range) = file.zip(self.layout.range(chunk)).ok_or(StoreError::Closed)?;
-        Ok(read_range(&*file, range)?)
-    }
-}
-
 impl Partial {
     pub(crate) async fn open(store: &Store, digest: Digest, size: u64) -> Result<Self, StoreError> {
         let layout = ChunkLayout::of(size)?;
         let inner = &store.inner;
         let _turn = inner.opening.lock().await;
-        let known = inner.partials().get(&digest).and_then(std::sync::Weak::upgrade);
+        let known = inner.partials().get(&digest).and_then(Weak::upgrade);
         if let Some(state) = known
             && !state.progress().closed
         {
@@ -90,7 +47,7 @@ impl Partial {
             return Err(StoreError::Size { digest, known: state.layout.size(), asked: size });
         }
         let from = inner.clone();
-        let resumed = blocking(move || recovery::resume(&from, &digest, layout)).await?;
+        let resumed = blocking(move || resume::resume(&from, &digest, layout)).await?;
         let mut have = FixedBitSet::with_capacity(layout.count() as usize);
         have.extend(resumed.chunks.keys().map(|&chunk| chunk as usize));
         let progress = Progress {
@@ -199,53 +156,6 @@ impl Partial {
         true
     }
 
-    /// Feeds the digest whatever follows its prefix, unless somebody does already. Nobody waits for it but
-    /// [`Partial::finish`].
-    fn hash_on(&self, fresh: Option<(u32, Bytes)>) {
-        let taken = {
-            let mut progress = self.state.progress();
-            let next = progress.prefix.needs();
-            let fed = next.is_some_and(|next| progress.have.contains(next as usize));
-            if fed { progress.prefix.take() } else { None }
-        };
-        let Some(taken) = taken else { return };
-        let this = self.clone();
-        spawn_blocking(move || this.feed(taken, fresh.as_ref()));
-    }
-
-    /// Feeds chunk after chunk, as far as they go. Blocks.
-    fn feed(&self, mut taken: Taken, fresh: Option<&(u32, Bytes)>) {
-        loop {
-            {
-                let mut progress = self.state.progress();
-                if progress.closed || !progress.have.contains(taken.next as usize) {
-                    // Under the lock: a chunk that comes after this finds the hasher here.
-                    progress.prefix.put(taken);
-                    break;
-                }
-            }
-            let bytes = match fresh {
-                Some((chunk, bytes)) if *chunk == taken.next => Ok(bytes.clone()),
-                _ => self.state.bytes(taken.next),
-            };
-            match bytes {
-                Ok(bytes) => {
-                    taken.hasher.update(&bytes);
-                    taken.next += 1;
-                }
-                Err(error) => {
-                    tracing::warn!(digest = %self.state.digest, chunk = taken.next, %error, "cannot be read back");
-                    let mut progress = self.state.progress();
-                    progress.have.set(taken.next as usize, false);
-                    progress.chunks.remove(&taken.next);
-                    progress.prefix.put(taken);
-                    break;
-                }
-            }
-        }
-        self.state.hashed.notify_waiters();
-    }
-
     /// Writes to the database what it does not know yet, in a while.
     fn flush_soon(&self) {
         {
@@ -334,111 +244,4 @@ impl Partial {
         self.hash_on(None);
         Ok(())
     }
-
-    /// Proves the digest and makes the blob a held one.
-    ///
-    /// # Errors
-    /// [`FinishError::Mismatch`] if the digest does not come out: then everything stays.
-    pub async fn finish(&self) -> Result<(), FinishError> {
-        let actual = self.whole_digest().await?;
-        if actual != self.state.digest {
-            return Err(FinishError::Mismatch { actual });
-        }
-        let (hashes, small) = {
-            let progress = self.state.progress();
-            let hashes: Vec<ChunkHash> = progress.chunks.values().map(|vouched| vouched.hash).collect();
-            (hashes, progress.small.clone())
-        };
-        let (digest, size) = (self.state.digest, self.state.layout.size());
-        let inline = if self.state.is_small() { Some(small.unwrap_or_default()) } else { None };
-        if inline.is_none() {
-            let this = self.clone();
-            blocking(move || this.publish()).await?;
-        }
-        let published = inline.is_none();
-        if let Err(error) = self.store.writer.write(Change::Hold { digest, size, hashes, inline }).await {
-            if published {
-                // Not held, so not among the held: a later attempt finds it where it was.
-                let inner = self.store.clone();
-                blocking(move || move_back(&*inner.disk, &digest)).await?;
-            }
-            return Err(error.into());
-        }
-        self.store.index_mut().insert(digest, size);
-        self.close();
-        Ok(())
-    }
-
-    /// The digest of all chunks, once the last of them is fed.
-    async fn whole_digest(&self) -> Result<Digest, FinishError> {
-        let count = self.state.layout.count();
-        loop {
-            let hashed = self.state.hashed.notified();
-            tokio::pin!(hashed);
-            // Before the look, so that what happens after the look is heard.
-            hashed.as_mut().enable();
-            {
-                let progress = self.state.progress();
-                if progress.closed {
-                    return Err(StoreError::Closed.into());
-                }
-                let missing = count as usize - progress.have.count_ones(..);
-                if missing > 0 {
-                    return Err(FinishError::Incomplete { missing });
-                }
-                if progress.prefix.is_at(count)
-                    && let Some(digest) = progress.prefix.digest()
-                {
-                    return Ok(digest);
-                }
-            }
-            self.hash_on(None);
-            hashed.await;
-        }
-    }
-
-    /// The file's way among the held ones: bytes, name, folders, each durable before the next. Blocks.
-    fn publish(&self) -> Result<(), StoreError> {
-        let disk = &*self.store.disk;
-        let file = self.state.progress().file.clone().ok_or(StoreError::Closed)?;
-        file.sync()?;
-        let folder = layout::blob_folder(&self.state.digest);
-        make_folders(disk, &folder)?;
-        disk.rename(&layout::partial(&self.state.digest), &layout::blob(&self.state.digest))?;
-        disk.sync_dir(&folder)?;
-        Ok(disk.sync_dir(Path::new(layout::PARTIAL))?)
-    }
-
-    fn close(&self) {
-        let mut progress = self.state.progress();
-        progress.closed = true;
-        progress.file = None;
-        progress.small = None;
-        drop(progress);
-        self.store.partials().remove(&self.state.digest);
-        self.state.hashed.notify_waiters();
-    }
-
-    /// Throws everything away.
-    ///
-    /// # Errors
-    /// Whatever the disk says.
-    pub async fn discard(&self) -> Result<(), StoreError> {
-        self.close();
-        self.store.writer.write(Change::Drop(self.state.digest)).await?;
-        let (inner, digest) = (self.store.clone(), self.state.digest);
-        blocking(move || Ok(remove_if_there(&*inner.disk, &layout::partial(&digest))?)).await
-    }
-}
-
-/// Creates a folder and those above it, each durable.
-pub(crate) fn make_folders(disk: &dyn Disk, folder: &Path) -> Result<(), StoreError> {
-    let mut above = std::path::PathBuf::new();
-    for part in folder.components() {
-        let path = above.join(part);
-        disk.create_dir(&path)?;
-        disk.sync_dir(&above)?;
-        above = path;
-    }
-    Ok(())
 }

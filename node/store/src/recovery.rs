@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
-use std::sync::Arc;
 
 use redb::{Database, ReadableDatabase as _, ReadableTable as _};
 use shoal_proto::attestation::ChunkHash;
@@ -12,11 +11,12 @@ use shoal_proto::digest::Digest;
 use crate::backend::Backend;
 use crate::change::Change;
 use crate::damage::move_back;
-use crate::disk::{Disk, DiskFile, DiskLock};
-use crate::store::{Inner, read_range, remove_if_there};
+use crate::disk::{Disk, DiskLock};
+use crate::held::read_range;
+use crate::store::remove_if_there;
 use crate::tables::{
     CHUNKS, FORMAT, HASHES, HASHES_A_ROW, HELD, INLINE, MEDIA_TYPES, META, PARTIAL, REPOSITORIES, TAGS,
-    Vouched, digest_of, key, row_number, rows_of,
+    digest_of, row_number, rows_of,
 };
 use crate::writer::commit;
 use crate::{MAX_INLINE, OpenError, Options, StoreError, layout};
@@ -214,56 +214,6 @@ fn clear_partials(disk: &dyn Disk, partial: &HashSet<Digest>) -> Result<u64, Sto
         }
     }
     Ok(removed)
-}
-
-/// What is there of a partial blob.
-#[derive(Debug, Default)]
-pub(crate) struct Resumed {
-    pub(crate) chunks: BTreeMap<u32, Vouched>,
-    pub(crate) file: Option<Arc<dyn DiskFile>>,
-}
-
-/// Finds what is there of a partial blob: each chunk is checked again, because a crash may have come before its
-/// bytes were on the disk. Blocks.
-pub(crate) fn resume(store: &Inner, digest: &Digest, layout: ChunkLayout) -> Result<Resumed, StoreError> {
-    let txn = store.database.begin_read()?;
-    let Some(size) = txn.open_table(PARTIAL)?.get(&*key(digest))?.map(|row| row.value()) else {
-        return Ok(Resumed::default());
-    };
-    if size != layout.size() {
-        // It was fetched with a size that somebody made up: or is now. Whichever it is, the digest will tell.
-        commit(&store.database, std::iter::once(&Change::Drop(*digest)))?;
-        remove_if_there(&*store.disk, &layout::partial(digest))?;
-        return Ok(Resumed::default());
-    }
-    let file = match store.disk.open(&layout::partial(digest)) {
-        Ok(file) => file,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            commit(&store.database, std::iter::once(&Change::Drop(*digest)))?;
-            return Ok(Resumed::default());
-        }
-        Err(error) => return Err(error.into()),
-    };
-    let rows = rows_of(digest);
-    let mut chunks = BTreeMap::new();
-    let mut wrong = Vec::new();
-    for row in txn.open_table(CHUNKS)?.range(rows.start().as_slice()..=rows.end().as_slice())? {
-        let (key, row) = row?;
-        let chunk = row_number(key.value())?;
-        let vouched = Vouched::decode(row.value())?;
-        let bytes = layout.range(chunk).and_then(|range| read_range(&*file, range).ok());
-        if bytes.is_some_and(|bytes| ChunkHash::of(&bytes) == vouched.hash) {
-            chunks.insert(chunk, vouched);
-        } else {
-            wrong.push(chunk);
-        }
-    }
-    drop(txn);
-    if !wrong.is_empty() {
-        tracing::info!(%digest, wrong = wrong.len(), good = chunks.len(), "chunks were lost: they are fetched again");
-        commit(&store.database, std::iter::once(&Change::Forget { digest: *digest, chunks: wrong }))?;
-    }
-    Ok(Resumed { chunks, file: Some(file) })
 }
 
 /// How many partial blobs there are, and how many bytes of them.

@@ -1,0 +1,67 @@
+//! What is still there of a blob that was on its way.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use redb::ReadableDatabase as _;
+use shoal_proto::attestation::ChunkHash;
+use shoal_proto::chunk::ChunkLayout;
+use shoal_proto::digest::Digest;
+
+use crate::change::Change;
+use crate::disk::DiskFile;
+use crate::held::read_range;
+use crate::store::{Inner, remove_if_there};
+use crate::tables::{CHUNKS, PARTIAL, Vouched, key, row_number, rows_of};
+use crate::writer::commit;
+use crate::{StoreError, layout};
+
+/// What is there of a partial blob.
+#[derive(Debug, Default)]
+pub(super) struct Resumed {
+    pub(super) chunks: BTreeMap<u32, Vouched>,
+    pub(super) file: Option<Arc<dyn DiskFile>>,
+}
+
+/// Finds what is there of a partial blob: each chunk is checked again, because a crash may have come before its
+/// bytes were on the disk. Blocks.
+pub(super) fn resume(store: &Inner, digest: &Digest, layout: ChunkLayout) -> Result<Resumed, StoreError> {
+    let txn = store.database.begin_read()?;
+    let Some(size) = txn.open_table(PARTIAL)?.get(&*key(digest))?.map(|row| row.value()) else {
+        return Ok(Resumed::default());
+    };
+    if size != layout.size() {
+        // It was fetched with a size that somebody made up: or is now. Whichever it is, the digest will tell.
+        commit(&store.database, std::iter::once(&Change::Drop(*digest)))?;
+        remove_if_there(&*store.disk, &layout::partial(digest))?;
+        return Ok(Resumed::default());
+    }
+    let file = match store.disk.open(&layout::partial(digest)) {
+        Ok(file) => file,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            commit(&store.database, std::iter::once(&Change::Drop(*digest)))?;
+            return Ok(Resumed::default());
+        }
+        Err(error) => return Err(error.into()),
+    };
+    let rows = rows_of(digest);
+    let mut chunks = BTreeMap::new();
+    let mut wrong = Vec::new();
+    for row in txn.open_table(CHUNKS)?.range(rows.start().as_slice()..=rows.end().as_slice())? {
+        let (key, row) = row?;
+        let chunk = row_number(key.value())?;
+        let vouched = Vouched::decode(row.value())?;
+        let bytes = layout.range(chunk).and_then(|range| read_range(&*file, range).ok());
+        if bytes.is_some_and(|bytes| ChunkHash::of(&bytes) == vouched.hash) {
+            chunks.insert(chunk, vouched);
+        } else {
+            wrong.push(chunk);
+        }
+    }
+    drop(txn);
+    if !wrong.is_empty() {
+        tracing::info!(%digest, wrong = wrong.len(), good = chunks.len(), "chunks were lost: they are fetched again");
+        commit(&store.database, std::iter::once(&Change::Forget { digest: *digest, chunks: wrong }))?;
+    }
+    Ok(Resumed { chunks, file: Some(file) })
+}

@@ -1,0 +1,66 @@
+//! What a disk that changes, fails or fills does to held blobs.
+
+use std::path::Path;
+use std::time::Duration;
+
+use shoal_proto::digest::Algorithm;
+use shoal_store::disk::Disk;
+use shoal_store::disk::memory::MemoryDisk;
+use shoal_store::{FinishError, ReadError, StoreError};
+
+use crate::support::{content, fetch, of, open, whole, write};
+
+#[tokio::test]
+async fn damage_is_seen_and_only_the_bad_chunks_are_lost() {
+    let disk = MemoryDisk::new();
+    let bytes = content(1, 1_000_000);
+    let digest = of(Algorithm::Sha256, &bytes);
+    let path = format!("blobs/sha256/{}/{}", &digest.hex()[..2], digest.hex());
+    let (store, _) = open(&disk);
+    fetch(&store, &digest, &bytes).await.unwrap();
+    disk.open(Path::new(&path)).unwrap().write_all_at(300_000, b"overwritten").unwrap();
+    assert!(store.read_chunk(&digest, 0).await.is_ok());
+    let error = store.read_chunk(&digest, 1).await.unwrap_err();
+    assert!(matches!(&error, ReadError::Damaged { chunk: 1, .. }), "{error}");
+    assert_eq!(store.held(&digest).await.unwrap(), None);
+    let partial = store.partial(&digest, 1_000_000).await.unwrap();
+    assert_eq!(partial.have().ones().collect::<Vec<_>>(), [0, 2, 3]);
+    write(&partial, &bytes, 1).await.unwrap();
+    partial.finish().await.unwrap();
+    assert_eq!(whole(&store, &digest).await.unwrap(), bytes);
+
+    // Truncated while nobody looked: found at the start.
+    drop((store, partial));
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    disk.open(Path::new(&path)).unwrap().set_len(600_000).unwrap();
+    let (store, recovery) = open(&disk);
+    assert_eq!((recovery.held, recovery.damaged, recovery.partials), (0, 1, 1));
+    let partial = store.partial(&digest, 1_000_000).await.unwrap();
+    assert_eq!(partial.have().ones().collect::<Vec<_>>(), [0, 1]);
+    // Gone altogether.
+    for chunk in [2, 3] {
+        write(&partial, &bytes, chunk).await.unwrap();
+    }
+    partial.finish().await.unwrap();
+    disk.remove(Path::new(&path)).unwrap();
+    assert!(matches!(store.read_chunk(&digest, 0).await, Err(ReadError::Damaged { .. })));
+    assert_eq!(store.partial(&digest, 1_000_000).await.unwrap().have().count_ones(..), 0);
+}
+
+#[tokio::test]
+async fn a_full_disk_loses_nothing_held() {
+    let disk = MemoryDisk::new();
+    let (store, _) = open(&disk);
+    let held = content(1, 500_000);
+    let digest = of(Algorithm::Sha256, &held);
+    fetch(&store, &digest, &held).await.unwrap();
+    disk.set_capacity(Some(disk.allocated() + 300_000));
+    let big = content(2, 2_000_000);
+    let wanted = of(Algorithm::Sha256, &big);
+    let error = fetch(&store, &wanted, &big).await.unwrap_err();
+    assert!(matches!(error, FinishError::Store(StoreError::Full)), "{error}");
+    assert_eq!(whole(&store, &digest).await.unwrap(), held);
+    disk.set_capacity(None);
+    fetch(&store, &wanted, &big).await.unwrap();
+    assert_eq!(whole(&store, &wanted).await.unwrap(), big);
+}

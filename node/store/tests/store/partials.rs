@@ -1,0 +1,92 @@
+//! Blobs on their way.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use shoal_proto::attestation::{Attestation, ChunkHash, Claim};
+use shoal_proto::digest::{Algorithm, Digest};
+use shoal_store::disk::memory::{Loss, MemoryDisk};
+use shoal_store::{FinishError, StoreError};
+
+use crate::support::{content, fetch, keypair, of, open, whole, write};
+
+#[tokio::test]
+async fn wrong_bytes_are_never_held_and_are_repaired_by_chunk() {
+    let disk = MemoryDisk::new();
+    let (store, _) = open(&disk);
+    let bytes = content(1, 1_000_000);
+    let digest = of(Algorithm::Sha256, &bytes);
+    let partial = store.partial(&digest, 1_000_000).await.unwrap();
+    let wrong = content(2, 1_000_000);
+    for chunk in [3, 1, 0] {
+        write(&partial, &bytes, chunk).await.unwrap();
+    }
+    write(&partial, &wrong, 2).await.unwrap();
+    assert!(matches!(partial.finish().await, Err(FinishError::Mismatch { .. })));
+    assert_eq!(store.held(&digest).await.unwrap(), None);
+    assert_eq!(partial.have().count_ones(..), 4);
+    partial.forget(&[2]).await.unwrap();
+    assert!(matches!(partial.finish().await, Err(FinishError::Incomplete { missing: 1 })));
+    write(&partial, &bytes, 2).await.unwrap();
+    partial.finish().await.unwrap();
+    assert_eq!(whole(&store, &digest).await.unwrap(), bytes);
+    // Closed: nothing more is taken.
+    assert!(matches!(write(&partial, &bytes, 0).await, Err(StoreError::Closed)));
+    let error = store.put(&digest.same_algorithm_of(b"other"), content(5, 10)).await.unwrap_err();
+    assert!(matches!(error, StoreError::Mismatch { .. }));
+}
+
+#[tokio::test]
+async fn a_kill_costs_at_most_what_was_not_flushed() {
+    let disk = MemoryDisk::new();
+    let bytes = content(1, 3_000_000);
+    let digest = of(Algorithm::Sha256, &bytes);
+    let (store, _) = open(&disk);
+    let partial = store.partial(&digest, 3_000_000).await.unwrap();
+    for chunk in 0..6 {
+        write(&partial, &bytes, chunk).await.unwrap();
+    }
+    let deadline = std::time::Instant::now() + Duration::from_secs(10);
+    while store.usage().await.unwrap().partial_bytes < 6 * 256 * 1024 {
+        assert!(std::time::Instant::now() < deadline, "not flushed");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    // With the power, unsynced bytes go too: the database then claims chunks that are not there, and is not believed.
+    let (unpowered, _) = open(&disk.after_power_loss(Loss::All));
+    let rest = unpowered.partial(&digest, 3_000_000).await.unwrap();
+    assert_eq!(rest.have().count_ones(..), 0);
+    let (resumed, recovery) = open(&disk.after_kill());
+    assert_eq!(recovery.partials, 1);
+    let again = resumed.partial(&digest, 3_000_000).await.unwrap();
+    assert_eq!(again.have().ones().collect::<Vec<_>>(), (0..6).collect::<Vec<_>>());
+    assert_eq!(again.attestations().len(), 6);
+    let (piece, attestation) = again.read(5).await.unwrap();
+    let claim = Claim { digest, size: 3_000_000, chunk: 5 };
+    attestation.unwrap().check(&claim, &piece).unwrap();
+    for chunk in 6..again.layout().count() {
+        write(&again, &bytes, chunk).await.unwrap();
+    }
+    again.finish().await.unwrap();
+    assert_eq!(whole(&resumed, &digest).await.unwrap(), bytes);
+}
+
+#[tokio::test]
+async fn sizes_that_disagree() {
+    let disk = MemoryDisk::new();
+    let (store, _) = open(&disk);
+    let bytes = content(1, 600_000);
+    let digest = of(Algorithm::Sha256, &bytes);
+    let lie = store.partial(&digest, 700_000).await.unwrap();
+    let error = store.partial(&digest, 600_000).await.unwrap_err();
+    assert!(matches!(error, StoreError::Size { known: 700_000, asked: 600_000, .. }));
+    let error = lie.write(0, Bytes::new(), attestation(&digest)).await.unwrap_err();
+    assert!(matches!(error, StoreError::Chunk { length: 0, .. }));
+    assert!(lie.write(99, Bytes::new(), attestation(&digest)).await.is_err());
+    lie.discard().await.unwrap();
+    fetch(&store, &digest, &bytes).await.unwrap();
+    assert!(store.partial(&digest, u64::MAX).await.is_err());
+}
+
+fn attestation(digest: &Digest) -> Attestation {
+    Attestation::sign(&keypair(), &Claim { digest: *digest, size: 1, chunk: 0 }, ChunkHash::of(b"")).unwrap()
+}
