@@ -1,14 +1,17 @@
 //! Reading what is held: every chunk is checked against what was noted when the digest was proven.
 
+use std::fmt::Display;
+use std::io::ErrorKind;
+
 use bytes::{Bytes, BytesMut};
-use redb::ReadableDatabase as _;
+use redb::{Database, ReadableDatabase as _};
 use shoal_proto::attestation::ChunkHash;
 use shoal_proto::chunk::ChunkLayout;
 use shoal_proto::digest::Digest;
 use shoal_proto::range::ByteRange;
 
-use crate::disk::DiskFile;
-use crate::store::{Inner, Store, blocking};
+use crate::disk::{Disk, DiskFile};
+use crate::store::{Store, blocking};
 use crate::tables::{HASHES, HASHES_A_ROW, INLINE, key, row_key};
 use crate::{MAX_INLINE, ReadError, StoreError, layout};
 
@@ -26,56 +29,75 @@ impl Store {
     /// become a partial blob, to be completed again.
     ///
     /// # Errors
-    /// [`ReadError`].
+    /// [`ReadError`]. Only [`ReadError::Damaged`] says that the blob is held no longer.
     pub async fn read_chunk(&self, digest: &Digest, chunk: u32) -> Result<CheckedChunk, ReadError> {
         let size = *self.inner.index().get(digest).ok_or(ReadError::NotHeld)?;
         let range = ChunkLayout::of(size).map_err(StoreError::from)?.range(chunk);
         let range = range.ok_or(ReadError::NoChunk { digest: *digest, chunk })?;
         let (inner, digest) = (self.inner.clone(), *digest);
-        let read = blocking(move || inner.read_checked(&digest, size, chunk, range)).await;
-        match read {
-            Err(ReadError::Damaged { digest, chunk, reason }) => {
-                self.demote(&digest, size).await?;
-                Err(ReadError::Damaged { digest, chunk, reason })
+        let again = inner.clone();
+        let read = move || read_checked(&*inner.disk, &inner.database, &digest, size, chunk, range);
+        match blocking(read).await {
+            // Somebody may have put it right since the read began: then it is read again.
+            Err(ReadError::Damaged { .. }) if !self.demote(&digest, size).await? => {
+                blocking(move || read_checked(&*again.disk, &again.database, &digest, size, chunk, range))
+                    .await
             }
             other => other,
         }
     }
 }
 
-impl Inner {
-    fn read_checked(
-        &self,
-        digest: &Digest,
-        size: u64,
-        chunk: u32,
-        range: ByteRange,
-    ) -> Result<CheckedChunk, ReadError> {
-        let damaged = |reason: String| ReadError::Damaged { digest: *digest, chunk, reason };
-        let hash =
-            self.noted_hash(digest, chunk)?.ok_or_else(|| damaged("its hash is not noted".to_owned()))?;
-        let bytes = if size <= MAX_INLINE {
-            let table = self.database.begin_read().map_err(StoreError::from)?;
-            let table = table.open_table(INLINE).map_err(StoreError::from)?;
-            let row = table.get(&*key(digest)).map_err(StoreError::from)?;
-            Bytes::copy_from_slice(row.ok_or_else(|| damaged("its bytes are gone".to_owned()))?.value())
-        } else {
-            let file = self.disk.open(&layout::blob(digest)).map_err(|error| damaged(error.to_string()))?;
-            read_range(&*file, range).map_err(|error| damaged(error.to_string()))?
-        };
-        if ChunkHash::of(&bytes) == hash {
-            Ok(CheckedChunk { bytes, hash })
-        } else {
-            Err(damaged("its bytes have changed".to_owned()))
-        }
+/// Reads a chunk, and checks it. Blocks.
+///
+/// Damage is what proves that the bytes are not there any more: other bytes, an end too early, no file. A disk that
+/// gives no answer, or a process that may open no more files, proves nothing, and is an error like any other.
+pub(crate) fn read_checked(
+    disk: &dyn Disk,
+    database: &Database,
+    digest: &Digest,
+    size: u64,
+    chunk: u32,
+    range: ByteRange,
+) -> Result<CheckedChunk, ReadError> {
+    let damaged =
+        |reason: &dyn Display| ReadError::Damaged { digest: *digest, chunk, reason: reason.to_string() };
+    let (hash, inline) = noted(database, digest, size, chunk)?;
+    let hash = hash.ok_or_else(|| damaged(&"its hash is not noted"))?;
+    let bytes = if size <= MAX_INLINE {
+        inline.ok_or_else(|| damaged(&"its bytes are gone"))?
+    } else {
+        let read = disk.open(&layout::blob(digest)).and_then(|file| read_range(&*file, range));
+        read.map_err(|error| match error.kind() {
+            ErrorKind::NotFound | ErrorKind::UnexpectedEof => damaged(&error),
+            _ => StoreError::from(error).into(),
+        })?
+    };
+    if ChunkHash::of(&bytes) == hash {
+        Ok(CheckedChunk { bytes, hash })
+    } else {
+        Err(damaged(&"its bytes have changed"))
     }
+}
 
-    pub(crate) fn noted_hash(&self, digest: &Digest, chunk: u32) -> Result<Option<ChunkHash>, StoreError> {
-        let table = self.database.begin_read()?.open_table(HASHES)?;
-        let Some(row) = table.get(&*row_key(digest, chunk / HASHES_A_ROW))? else { return Ok(None) };
+/// What a chunk must hash to, and the bytes of a small blob: of one state of the database.
+fn noted(
+    database: &Database,
+    digest: &Digest,
+    size: u64,
+    chunk: u32,
+) -> Result<(Option<ChunkHash>, Option<Bytes>), StoreError> {
+    let txn = database.begin_read()?;
+    let row = txn.open_table(HASHES)?.get(&*row_key(digest, chunk / HASHES_A_ROW))?;
+    let hash = row.and_then(|row| {
         let (hashes, _) = row.value().as_chunks::<32>();
-        Ok(hashes.get((chunk % HASHES_A_ROW) as usize).map(|hash| ChunkHash::from_bytes(*hash)))
+        hashes.get((chunk % HASHES_A_ROW) as usize).map(|hash| ChunkHash::from_bytes(*hash))
+    });
+    if size > MAX_INLINE {
+        return Ok((hash, None));
     }
+    let row = txn.open_table(INLINE)?.get(&*key(digest))?;
+    Ok((hash, row.map(|row| Bytes::copy_from_slice(row.value()))))
 }
 
 /// Bytes of a file, in memory of their own.

@@ -20,6 +20,7 @@
 //! | `metadata` | media types, repositories, tags |
 //! | [`Partial`] | a blob on its way: what all handles share, hashing, publishing, resuming |
 //! | `damage` | what is done about a held blob that is no longer what it was |
+//! | `turns` | one at a time for each blob |
 //! | `recovery` | what a start finds and puts right |
 //!
 //! The order of things: a blob's file is synced, then renamed, then the folders are synced, and only then does the
@@ -37,6 +38,7 @@ mod partial;
 mod recovery;
 mod store;
 mod tables;
+mod turns;
 mod writer;
 
 pub use error::{FinishError, OpenError, ReadError, StoreError};

@@ -36,7 +36,7 @@ impl Partial {
     pub(crate) async fn open(store: &Store, digest: Digest, size: u64) -> Result<Self, StoreError> {
         let layout = ChunkLayout::of(size)?;
         let inner = &store.inner;
-        let _turn = inner.opening.lock().await;
+        let _turn = inner.turns.take(&digest).await;
         let known = inner.partials().get(&digest).and_then(Weak::upgrade);
         if let Some(state) = known
             && !state.progress().closed

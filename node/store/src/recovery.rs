@@ -4,19 +4,17 @@ use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
 
 use redb::{Database, ReadableDatabase as _, ReadableTable as _};
-use shoal_proto::attestation::ChunkHash;
 use shoal_proto::chunk::ChunkLayout;
 use shoal_proto::digest::Digest;
 
 use crate::backend::Backend;
 use crate::change::Change;
-use crate::damage::move_back;
+use crate::damage::{demotion, move_back};
 use crate::disk::{Disk, DiskLock};
-use crate::held::read_range;
 use crate::store::remove_if_there;
 use crate::tables::{
-    CHUNKS, FORMAT, HASHES, HASHES_A_ROW, HELD, INLINE, MEDIA_TYPES, META, PARTIAL, REPOSITORIES, TAGS,
-    digest_of, row_number, rows_of,
+    CHUNKS, FORMAT, HASHES, HELD, INLINE, MEDIA_TYPES, META, PARTIAL, REPOSITORIES, TAGS, digest_of,
+    row_number, rows_of,
 };
 use crate::writer::commit;
 use crate::{MAX_INLINE, OpenError, Options, StoreError, layout};
@@ -129,17 +127,10 @@ fn check_held(
         if size <= MAX_INLINE {
             continue;
         }
-        match disk.len(&layout::blob(digest)) {
-            Ok(length) if length == size => {}
-            Ok(length) => {
-                tracing::warn!(%digest, size, length, "a held blob's file has another length");
-                changes.push(demotion(disk, database, digest, size)?);
-            }
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                tracing::warn!(%digest, "a held blob's file is gone");
-                changes.push(Change::Drop(*digest));
-            }
-            Err(error) => return Err(error.into()),
+        match check_file(disk, database, digest, size) {
+            Ok(change) => changes.extend(change),
+            // It proves nothing: what is wrong with it shows when it is read.
+            Err(error) => tracing::warn!(%digest, %error, "a held blob's file cannot be looked at"),
         }
     }
     commit(database, changes.iter())?;
@@ -154,25 +145,30 @@ fn check_held(
     Ok(changes.len() as u64)
 }
 
-/// Keeps the chunks that are still right.
-fn demotion(disk: &dyn Disk, database: &Database, digest: &Digest, size: u64) -> Result<Change, StoreError> {
-    let chunks = ChunkLayout::of(size)?;
-    let file = disk.open(&layout::blob(digest))?;
-    let table = database.begin_read()?.open_table(HASHES)?;
-    let rows = rows_of(digest);
-    let mut good = Vec::new();
-    for row in table.range(rows.start().as_slice()..=rows.end().as_slice())? {
-        let (key, hashes) = row?;
-        let first = row_number(key.value())? * HASHES_A_ROW;
-        for (chunk, hash) in (first..).zip(hashes.value().as_chunks::<32>().0) {
-            let hash = ChunkHash::from_bytes(*hash);
-            let bytes = chunks.range(chunk).and_then(|range| read_range(&*file, range).ok());
-            if bytes.is_some_and(|bytes| ChunkHash::of(&bytes) == hash) {
-                good.push((chunk, hash));
-            }
+/// What becomes of a held blob, by the length of its file; nothing if that is right.
+fn check_file(
+    disk: &dyn Disk,
+    database: &Database,
+    digest: &Digest,
+    size: u64,
+) -> Result<Option<Change>, StoreError> {
+    let length = match disk.len(&layout::blob(digest)) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            tracing::warn!(%digest, "a held blob's file is gone");
+            return Ok(Some(Change::Drop(*digest)));
         }
+        other => other?,
+    };
+    if length == size {
+        return Ok(None);
     }
-    Ok(if good.is_empty() { Change::Drop(*digest) } else { Change::Demote { digest: *digest, size, good } })
+    tracing::warn!(%digest, size, length, "a held blob's file has another length");
+    let change = demotion(disk, database, digest, size)?;
+    if change.is_none() {
+        // All of it is there, and something behind it.
+        disk.open(&layout::blob(digest))?.set_len(size)?;
+    }
+    Ok(change)
 }
 
 /// Files among the held ones that are not held: a crash came between their renaming and the database. One that is

@@ -14,6 +14,7 @@ use crate::change::Change;
 use crate::disk::{Disk, DiskLock};
 use crate::partial::{Partial, State};
 use crate::recovery::{self, Opened, Recovery};
+use crate::turns::Turns;
 use crate::writer::Writer;
 use crate::{MAX_INLINE, OpenError, Options, StoreError, layout};
 
@@ -53,8 +54,8 @@ pub(crate) struct Inner {
     index: RwLock<BTreeMap<Digest, u64>>,
     /// Partial blobs that somebody works on. Locked for a map access only.
     pub(crate) partials: Mutex<HashMap<Digest, Weak<State>>>,
-    /// One opens a partial blob at a time: two must not both load it.
-    pub(crate) opening: tokio::sync::Mutex<()>,
+    /// One opens, publishes, demotes or removes a blob at a time.
+    pub(crate) turns: Turns,
     /// Kept to the end: the last thing to go.
     _lock: Box<dyn DiskLock>,
 }
@@ -96,7 +97,7 @@ impl Store {
             options,
             index: RwLock::new(index),
             partials: Mutex::default(),
-            opening: tokio::sync::Mutex::default(),
+            turns: Turns::default(),
             _lock: lock,
         };
         Ok((Self { inner: Arc::new(inner) }, recovery))

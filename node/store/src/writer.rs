@@ -30,11 +30,18 @@ impl Writer {
         Ok(Self { changes })
     }
 
-    /// Makes a change durable.
+    /// Makes a change durable. Made all the same if the caller stops waiting.
     pub(crate) async fn write(&self, change: Change) -> Result<(), StoreError> {
         let (reply, done) = oneshot::channel();
         self.changes.send((change, reply)).await.map_err(|_| StoreError::ShutDown)?;
         done.await.map_err(|_| StoreError::ShutDown)?
+    }
+
+    /// The same, where one may block.
+    pub(crate) fn write_blocking(&self, change: Change) -> Result<(), StoreError> {
+        let (reply, done) = oneshot::channel();
+        self.changes.blocking_send((change, reply)).map_err(|_| StoreError::ShutDown)?;
+        done.blocking_recv().map_err(|_| StoreError::ShutDown)?
     }
 }
 

@@ -1,6 +1,7 @@
 //! What is still there of a blob that was on its way.
 
 use std::collections::BTreeMap;
+use std::io::ErrorKind;
 use std::sync::Arc;
 
 use redb::ReadableDatabase as _;
@@ -9,7 +10,8 @@ use shoal_proto::chunk::ChunkLayout;
 use shoal_proto::digest::Digest;
 
 use crate::change::Change;
-use crate::disk::DiskFile;
+use crate::damage::move_back;
+use crate::disk::{Disk, DiskFile};
 use crate::held::read_range;
 use crate::store::{Inner, remove_if_there};
 use crate::tables::{CHUNKS, PARTIAL, Vouched, key, row_number, rows_of};
@@ -36,13 +38,9 @@ pub(super) fn resume(store: &Inner, digest: &Digest, layout: ChunkLayout) -> Res
         remove_if_there(&*store.disk, &layout::partial(digest))?;
         return Ok(Resumed::default());
     }
-    let file = match store.disk.open(&layout::partial(digest)) {
-        Ok(file) => file,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            commit(&store.database, std::iter::once(&Change::Drop(*digest)))?;
-            return Ok(Resumed::default());
-        }
-        Err(error) => return Err(error.into()),
+    let Some(file) = find(&*store.disk, digest)? else {
+        commit(&store.database, std::iter::once(&Change::Drop(*digest)))?;
+        return Ok(Resumed::default());
     };
     let rows = rows_of(digest);
     let mut chunks = BTreeMap::new();
@@ -64,4 +62,21 @@ pub(super) fn resume(store: &Inner, digest: &Digest, layout: ChunkLayout) -> Res
         commit(&store.database, std::iter::once(&Change::Forget { digest: *digest, chunks: wrong }))?;
     }
     Ok(Resumed { chunks, file: Some(file) })
+}
+
+/// The file of a partial blob, also if a failing disk left it among the held ones.
+fn find(disk: &dyn Disk, digest: &Digest) -> Result<Option<Arc<dyn DiskFile>>, StoreError> {
+    let path = layout::partial(digest);
+    let found = match disk.open(&path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            move_back(disk, digest)?;
+            disk.open(&path)
+        }
+        other => other,
+    };
+    match found {
+        Ok(file) => Ok(Some(file)),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error.into()),
+    }
 }

@@ -64,3 +64,52 @@ async fn a_full_disk_loses_nothing_held() {
     fetch(&store, &wanted, &big).await.unwrap();
     assert_eq!(whole(&store, &wanted).await.unwrap(), big);
 }
+
+#[tokio::test]
+async fn a_call_that_fails_while_reading_loses_nothing_held() {
+    let disk = MemoryDisk::new();
+    let (store, _) = open(&disk);
+    let bytes = content(1, 1_000_000);
+    let digest = of(Algorithm::Sha256, &bytes);
+    fetch(&store, &digest, &bytes).await.unwrap();
+    // Its rows are in memory then, and only the file is read.
+    store.read_chunk(&digest, 1).await.unwrap();
+    for call in [1, 2] {
+        disk.fail_call(call);
+        let error = store.read_chunk(&digest, 1).await.unwrap_err();
+        assert!(matches!(error, ReadError::Store(StoreError::Disk(_))), "call {call}: {error}");
+        disk.heal();
+        assert!(store.held(&digest).await.unwrap().is_some());
+        assert_eq!(whole(&store, &digest).await.unwrap(), bytes);
+    }
+    // Nor while it is looked at what is good in a blob that is damaged.
+    let path = format!("blobs/sha256/{}/{}", &digest.hex()[..2], digest.hex());
+    disk.open(Path::new(&path)).unwrap().write_all_at(300_000, b"overwritten").unwrap();
+    for call in 3..=10 {
+        disk.fail_call(call);
+        let error = store.read_chunk(&digest, 1).await.unwrap_err();
+        assert!(matches!(error, ReadError::Store(StoreError::Disk(_))), "call {call}: {error}");
+        disk.heal();
+        assert!(store.held(&digest).await.unwrap().is_some());
+        store.read_chunk(&digest, 3).await.unwrap();
+    }
+    assert!(matches!(store.read_chunk(&digest, 1).await, Err(ReadError::Damaged { .. })));
+    let partial = store.partial(&digest, 1_000_000).await.unwrap();
+    assert_eq!(partial.have().ones().collect::<Vec<_>>(), [0, 2, 3]);
+}
+
+#[tokio::test]
+async fn what_follows_a_whole_blob_in_its_file_is_cut_off() {
+    let disk = MemoryDisk::new();
+    let bytes = content(1, 600_000);
+    let digest = of(Algorithm::Sha256, &bytes);
+    let path = format!("blobs/sha256/{}/{}", &digest.hex()[..2], digest.hex());
+    let (store, _) = open(&disk);
+    fetch(&store, &digest, &bytes).await.unwrap();
+    disk.open(Path::new(&path)).unwrap().write_all_at(600_000, b"more").unwrap();
+    let disk = disk.after_kill();
+    let (store, recovery) = open(&disk);
+    assert_eq!((recovery.held, recovery.damaged), (1, 0));
+    assert_eq!(disk.len(Path::new(&path)).unwrap(), 600_000);
+    assert_eq!(whole(&store, &digest).await.unwrap(), bytes);
+}
