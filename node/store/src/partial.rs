@@ -1,13 +1,12 @@
 //! A blob on its way.
 
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
 use fixedbitset::FixedBitSet;
 use shoal_proto::attestation::{Attestation, ChunkHash};
 use shoal_proto::chunk::ChunkLayout;
 use shoal_proto::digest::Digest;
-use tokio::sync::Notify;
 
 use crate::change::Change;
 use crate::disk::DiskFile;
@@ -21,8 +20,7 @@ mod progress;
 mod publish;
 mod resume;
 
-use prefix::Prefix;
-use progress::Progress;
+use progress::Phase;
 pub(crate) use progress::State;
 
 /// A blob on its way. Cheap to clone; all clones are the same.
@@ -38,29 +36,19 @@ impl Partial {
         let inner = &store.inner;
         let _turn = inner.turns.take(&digest).await;
         let known = inner.partials().get(&digest).and_then(Weak::upgrade);
-        if let Some(state) = known
-            && !state.progress().closed
-        {
-            if state.layout.size() == size {
+        if let Some(state) = known {
+            if state.progress().phase == Phase::Closed {
+                // What is still written would land in the file that is opened now.
+                state.quiet().await;
+            } else if state.layout.size() == size {
                 return Ok(Self { store: inner.clone(), state });
+            } else {
+                return Err(StoreError::Size { digest, known: state.layout.size(), asked: size });
             }
-            return Err(StoreError::Size { digest, known: state.layout.size(), asked: size });
         }
         let from = inner.clone();
         let resumed = blocking(move || resume::resume(&from, &digest, layout)).await?;
-        let mut have = FixedBitSet::with_capacity(layout.count() as usize);
-        have.extend(resumed.chunks.keys().map(|&chunk| chunk as usize));
-        let progress = Progress {
-            chunks: resumed.chunks,
-            have,
-            file: resumed.file,
-            small: None,
-            prefix: Prefix::new(digest.algorithm()),
-            unwritten: Vec::new(),
-            flushing: false,
-            closed: false,
-        };
-        let state = Arc::new(State { digest, layout, progress: Mutex::new(progress), hashed: Notify::new() });
+        let state = Arc::new(State::new(digest, layout, resumed));
         let mut partials = inner.partials();
         partials.retain(|_, state| state.strong_count() > 0);
         partials.insert(digest, Arc::downgrade(&state));
@@ -85,7 +73,8 @@ impl Partial {
         self.state.progress().have.clone()
     }
 
-    /// Stores a chunk that was checked against this attestation. One that is there already stays as it is.
+    /// Stores a chunk that was checked against this attestation. One that is there already stays as it is, and one
+    /// that somebody else is just writing is waited for.
     ///
     /// # Errors
     /// [`StoreError::Chunk`] if the bytes are not of the chunk's length; [`StoreError::Closed`] if the blob is held
@@ -95,9 +84,13 @@ impl Partial {
             .await
     }
 
-    /// Stores a chunk that this node vouches for by itself.
+    /// Stores a chunk of a blob that is proven already. Any other bytes in its place are wrong.
     pub(crate) async fn write_own(&self, chunk: u32, bytes: Bytes) -> Result<(), StoreError> {
         let hash = ChunkHash::of(&bytes);
+        let known = self.state.progress().chunks.get(&chunk).map(|vouched| vouched.hash);
+        if known.is_some_and(|known| known != hash) {
+            self.forget(&[chunk]).await?;
+        }
         self.store_chunk(chunk, bytes, Vouched { hash, attestation: None }).await
     }
 
@@ -105,27 +98,26 @@ impl Partial {
         let (digest, length) = (self.state.digest, bytes.len());
         let range = self.state.layout.range(chunk).filter(|range| range.len() == length as u64);
         let range = range.ok_or(StoreError::Chunk { digest, chunk, length })?;
+        let Some(claim) = self.state.claim(chunk).await? else { return Ok(()) };
         let this = self.clone();
-        let written = bytes.clone();
-        let fresh = blocking(move || {
-            let file = this.file()?;
-            if let Some(file) = file {
-                file.write_all_at(range.start, &written)?;
+        blocking(move || {
+            if let Some(file) = this.file()? {
+                file.write_all_at(range.start, &bytes)?;
             }
-            Ok::<_, StoreError>(this.note(chunk, vouched, &written))
+            // Here and not with the caller, who may leave before it is done.
+            if claim.note(vouched, &bytes) {
+                this.hash_on(Some((chunk, bytes)));
+                this.flush_soon();
+            }
+            Ok(())
         })
-        .await?;
-        if fresh {
-            self.hash_on(Some((chunk, bytes)));
-            self.flush_soon();
-        }
-        Ok(())
+        .await
     }
 
-    /// The file, which is created for the first chunk; none for a blob that needs no file.
+    /// The file, which is created for the first chunk; none for a blob that needs no file. Blocks.
     fn file(&self) -> Result<Option<Arc<dyn DiskFile>>, StoreError> {
         let progress = self.state.progress();
-        if progress.closed {
+        if progress.phase == Phase::Closed {
             return Err(StoreError::Closed);
         }
         if self.state.is_small() {
@@ -139,21 +131,6 @@ impl Partial {
         let file = self.store.disk.create(&layout::partial(&self.state.digest))?;
         let mut progress = self.state.progress();
         Ok(Some(progress.file.get_or_insert(file).clone()))
-    }
-
-    /// Notes that a chunk is there; whether it was not before.
-    fn note(&self, chunk: u32, vouched: Vouched, bytes: &Bytes) -> bool {
-        let mut progress = self.state.progress();
-        if progress.closed || progress.have.put(chunk as usize) {
-            return false;
-        }
-        progress.chunks.insert(chunk, vouched);
-        if self.state.is_small() {
-            progress.small = Some(bytes.clone());
-        } else {
-            progress.unwritten.push(chunk);
-        }
-        true
     }
 
     /// Writes to the database what it does not know yet, in a while.
@@ -179,7 +156,7 @@ impl Partial {
         let chunks: Vec<(u32, Vouched)> = {
             let mut progress = self.state.progress();
             progress.flushing = false;
-            if progress.closed {
+            if progress.phase == Phase::Closed {
                 return Ok(());
             }
             let unwritten = std::mem::take(&mut progress.unwritten);
@@ -199,7 +176,7 @@ impl Partial {
     pub async fn read(&self, chunk: u32) -> Result<(Bytes, Option<Attestation>), StoreError> {
         let vouched = {
             let progress = self.state.progress();
-            let vouched = progress.chunks.get(&chunk).copied().filter(|_| !progress.closed);
+            let vouched = progress.chunks.get(&chunk).copied().filter(|_| progress.phase != Phase::Closed);
             vouched.ok_or(StoreError::Closed)?
         };
         let state = self.state.clone();
@@ -224,18 +201,15 @@ impl Partial {
     /// Takes chunks out again: they are wrong.
     ///
     /// # Errors
-    /// Whatever the disk says.
+    /// [`StoreError::Closed`] if the blob is held or discarded meanwhile; else whatever the disk says.
     pub async fn forget(&self, chunks: &[u32]) -> Result<(), StoreError> {
         {
             let mut progress = self.state.progress();
+            if progress.phase != Phase::Open {
+                return Err(StoreError::Closed);
+            }
             for &chunk in chunks {
-                if (chunk as usize) < progress.have.len() {
-                    progress.have.set(chunk as usize, false);
-                }
-                progress.chunks.remove(&chunk);
-                progress.unwritten.retain(|&unwritten| unwritten != chunk);
-                progress.prefix.forget(chunk);
-                progress.small = None;
+                progress.forget(chunk);
             }
         }
         let change = Change::Forget { digest: self.state.digest, chunks: chunks.to_vec() };

@@ -16,7 +16,7 @@ use crate::partial::{Partial, State};
 use crate::recovery::{self, Opened, Recovery};
 use crate::turns::Turns;
 use crate::writer::Writer;
-use crate::{MAX_INLINE, OpenError, Options, StoreError, layout};
+use crate::{FinishError, MAX_INLINE, OpenError, Options, StoreError, layout};
 
 /// What is known of a held blob.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,6 +37,9 @@ pub struct Usage {
     /// The bytes of them that are there.
     pub partial_bytes: u64,
 }
+
+/// How often a blob is put, when others discard what there is of it meanwhile.
+const PUT_ATTEMPTS: u32 = 3;
 
 /// The store. Cheap to clone; it ends when the last clone and the last [`Partial`] are gone.
 #[derive(Debug, Clone)]
@@ -132,7 +135,7 @@ impl Store {
             .collect())
     }
 
-    /// Stores a small blob whole.
+    /// Stores a small blob whole. Fine if others do the same meanwhile.
     ///
     /// # Errors
     /// [`StoreError::Mismatch`] if the bytes are not of the digest; else whatever the disk says.
@@ -150,7 +153,29 @@ impl Store {
         if size <= MAX_INLINE {
             return self.hold_inline(expected, bytes).await;
         }
-        let partial = self.partial(digest, size).await?;
+        let mut left = PUT_ATTEMPTS;
+        loop {
+            left -= 1;
+            return match self.put_file(digest, &bytes).await {
+                // Somebody else finished it.
+                Err(FinishError::Store(StoreError::Closed)) if self.inner.index().contains_key(digest) => {
+                    Ok(())
+                }
+                // Somebody else discarded it, or took chunks out.
+                Err(FinishError::Store(StoreError::Closed) | FinishError::Incomplete { .. }) if left > 0 => {
+                    continue;
+                }
+                Err(FinishError::Incomplete { .. }) => Err(StoreError::Closed),
+                Err(FinishError::Mismatch { actual }) => Err(StoreError::Mismatch { expected, actual }),
+                Err(FinishError::Store(error)) => Err(error),
+                Ok(()) => Ok(()),
+            };
+        }
+    }
+
+    /// Stores a proven blob by way of a partial one.
+    async fn put_file(&self, digest: &Digest, bytes: &Bytes) -> Result<(), FinishError> {
+        let partial = self.partial(digest, bytes.len() as u64).await?;
         let layout = partial.layout();
         for chunk in 0..layout.count() {
             if let Some(range) = layout.range(chunk) {
@@ -159,12 +184,7 @@ impl Store {
                 partial.write_own(chunk, bytes.slice(index(range.start)..index(range.end))).await?;
             }
         }
-        match partial.finish().await {
-            Ok(()) => Ok(()),
-            Err(crate::FinishError::Store(error)) => Err(error),
-            Err(crate::FinishError::Mismatch { actual }) => Err(StoreError::Mismatch { expected, actual }),
-            Err(crate::FinishError::Incomplete { .. }) => Err(StoreError::Closed),
-        }
+        partial.finish().await
     }
 
     pub(crate) async fn hold_inline(&self, digest: Digest, bytes: Bytes) -> Result<(), StoreError> {
@@ -190,10 +210,21 @@ impl Store {
     /// # Errors
     /// Whatever the disk says.
     pub async fn remove(&self, digest: &Digest) -> Result<(), StoreError> {
-        self.inner.index_mut().remove(digest);
-        self.inner.writer.write(Change::Drop(*digest)).await?;
+        let turn = self.inner.turns.take(digest).await;
+        let partial = self.inner.partials().get(digest).and_then(Weak::upgrade);
+        if let Some(partial) = partial {
+            partial.close();
+            partial.quiet().await;
+        }
         let (inner, digest) = (self.inner.clone(), *digest);
         blocking(move || {
+            let _turn = turn;
+            let held = inner.index_mut().remove(&digest);
+            if let Err(error) = inner.writer.write_blocking(Change::Drop(digest)) {
+                // As long held as the database says so.
+                held.map(|size| inner.index_mut().insert(digest, size));
+                return Err(error);
+            }
             for path in [layout::blob(&digest), layout::partial(&digest)] {
                 remove_if_there(&*inner.disk, &path)?;
             }

@@ -6,6 +6,7 @@ use tokio::task::spawn_blocking;
 
 use super::Partial;
 use super::prefix::Taken;
+use super::progress::Phase;
 use crate::{FinishError, StoreError};
 
 impl Partial {
@@ -28,7 +29,7 @@ impl Partial {
         loop {
             {
                 let mut progress = self.state.progress();
-                if progress.closed || !progress.have.contains(taken.next as usize) {
+                if progress.phase == Phase::Closed || !progress.have.contains(taken.next as usize) {
                     // Under the lock: a chunk that comes after this finds the hasher here.
                     progress.prefix.put(taken);
                     break;
@@ -66,7 +67,7 @@ impl Partial {
             hashed.as_mut().enable();
             {
                 let progress = self.state.progress();
-                if progress.closed {
+                if progress.phase == Phase::Closed {
                     return Err(StoreError::Closed.into());
                 }
                 let missing = count as usize - progress.have.count_ones(..);

@@ -1,12 +1,13 @@
 //! Blobs on their way.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use shoal_proto::attestation::{Attestation, ChunkHash, Claim};
 use shoal_proto::digest::{Algorithm, Digest};
 use shoal_store::disk::memory::{Loss, MemoryDisk};
-use shoal_store::{FinishError, StoreError};
+use shoal_store::{FinishError, Options, Store, StoreError};
 
 use crate::support::{content, fetch, keypair, of, open, whole, write};
 
@@ -89,4 +90,122 @@ async fn sizes_that_disagree() {
 
 fn attestation(digest: &Digest) -> Attestation {
     Attestation::sign(&keypair(), &Claim { digest: *digest, size: 1, chunk: 0 }, ChunkHash::of(b"")).unwrap()
+}
+
+/// A store that writes to its database only when it must: disk calls can be counted.
+fn open_quiet(disk: &MemoryDisk) -> Store {
+    let options = Options { flush: Duration::from_hours(1), ..Options::default() };
+    Store::open(Arc::new(disk.clone()), options).unwrap().0
+}
+
+#[tokio::test]
+async fn a_chunk_that_is_there_is_never_written_again() {
+    let disk = MemoryDisk::new();
+    let store = open_quiet(&disk);
+    let (bytes, wrong) = (content(1, 1_000_000), content(2, 1_000_000));
+    let digest = of(Algorithm::Sha256, &bytes);
+    let partial = store.partial(&digest, 1_000_000).await.unwrap();
+    let before = disk.calls();
+    // Asked of two peers at once: both bring it.
+    let writes: Vec<_> = (0..16)
+        .map(|_| {
+            let (partial, bytes) = (partial.clone(), bytes.clone());
+            tokio::spawn(async move { write(&partial, &bytes, 2).await })
+        })
+        .collect();
+    for done in writes {
+        done.await.unwrap().unwrap();
+    }
+    assert_eq!(disk.calls() - before, 2, "the file is created, and written once");
+    // Late, and vouched for by somebody who lies.
+    write(&partial, &wrong, 2).await.unwrap();
+    assert_eq!(disk.calls() - before, 2);
+    for chunk in [0, 1, 3] {
+        write(&partial, &bytes, chunk).await.unwrap();
+    }
+    partial.finish().await.unwrap();
+    assert_eq!(whole(&store, &digest).await.unwrap(), bytes);
+}
+
+#[tokio::test]
+async fn who_waits_for_a_write_that_fails_writes() {
+    let disk = MemoryDisk::new();
+    let store = open_quiet(&disk);
+    let bytes = content(1, 300_000);
+    let partial = store.partial(&of(Algorithm::Sha256, &bytes), 300_000).await.unwrap();
+    disk.fail_call(2);
+    let (first, second) = tokio::join!(write(&partial, &bytes, 0), write(&partial, &bytes, 0));
+    assert!(matches!(first, Err(StoreError::Disk(_))) && second.is_ok(), "{first:?} {second:?}");
+    assert_eq!(partial.have().ones().collect::<Vec<_>>(), [0]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn nothing_is_written_while_and_after_it_is_published() {
+    let disk = MemoryDisk::new();
+    let store = open_quiet(&disk);
+    for seed in 0..20 {
+        let (bytes, wrong) = (content(seed, 700_000), content(seed + 100, 700_000));
+        let digest = of(Algorithm::Sha256, &bytes);
+        let partial = store.partial(&digest, 700_000).await.unwrap();
+        for chunk in 0..3 {
+            write(&partial, &bytes, chunk).await.unwrap();
+        }
+        let late = {
+            let partial = partial.clone();
+            tokio::spawn(async move {
+                while write(&partial, &wrong, 1).await.is_ok() {
+                    tokio::task::yield_now().await;
+                }
+            })
+        };
+        partial.finish().await.unwrap();
+        late.await.unwrap();
+        assert_eq!(whole(&store, &digest).await.unwrap(), bytes);
+        // Held: there is nothing to discard any more.
+        partial.discard().await.unwrap();
+        assert_eq!(whole(&store, &digest).await.unwrap(), bytes);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn what_is_stored_by_many_at_once_is_held_for_all_of_them() {
+    let disk = MemoryDisk::new();
+    let (store, _) = open(&disk);
+    for seed in 0..10 {
+        let bytes = content(seed, 600_000);
+        let digest = of(Algorithm::Sha256, &bytes);
+        let tasks: Vec<_> = (0..8)
+            .map(|n| {
+                let (store, bytes) = (store.clone(), bytes.clone());
+                tokio::spawn(async move {
+                    if n % 2 == 0 {
+                        return store.put(&digest, bytes).await.map_err(FinishError::from);
+                    }
+                    let partial = store.partial(&digest, 600_000).await?;
+                    match partial.finish().await {
+                        // It was held before this one asked, or is not all there yet.
+                        Err(FinishError::Incomplete { .. }) => Ok(()),
+                        other => other,
+                    }
+                })
+            })
+            .collect();
+        for done in tasks {
+            done.await.unwrap().unwrap();
+        }
+        assert_eq!(whole(&store, &digest).await.unwrap(), bytes);
+    }
+}
+
+#[tokio::test]
+async fn a_proven_blob_is_put_in_place_of_wrong_chunks() {
+    let disk = MemoryDisk::new();
+    let (store, _) = open(&disk);
+    let (bytes, wrong) = (content(1, 600_000), content(2, 600_000));
+    let digest = of(Algorithm::Sha256, &bytes);
+    let partial = store.partial(&digest, 600_000).await.unwrap();
+    write(&partial, &wrong, 1).await.unwrap();
+    store.put(&digest, bytes.clone()).await.unwrap();
+    assert_eq!(whole(&store, &digest).await.unwrap(), bytes);
+    partial.finish().await.unwrap();
 }
