@@ -151,7 +151,8 @@ pub enum ReadError {
 /// A partial blob does not become a held one.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum FinishError {
-    /// Not every chunk is there.
+    /// Not every chunk is there, or not as it was stored: [`Partial::missing`](crate::Partial::missing) says which
+    /// are to be fetched, again.
     #[error("{missing} chunks are missing")]
     Incomplete {
         /// How many.

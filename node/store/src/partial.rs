@@ -20,6 +20,7 @@ mod progress;
 mod publish;
 mod resume;
 
+use hashing::Fresh;
 use progress::Phase;
 pub(crate) use progress::State;
 
@@ -73,6 +74,12 @@ impl Partial {
         self.state.progress().have.clone()
     }
 
+    /// Which chunks are missing.
+    pub fn missing(&self) -> Vec<u32> {
+        let progress = self.state.progress();
+        (0..self.state.layout.count()).filter(|&chunk| !progress.have.contains(chunk as usize)).collect()
+    }
+
     /// Stores a chunk that was checked against this attestation. One that is there already stays as it is, and one
     /// that somebody else is just writing is waited for.
     ///
@@ -106,7 +113,7 @@ impl Partial {
             }
             // Here and not with the caller, who may leave before it is done.
             if claim.note(vouched, &bytes) {
-                this.hash_on(Some((chunk, bytes)));
+                this.hash_on(Some(Fresh { chunk, hash: vouched.hash, bytes }));
                 this.flush_soon();
             }
             Ok(())
@@ -145,10 +152,12 @@ impl Partial {
         let this = self.clone();
         tokio::spawn(async move {
             tokio::time::sleep(this.store.options.flush).await;
-            if let Err(error) = this.flush().await {
-                tracing::warn!(digest = %this.state.digest, %error, "a partial blob would not be resumed after a crash");
+            match this.flush().await {
+                Ok(()) => this.flush_soon(),
+                Err(error) => {
+                    tracing::warn!(digest = %this.state.digest, %error, "a partial blob would not be resumed after a crash");
+                }
             }
-            this.flush_soon();
         });
     }
 
@@ -163,16 +172,21 @@ impl Partial {
             let vouched = |chunk: u32| progress.chunks.get(&chunk).map(|vouched| (chunk, *vouched));
             unwritten.into_iter().filter_map(vouched).collect()
         };
+        let numbers: Vec<u32> = chunks.iter().map(|(chunk, _)| *chunk).collect();
         // The bytes may be on the disk later than this: whoever resumes checks each chunk against its hash, and
         // fetches again what a power loss took. A process that is killed loses none.
         let change = Change::Chunks { digest: self.state.digest, size: self.state.layout.size(), chunks };
-        self.store.writer.write(change).await
+        self.store.writer.write(change).await.inspect_err(|_| {
+            // The next chunk that comes has them written with it.
+            self.state.progress().unwritten.extend(numbers);
+        })
     }
 
     /// A chunk that is there, and who vouches for it; no attestation for one that was found good in a damaged blob.
     ///
     /// # Errors
-    /// [`StoreError::Closed`] if it is not there, or the blob is held or discarded meanwhile.
+    /// [`StoreError::Closed`] if it is not there, or the blob is held or discarded meanwhile. A chunk that the disk
+    /// does not give back as it was is there no longer.
     pub async fn read(&self, chunk: u32) -> Result<(Bytes, Option<Attestation>), StoreError> {
         let vouched = {
             let progress = self.state.progress();
@@ -181,13 +195,10 @@ impl Partial {
         };
         let state = self.state.clone();
         let bytes = blocking(move || {
-            let bytes = state.bytes(chunk)?;
             // The disk is not trusted here either.
-            if ChunkHash::of(&bytes) == vouched.hash {
-                Ok(bytes)
-            } else {
-                Err(StoreError::Row("a chunk's bytes"))
-            }
+            state.read_back(chunk, vouched.hash).inspect_err(|error| {
+                state.progress().lose(chunk, vouched.hash, error);
+            })
         });
         Ok((bytes.await?, vouched.attestation))
     }

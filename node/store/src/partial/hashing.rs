@@ -1,6 +1,7 @@
 //! The digest of a blob on its way follows its prefix.
 
 use bytes::Bytes;
+use shoal_proto::attestation::ChunkHash;
 use shoal_proto::digest::Digest;
 use tokio::task::spawn_blocking;
 
@@ -9,10 +10,18 @@ use super::prefix::Taken;
 use super::progress::Phase;
 use crate::{FinishError, StoreError};
 
+/// A chunk that was just written: it need not be read back.
+#[derive(Debug)]
+pub(super) struct Fresh {
+    pub(super) chunk: u32,
+    pub(super) hash: ChunkHash,
+    pub(super) bytes: Bytes,
+}
+
 impl Partial {
     /// Feeds the digest whatever follows its prefix, unless somebody does already. Nobody waits for it but
-    /// [`Partial::finish`].
-    pub(super) fn hash_on(&self, fresh: Option<(u32, Bytes)>) {
+    /// [`Partial::prove`].
+    pub(super) fn hash_on(&self, fresh: Option<Fresh>) {
         let taken = {
             let mut progress = self.state.progress();
             let next = progress.prefix.needs();
@@ -25,19 +34,26 @@ impl Partial {
     }
 
     /// Feeds chunk after chunk, as far as they go. Blocks.
-    fn feed(&self, mut taken: Taken, fresh: Option<&(u32, Bytes)>) {
+    ///
+    /// What is read back is checked first: bytes that the disk changed would show only at the end, as a digest that
+    /// does not come out, and whoever sent them would be blamed.
+    fn feed(&self, mut taken: Taken, fresh: Option<&Fresh>) {
         loop {
-            {
+            let chunk = taken.next;
+            let hash = {
                 let mut progress = self.state.progress();
-                if progress.phase == Phase::Closed || !progress.have.contains(taken.next as usize) {
-                    // Under the lock: a chunk that comes after this finds the hasher here.
-                    progress.prefix.put(taken);
-                    break;
+                match progress.chunks.get(&chunk) {
+                    Some(vouched) if progress.phase != Phase::Closed => vouched.hash,
+                    _ => {
+                        // Under the lock: a chunk that comes after this finds the hasher here.
+                        progress.prefix.put(taken);
+                        break;
+                    }
                 }
-            }
+            };
             let bytes = match fresh {
-                Some((chunk, bytes)) if *chunk == taken.next => Ok(bytes.clone()),
-                _ => self.state.bytes(taken.next),
+                Some(fresh) if fresh.chunk == chunk && fresh.hash == hash => Ok(fresh.bytes.clone()),
+                _ => self.state.read_back(chunk, hash),
             };
             match bytes {
                 Ok(bytes) => {
@@ -45,11 +61,9 @@ impl Partial {
                     taken.next += 1;
                 }
                 Err(error) => {
-                    tracing::warn!(digest = %self.state.digest, chunk = taken.next, %error, "cannot be read back");
                     let mut progress = self.state.progress();
-                    progress.have.set(taken.next as usize, false);
-                    progress.chunks.remove(&taken.next);
                     progress.prefix.put(taken);
+                    progress.lose(chunk, hash, &error);
                     break;
                 }
             }

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use fixedbitset::FixedBitSet;
+use shoal_proto::attestation::ChunkHash;
 use shoal_proto::chunk::ChunkLayout;
 use shoal_proto::digest::Digest;
 use tokio::sync::Notify;
@@ -102,8 +103,14 @@ impl State {
         self.layout.size() <= MAX_INLINE
     }
 
-    /// The bytes of a chunk as the disk gives them. Blocks.
-    pub(super) fn bytes(&self, chunk: u32) -> Result<Bytes, StoreError> {
+    /// The bytes of a chunk, if they are still those that were stored. Blocks.
+    pub(super) fn read_back(&self, chunk: u32, hash: ChunkHash) -> Result<Bytes, StoreError> {
+        let bytes = self.bytes(chunk)?;
+        if ChunkHash::of(&bytes) == hash { Ok(bytes) } else { Err(StoreError::Row("a chunk's bytes")) }
+    }
+
+    /// The bytes of a chunk as the disk gives them.
+    fn bytes(&self, chunk: u32) -> Result<Bytes, StoreError> {
         let (file, small) = {
             let progress = self.progress();
             (progress.file.clone(), progress.small.clone())
@@ -196,6 +203,16 @@ impl Drop for Claim {
 }
 
 impl Progress {
+    /// Takes out a chunk that the disk has changed or does not give back: it is to be fetched again. The database
+    /// need not know, because whoever resumes checks what it says.
+    pub(super) fn lose(&mut self, chunk: u32, hash: ChunkHash, error: &StoreError) {
+        // It may have been replaced since it was read; and what is sealed is seen to when it is held.
+        if self.phase == Phase::Open && self.chunks.get(&chunk).is_some_and(|vouched| vouched.hash == hash) {
+            tracing::warn!(chunk, %error, "a stored chunk cannot be read back: it is fetched again");
+            self.forget(chunk);
+        }
+    }
+
     /// Takes a chunk out. What was hashed of it is worth nothing: another may come in its place.
     pub(super) fn forget(&mut self, chunk: u32) {
         if self.chunks.remove(&chunk).is_none() {

@@ -1,11 +1,13 @@
 //! Blobs on their way.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use shoal_proto::attestation::{Attestation, ChunkHash, Claim};
 use shoal_proto::digest::{Algorithm, Digest};
+use shoal_store::disk::Disk;
 use shoal_store::disk::memory::{Loss, MemoryDisk};
 use shoal_store::{FinishError, Options, Store, StoreError};
 
@@ -208,4 +210,35 @@ async fn a_proven_blob_is_put_in_place_of_wrong_chunks() {
     store.put(&digest, bytes.clone()).await.unwrap();
     assert_eq!(whole(&store, &digest).await.unwrap(), bytes);
     partial.finish().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_stored_chunk_that_the_disk_changes_is_fetched_again() {
+    let disk = MemoryDisk::new();
+    let store = open_quiet(&disk);
+    let bytes = content(1, 1_000_000);
+    let digest = of(Algorithm::Sha256, &bytes);
+    let file = Path::new("partial").join(format!("sha256-{}", digest.hex()));
+    let partial = store.partial(&digest, 1_000_000).await.unwrap();
+    // Not the prefix: all these are read back before they are hashed.
+    for chunk in [1, 2, 3] {
+        write(&partial, &bytes, chunk).await.unwrap();
+    }
+    disk.open(&file).unwrap().write_all_at(600_000, b"overwritten").unwrap();
+    write(&partial, &bytes, 0).await.unwrap();
+    assert!(matches!(partial.finish().await, Err(FinishError::Incomplete { missing: 1 })));
+    assert_eq!(partial.missing(), [2]);
+    // A disk that gives nothing back is no better. The hasher goes on where it stopped.
+    disk.fail_call(2);
+    write(&partial, &bytes, 2).await.unwrap();
+    assert!(matches!(partial.finish().await, Err(FinishError::Incomplete { missing: 1 })));
+    assert_eq!(partial.missing(), [3]);
+    write(&partial, &bytes, 3).await.unwrap();
+    // Hashed already, and then changed: seen by whoever reads it.
+    disk.open(&file).unwrap().write_all_at(5, b"overwritten").unwrap();
+    assert!(partial.read(0).await.is_err());
+    assert_eq!(partial.missing(), [0]);
+    write(&partial, &bytes, 0).await.unwrap();
+    partial.finish().await.unwrap();
+    assert_eq!(whole(&store, &digest).await.unwrap(), bytes);
 }
