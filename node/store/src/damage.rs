@@ -3,12 +3,12 @@
 
 use std::io::ErrorKind;
 
-use redb::Database;
 use shoal_proto::attestation::ChunkHash;
 use shoal_proto::chunk::ChunkLayout;
 use shoal_proto::digest::Digest;
 
 use crate::change::Change;
+use crate::database::Database;
 use crate::disk::Disk;
 use crate::held::read_checked;
 use crate::store::{Inner, Store, blocking};

@@ -85,6 +85,13 @@ pub enum StoreError {
     ShutDown,
 }
 
+impl StoreError {
+    /// Whether a call to the disk failed, rather than what was asked.
+    pub(crate) const fn is_failure(&self) -> bool {
+        matches!(self, Self::Full | Self::Disk(_) | Self::Database(_))
+    }
+}
+
 impl From<io::Error> for StoreError {
     fn from(error: io::Error) -> Self {
         if error.kind() == io::ErrorKind::StorageFull { Self::Full } else { Self::Disk(Arc::new(error)) }

@@ -4,12 +4,12 @@ use std::fmt::Display;
 use std::io::ErrorKind;
 
 use bytes::{Bytes, BytesMut};
-use redb::{Database, ReadableDatabase as _};
 use shoal_proto::attestation::ChunkHash;
 use shoal_proto::chunk::ChunkLayout;
 use shoal_proto::digest::Digest;
 use shoal_proto::range::ByteRange;
 
+use crate::database::Database;
 use crate::disk::{Disk, DiskFile};
 use crate::store::{Store, blocking};
 use crate::tables::{HASHES, HASHES_A_ROW, INLINE, key, row_key};
@@ -87,17 +87,18 @@ fn noted(
     size: u64,
     chunk: u32,
 ) -> Result<(Option<ChunkHash>, Option<Bytes>), StoreError> {
-    let txn = database.begin_read()?;
-    let row = txn.open_table(HASHES)?.get(&*row_key(digest, chunk / HASHES_A_ROW))?;
-    let hash = row.and_then(|row| {
-        let (hashes, _) = row.value().as_chunks::<32>();
-        hashes.get((chunk % HASHES_A_ROW) as usize).map(|hash| ChunkHash::from_bytes(*hash))
-    });
-    if size > MAX_INLINE {
-        return Ok((hash, None));
-    }
-    let row = txn.open_table(INLINE)?.get(&*key(digest))?;
-    Ok((hash, row.map(|row| Bytes::copy_from_slice(row.value()))))
+    database.read(|txn| {
+        let row = txn.open_table(HASHES)?.get(&*row_key(digest, chunk / HASHES_A_ROW))?;
+        let hash = row.and_then(|row| {
+            let (hashes, _) = row.value().as_chunks::<32>();
+            hashes.get((chunk % HASHES_A_ROW) as usize).map(|hash| ChunkHash::from_bytes(*hash))
+        });
+        if size > MAX_INLINE {
+            return Ok((hash, None));
+        }
+        let row = txn.open_table(INLINE)?.get(&*key(digest))?;
+        Ok((hash, row.map(|row| Bytes::copy_from_slice(row.value()))))
+    })
 }
 
 /// Bytes of a file, in memory of their own.

@@ -11,6 +11,7 @@
 //! | --- | --- |
 //! | [`disk`] | the narrow door to the disk |
 //! | `backend` | redb through that door |
+//! | `database` | redb, opened again when its disk failed |
 //! | `layout` | which file is where |
 //! | `tables` | what the database holds |
 //! | `change` | one change of it, and its effect |
@@ -29,6 +30,7 @@
 mod backend;
 mod change;
 mod damage;
+mod database;
 pub mod disk;
 mod error;
 mod held;

@@ -1,6 +1,5 @@
 //! What is known besides bytes: media types, repositories, tags.
 
-use redb::ReadableDatabase as _;
 use shoal_proto::digest::Digest;
 use shoal_proto::name::{Scope, Tag};
 use shoal_proto::tag::SignedTagMapping;
@@ -26,8 +25,10 @@ impl Store {
     pub async fn media_type(&self, digest: &Digest) -> Result<Option<String>, StoreError> {
         let (inner, digest) = (self.inner.clone(), *digest);
         blocking(move || {
-            let table = inner.database.begin_read()?.open_table(MEDIA_TYPES)?;
-            Ok(table.get(&*key(&digest))?.map(|row| row.value().to_owned()))
+            inner.database.read(|txn| {
+                let table = txn.open_table(MEDIA_TYPES)?;
+                Ok(table.get(&*key(&digest))?.map(|row| row.value().to_owned()))
+            })
         })
         .await
     }
@@ -51,17 +52,19 @@ impl Store {
     pub async fn repositories(&self, digest: &Digest) -> Result<Vec<Scope>, StoreError> {
         let (inner, digest) = (self.inner.clone(), *digest);
         blocking(move || {
-            let table = inner.database.begin_read()?.open_table(REPOSITORIES)?;
-            let prefix = key(&digest);
-            let mut scopes = Vec::new();
-            for row in table.range(&*prefix..)? {
-                let (row, _) = row?;
-                if !row.value().starts_with(&prefix) {
-                    break;
+            inner.database.read(|txn| {
+                let table = txn.open_table(REPOSITORIES)?;
+                let prefix = key(&digest);
+                let mut scopes = Vec::new();
+                for row in table.range(&*prefix..)? {
+                    let (row, _) = row?;
+                    if !row.value().starts_with(&prefix) {
+                        break;
+                    }
+                    scopes.extend(repository_of(&digest, row.value()));
                 }
-                scopes.extend(repository_of(&digest, row.value()));
-            }
-            Ok(scopes)
+                Ok(scopes)
+            })
         })
         .await
     }
@@ -81,16 +84,18 @@ impl Store {
     pub async fn tags(&self, scope: &Scope, tag: &Tag) -> Result<Vec<SignedTagMapping>, StoreError> {
         let (inner, prefix) = (self.inner.clone(), tag_prefix(scope, tag));
         blocking(move || {
-            let table = inner.database.begin_read()?.open_table(TAGS)?;
-            let mut mappings = Vec::new();
-            for row in table.range(prefix.as_str()..)? {
-                let (key, value) = row?;
-                if !key.value().starts_with(&prefix) {
-                    break;
+            inner.database.read(|txn| {
+                let table = txn.open_table(TAGS)?;
+                let mut mappings = Vec::new();
+                for row in table.range(prefix.as_str()..)? {
+                    let (key, value) = row?;
+                    if !key.value().starts_with(&prefix) {
+                        break;
+                    }
+                    mappings.push(decode_tag(value.value())?);
                 }
-                mappings.push(decode_tag(value.value())?);
-            }
-            Ok(mappings)
+                Ok(mappings)
+            })
         })
         .await
     }
@@ -106,21 +111,24 @@ impl Store {
     ) -> Result<Vec<(Scope, Tag)>, StoreError> {
         let inner = self.inner.clone();
         blocking(move || {
-            let table = inner.database.begin_read()?.open_table(TAGS)?;
-            // A tag's mappings begin with its prefix, and no media type begins with this.
-            let start =
-                after.map_or_else(String::new, |(scope, tag)| tag_prefix(&scope, &tag) + "\u{10ffff}");
-            let mut tags = Vec::new();
-            for row in table.range(start.as_str()..)? {
-                let tag = tag_of(row?.0.value()).ok_or(StoreError::Row("a tag's key"))?;
-                if tags.last() != Some(&tag) {
-                    if tags.len() >= limit {
-                        break;
+            inner.database.read(|txn| {
+                let table = txn.open_table(TAGS)?;
+                // A tag's mappings begin with its prefix, and no media type begins with this.
+                let start = after
+                    .as_ref()
+                    .map_or_else(String::new, |(scope, tag)| tag_prefix(scope, tag) + "\u{10ffff}");
+                let mut tags = Vec::new();
+                for row in table.range(start.as_str()..)? {
+                    let tag = tag_of(row?.0.value()).ok_or(StoreError::Row("a tag's key"))?;
+                    if tags.last() != Some(&tag) {
+                        if tags.len() >= limit {
+                            break;
+                        }
+                        tags.push(tag);
                     }
-                    tags.push(tag);
                 }
-            }
-            Ok(tags)
+                Ok(tags)
+            })
         })
         .await
     }

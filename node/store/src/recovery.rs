@@ -2,21 +2,21 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
+use std::sync::Arc;
 
-use redb::{Database, ReadableDatabase as _, ReadableTable as _};
+use redb::ReadableTable as _;
 use shoal_proto::chunk::ChunkLayout;
 use shoal_proto::digest::Digest;
 
-use crate::backend::Backend;
 use crate::change::Change;
 use crate::damage::{demotion, move_back};
+use crate::database::Database;
 use crate::disk::{Disk, DiskLock};
 use crate::store::remove_if_there;
 use crate::tables::{
     CHUNKS, FORMAT, HASHES, HELD, INLINE, MEDIA_TYPES, META, PARTIAL, REPOSITORIES, TAGS, digest_of,
     row_number, rows_of,
 };
-use crate::writer::commit;
 use crate::{MAX_INLINE, OpenError, Options, StoreError, layout};
 
 /// What a start found.
@@ -41,7 +41,7 @@ pub(crate) struct Opened {
     pub(crate) lock: Box<dyn DiskLock>,
 }
 
-pub(crate) fn open(disk: &dyn Disk, options: Options) -> Result<Opened, OpenError> {
+pub(crate) fn open(disk: &Arc<dyn Disk>, options: Options) -> Result<Opened, OpenError> {
     let io = |error: std::io::Error| OpenError::Store(error.into());
     let path = |name: &str| disk.locate(Path::new(name));
     let lock = disk.lock(Path::new(layout::LOCK)).map_err(io)?;
@@ -49,16 +49,12 @@ pub(crate) fn open(disk: &dyn Disk, options: Options) -> Result<Opened, OpenErro
     for folder in [layout::BLOBS, layout::PARTIAL] {
         disk.create_dir(Path::new(folder)).map_err(io)?;
     }
-    let file = disk.create(Path::new(layout::DATABASE)).map_err(io)?;
-    disk.sync_dir(Path::new("")).map_err(io)?;
-    let database = redb::Builder::new()
-        .set_cache_size(options.cache)
-        .create_with_backend(Backend(file))
-        .map_err(StoreError::from)?;
+    let database = Database::create(disk.clone(), options.cache)?;
     match prepare(&database)? {
         FORMAT => {}
         found => return Err(OpenError::Format { path: path(layout::DATABASE), found, known: FORMAT }),
     }
+    let disk = &**disk;
     let mut index = held(&database)?;
     let mut recovery = Recovery::default();
     let demoted = check_held(disk, &database, &mut index)?;
@@ -73,47 +69,40 @@ pub(crate) fn open(disk: &dyn Disk, options: Options) -> Result<Opened, OpenErro
 
 /// Creates the tables, and says which format this is.
 fn prepare(database: &Database) -> Result<u64, StoreError> {
-    let mut txn = database.begin_write()?;
-    txn.set_quick_repair(true);
-    let format = {
+    database.write(|txn| {
         let mut meta = txn.open_table(META)?;
         let known = meta.get("format")?.map(|row| row.value());
         if known.is_none() {
             meta.insert("format", FORMAT)?;
         }
-        known.unwrap_or(FORMAT)
-    };
-    if format == FORMAT {
-        txn.open_table(HELD)?;
-        txn.open_table(HASHES)?;
-        txn.open_table(INLINE)?;
-        txn.open_table(PARTIAL)?;
-        txn.open_table(CHUNKS)?;
-        txn.open_table(MEDIA_TYPES)?;
-        txn.open_table(REPOSITORIES)?;
-        txn.open_table(TAGS)?;
-    }
-    txn.commit()?;
-    Ok(format)
+        let format = known.unwrap_or(FORMAT);
+        if format == FORMAT {
+            txn.open_table(HELD)?;
+            txn.open_table(HASHES)?;
+            txn.open_table(INLINE)?;
+            txn.open_table(PARTIAL)?;
+            txn.open_table(CHUNKS)?;
+            txn.open_table(MEDIA_TYPES)?;
+            txn.open_table(REPOSITORIES)?;
+            txn.open_table(TAGS)?;
+        }
+        Ok(format)
+    })
 }
 
 fn held(database: &Database) -> Result<BTreeMap<Digest, u64>, StoreError> {
-    let table = database.begin_read()?.open_table(HELD)?;
-    let mut index = BTreeMap::new();
-    for row in table.iter()? {
-        let (key, size) = row?;
-        index.insert(digest_of(key.value())?, size.value());
-    }
-    Ok(index)
+    database.read(|txn| {
+        let mut index = BTreeMap::new();
+        for row in txn.open_table(HELD)?.iter()? {
+            let (key, size) = row?;
+            index.insert(digest_of(key.value())?, size.value());
+        }
+        Ok(index)
+    })
 }
 
 fn partial_digests(database: &Database) -> Result<HashSet<Digest>, StoreError> {
-    let table = database.begin_read()?.open_table(PARTIAL)?;
-    let mut digests = HashSet::new();
-    for row in table.iter()? {
-        digests.insert(digest_of(row?.0.value())?);
-    }
-    Ok(digests)
+    database.read(|txn| txn.open_table(PARTIAL)?.iter()?.map(|row| digest_of(row?.0.value())).collect())
 }
 
 /// Looks at each held blob's file. Whole content is checked when it is read.
@@ -133,7 +122,7 @@ fn check_held(
             Err(error) => tracing::warn!(%digest, %error, "a held blob's file cannot be looked at"),
         }
     }
-    commit(database, changes.iter())?;
+    database.commit(&changes.iter().collect::<Vec<_>>())?;
     for change in &changes {
         if let Change::Drop(digest) | Change::Demote { digest, .. } = change {
             index.remove(digest);
@@ -214,18 +203,19 @@ fn clear_partials(disk: &dyn Disk, partial: &HashSet<Digest>) -> Result<u64, Sto
 
 /// How many partial blobs there are, and how many bytes of them.
 pub(crate) fn partials(database: &Database) -> Result<(u64, u64), StoreError> {
-    let txn = database.begin_read()?;
-    let chunks = txn.open_table(CHUNKS)?;
-    let (mut count, mut bytes) = (0, 0);
-    for row in txn.open_table(PARTIAL)?.iter()? {
-        let (key, size) = row?;
-        let layout = ChunkLayout::of(size.value())?;
-        let rows = rows_of(&digest_of(key.value())?);
-        for row in chunks.range(rows.start().as_slice()..=rows.end().as_slice())? {
-            let range = layout.range(row_number(row?.0.value())?);
-            bytes += range.map_or(0, shoal_proto::range::ByteRange::len);
+    database.read(|txn| {
+        let chunks = txn.open_table(CHUNKS)?;
+        let (mut count, mut bytes) = (0, 0);
+        for row in txn.open_table(PARTIAL)?.iter()? {
+            let (key, size) = row?;
+            let layout = ChunkLayout::of(size.value())?;
+            let rows = rows_of(&digest_of(key.value())?);
+            for row in chunks.range(rows.start().as_slice()..=rows.end().as_slice())? {
+                let range = layout.range(row_number(row?.0.value())?);
+                bytes += range.map_or(0, shoal_proto::range::ByteRange::len);
+            }
+            count += 1;
         }
-        count += 1;
-    }
-    Ok((count, bytes))
+        Ok((count, bytes))
+    })
 }

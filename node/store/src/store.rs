@@ -4,13 +4,13 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak};
 
 use bytes::Bytes;
-use redb::Database;
 use shoal_proto::attestation::ChunkHash;
 use shoal_proto::chunk::ChunkLayout;
 use shoal_proto::digest::Digest;
 use tokio::task::spawn_blocking;
 
 use crate::change::Change;
+use crate::database::Database;
 use crate::disk::{Disk, DiskLock};
 use crate::partial::{Partial, State};
 use crate::recovery::{self, Opened, Recovery};
@@ -91,7 +91,7 @@ impl Store {
     /// # Errors
     /// [`OpenError`] if another process has it, another version wrote it, or the disk fails.
     pub fn open(disk: Arc<dyn Disk>, options: Options) -> Result<(Self, Recovery), OpenError> {
-        let Opened { database, index, recovery, lock } = recovery::open(&*disk, options)?;
+        let Opened { database, index, recovery, lock } = recovery::open(&disk, options)?;
         let database = Arc::new(database);
         let inner = Inner {
             disk,

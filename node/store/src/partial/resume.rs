@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io::ErrorKind;
 use std::sync::Arc;
 
-use redb::ReadableDatabase as _;
+use redb::ReadTransaction;
 use shoal_proto::attestation::ChunkHash;
 use shoal_proto::chunk::ChunkLayout;
 use shoal_proto::digest::Digest;
@@ -15,7 +15,6 @@ use crate::disk::{Disk, DiskFile};
 use crate::held::read_range;
 use crate::store::{Inner, remove_if_there};
 use crate::tables::{CHUNKS, PARTIAL, Vouched, key, row_number, rows_of};
-use crate::writer::commit;
 use crate::{StoreError, layout};
 
 /// What is there of a partial blob.
@@ -28,27 +27,22 @@ pub(super) struct Resumed {
 /// Finds what is there of a partial blob: each chunk is checked again, because a crash may have come before its
 /// bytes were on the disk. Blocks.
 pub(super) fn resume(store: &Inner, digest: &Digest, layout: ChunkLayout) -> Result<Resumed, StoreError> {
-    let txn = store.database.begin_read()?;
-    let Some(size) = txn.open_table(PARTIAL)?.get(&*key(digest))?.map(|row| row.value()) else {
+    let Some(Noted { size, chunks: noted }) = store.database.read(|txn| rows(txn, digest))? else {
         return Ok(Resumed::default());
     };
     if size != layout.size() {
         // It was fetched with a size that somebody made up: or is now. Whichever it is, the digest will tell.
-        commit(&store.database, std::iter::once(&Change::Drop(*digest)))?;
+        store.writer.write_blocking(Change::Drop(*digest))?;
         remove_if_there(&*store.disk, &layout::partial(digest))?;
         return Ok(Resumed::default());
     }
     let Some(file) = find(&*store.disk, digest)? else {
-        commit(&store.database, std::iter::once(&Change::Drop(*digest)))?;
+        store.writer.write_blocking(Change::Drop(*digest))?;
         return Ok(Resumed::default());
     };
-    let rows = rows_of(digest);
     let mut chunks = BTreeMap::new();
     let mut wrong = Vec::new();
-    for row in txn.open_table(CHUNKS)?.range(rows.start().as_slice()..=rows.end().as_slice())? {
-        let (key, row) = row?;
-        let chunk = row_number(key.value())?;
-        let vouched = Vouched::decode(row.value())?;
+    for (chunk, vouched) in noted {
         let bytes = layout.range(chunk).and_then(|range| read_range(&*file, range).ok());
         if bytes.is_some_and(|bytes| ChunkHash::of(&bytes) == vouched.hash) {
             chunks.insert(chunk, vouched);
@@ -56,12 +50,31 @@ pub(super) fn resume(store: &Inner, digest: &Digest, layout: ChunkLayout) -> Res
             wrong.push(chunk);
         }
     }
-    drop(txn);
     if !wrong.is_empty() {
         tracing::info!(%digest, wrong = wrong.len(), good = chunks.len(), "chunks were lost: they are fetched again");
-        commit(&store.database, std::iter::once(&Change::Forget { digest: *digest, chunks: wrong }))?;
+        store.writer.write_blocking(Change::Forget { digest: *digest, chunks: wrong })?;
     }
     Ok(Resumed { chunks, file: Some(file) })
+}
+
+/// What the database knows of a partial blob.
+#[derive(Debug)]
+struct Noted {
+    size: u64,
+    chunks: BTreeMap<u32, Vouched>,
+}
+
+fn rows(txn: &ReadTransaction, digest: &Digest) -> Result<Option<Noted>, StoreError> {
+    let Some(size) = txn.open_table(PARTIAL)?.get(&*key(digest))?.map(|row| row.value()) else {
+        return Ok(None);
+    };
+    let rows = rows_of(digest);
+    let mut chunks = BTreeMap::new();
+    for row in txn.open_table(CHUNKS)?.range(rows.start().as_slice()..=rows.end().as_slice())? {
+        let (key, row) = row?;
+        chunks.insert(row_number(key.value())?, Vouched::decode(row.value())?);
+    }
+    Ok(Some(Noted { size, chunks }))
 }
 
 /// The file of a partial blob, also if a failing disk left it among the held ones.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use shoal_proto::digest::Algorithm;
 use shoal_store::disk::Disk;
-use shoal_store::disk::memory::MemoryDisk;
+use shoal_store::disk::memory::{Loss, MemoryDisk};
 use shoal_store::{FinishError, ReadError, StoreError};
 
 use crate::support::{content, fetch, of, open, whole, write};
@@ -112,4 +112,83 @@ async fn what_follows_a_whole_blob_in_its_file_is_cut_off() {
     assert_eq!((recovery.held, recovery.damaged), (1, 0));
     assert_eq!(disk.len(Path::new(&path)).unwrap(), 600_000);
     assert_eq!(whole(&store, &digest).await.unwrap(), bytes);
+}
+
+#[tokio::test]
+async fn a_database_call_that_fails_stops_nothing() {
+    for call in 1..40 {
+        let disk = MemoryDisk::new();
+        let (store, _) = open(&disk);
+        let held = content(1, 300_000);
+        let digest = of(Algorithm::Sha256, &held);
+        fetch(&store, &digest, &held).await.unwrap();
+        disk.fail_call(call);
+        // The change that meets it is made again.
+        store.set_media_type(&digest, "application/x").await.unwrap();
+        assert_eq!(whole(&store, &digest).await.ok().as_ref().map_or(300_000, Vec::len), 300_000);
+        disk.heal();
+        assert_eq!(store.media_type(&digest).await.unwrap().as_deref(), Some("application/x"), "call {call}");
+        assert_eq!(whole(&store, &digest).await.unwrap(), held, "call {call}");
+        let small = content(2, 100);
+        let other = of(Algorithm::Sha256, &small);
+        store.put(&other, small.clone()).await.unwrap();
+        assert_eq!(whole(&store, &other).await.unwrap(), small, "call {call}");
+    }
+}
+
+#[tokio::test]
+async fn a_disk_that_fails_for_a_while_is_used_again_when_it_is_well() {
+    let disk = MemoryDisk::new();
+    let (store, _) = open(&disk);
+    let held = content(1, 300_000);
+    let digest = of(Algorithm::Sha256, &held);
+    fetch(&store, &digest, &held).await.unwrap();
+    disk.fail_every(1);
+    for n in 0..3_u8 {
+        let small = content(n, 100);
+        store.put(&of(Algorithm::Sha256, &small), small).await.unwrap_err();
+        store.read_chunk(&digest, 0).await.unwrap_err();
+        assert!(store.held(&digest).await.unwrap().is_some());
+    }
+    disk.heal();
+    assert_eq!(whole(&store, &digest).await.unwrap(), held);
+    let small = content(0, 100);
+    let other = of(Algorithm::Sha256, &small);
+    store.put(&other, small.clone()).await.unwrap();
+    let (store, _) = open(&disk.after_power_loss(Loss::All));
+    assert_eq!(whole(&store, &digest).await.unwrap(), held);
+    assert_eq!(whole(&store, &other).await.unwrap(), small);
+}
+
+#[tokio::test]
+async fn a_full_database_is_read_and_is_written_when_there_is_room_again() {
+    let disk = MemoryDisk::new();
+    let (store, _) = open(&disk);
+    let held = content(1, 300_000);
+    let digest = of(Algorithm::Sha256, &held);
+    fetch(&store, &digest, &held).await.unwrap();
+    disk.set_capacity(Some(disk.allocated() + 100_000));
+    // Into the database, until there is no room in it.
+    let mut stored = Vec::new();
+    let error = loop {
+        let small = content(stored.len() as u8, 10_000 + stored.len());
+        let other = of(Algorithm::Sha256, &small);
+        match store.put(&other, small.clone()).await {
+            Ok(()) => stored.push((other, small)),
+            Err(error) => break error,
+        }
+    };
+    assert!(matches!(error, StoreError::Full), "{error}");
+    assert!(!stored.is_empty());
+    for (digest, bytes) in &stored {
+        assert_eq!(whole(&store, digest).await.unwrap(), *bytes);
+    }
+    assert_eq!(whole(&store, &digest).await.unwrap(), held);
+    disk.set_capacity(None);
+    let small = content(200, 15_000);
+    let other = of(Algorithm::Sha256, &small);
+    store.put(&other, small.clone()).await.unwrap();
+    let (store, recovery) = open(&disk.after_power_loss(Loss::All));
+    assert_eq!(recovery.held, stored.len() as u64 + 2);
+    assert_eq!(whole(&store, &other).await.unwrap(), small);
 }
