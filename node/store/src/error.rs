@@ -54,12 +54,12 @@ pub enum StoreError {
         /// What they are.
         actual: Digest,
     },
-    /// The blob is being fetched with another size.
-    #[error("{digest} is being fetched as {known} bytes, not {asked}")]
+    /// The blob is being fetched with another size, or chunks of it as another size are there.
+    #[error("{digest} is known as a blob of {known} bytes, not {asked}")]
     Size {
         /// Which blob.
         digest: Digest,
-        /// The size it is fetched with, in bytes.
+        /// The size it is known with, in bytes.
         known: u64,
         /// The size that was asked for, in bytes.
         asked: u64,

@@ -200,7 +200,8 @@ impl Store {
     /// A blob on its way: what is there of it is resumed. All who ask get the same.
     ///
     /// # Errors
-    /// [`StoreError::Size`] if it is being fetched with another size; else whatever the disk says.
+    /// [`StoreError::Size`] if it is being fetched with another size, or chunks of it as another size are there: to
+    /// give those up, open it with that size and discard it. Else whatever the disk says.
     pub async fn partial(&self, digest: &Digest, size: u64) -> Result<Partial, StoreError> {
         Partial::open(self, *digest, size).await
     }

@@ -27,34 +27,48 @@ pub(super) struct Resumed {
 /// Finds what is there of a partial blob: each chunk is checked again, because a crash may have come before its
 /// bytes were on the disk. Blocks.
 pub(super) fn resume(store: &Inner, digest: &Digest, layout: ChunkLayout) -> Result<Resumed, StoreError> {
-    let Some(Noted { size, chunks: noted }) = store.database.read(|txn| rows(txn, digest))? else {
+    let Some(noted) = store.database.read(|txn| noted(txn, digest))? else {
         return Ok(Resumed::default());
     };
-    if size != layout.size() {
-        // It was fetched with a size that somebody made up: or is now. Whichever it is, the digest will tell.
-        store.writer.write_blocking(Change::Drop(*digest))?;
+    let known = ChunkLayout::of(noted.size)?;
+    let known_chunks = noted.chunks.len();
+    let (resumed, wrong) = match find(&*store.disk, digest)? {
+        Some(file) => check(digest, known, noted, file),
+        None => (Resumed::default(), noted.chunks.into_keys().collect()),
+    };
+    if wrong.len() == known_chunks {
+        // Nothing is lost with it: neither a file of another length nor another size is to stay.
+        store.writer.write_blocking(Change::DropPartial(*digest))?;
         remove_if_there(&*store.disk, &layout::partial(digest))?;
         return Ok(Resumed::default());
     }
-    let Some(file) = find(&*store.disk, digest)? else {
-        store.writer.write_blocking(Change::Drop(*digest))?;
-        return Ok(Resumed::default());
-    };
-    let mut chunks = BTreeMap::new();
-    let mut wrong = Vec::new();
-    for (chunk, vouched) in noted {
-        let bytes = layout.range(chunk).and_then(|range| read_range(&*file, range).ok());
-        if bytes.is_some_and(|bytes| ChunkHash::of(&bytes) == vouched.hash) {
-            chunks.insert(chunk, vouched);
-        } else {
-            wrong.push(chunk);
-        }
+    if known.size() != layout.size() {
+        // One of the two is made up. Who knows which may discard what is there; asking alone does not.
+        return Err(StoreError::Size { digest: *digest, known: known.size(), asked: layout.size() });
     }
     if !wrong.is_empty() {
-        tracing::info!(%digest, wrong = wrong.len(), good = chunks.len(), "chunks were lost: they are fetched again");
+        let good = resumed.chunks.len();
+        tracing::info!(%digest, wrong = wrong.len(), good, "chunks were lost: they are fetched again");
         store.writer.write_blocking(Change::Forget { digest: *digest, chunks: wrong })?;
     }
-    Ok(Resumed { chunks, file: Some(file) })
+    Ok(resumed)
+}
+
+/// Reads every chunk that the database knows of. Says what is there, and which chunks are not what was stored; one
+/// that the disk does not give at all is neither.
+fn check(digest: &Digest, layout: ChunkLayout, noted: Noted, file: Arc<dyn DiskFile>) -> (Resumed, Vec<u32>) {
+    let mut chunks = BTreeMap::new();
+    let mut wrong = Vec::new();
+    for (chunk, vouched) in noted.chunks {
+        match layout.range(chunk).map(|range| read_range(&*file, range)) {
+            Some(Ok(bytes)) if ChunkHash::of(&bytes) == vouched.hash => drop(chunks.insert(chunk, vouched)),
+            Some(Err(error)) if error.kind() != ErrorKind::UnexpectedEof => {
+                tracing::warn!(%digest, chunk, %error, "a stored chunk cannot be read: it is fetched again");
+            }
+            _ => wrong.push(chunk),
+        }
+    }
+    (Resumed { chunks, file: Some(file) }, wrong)
 }
 
 /// What the database knows of a partial blob.
@@ -64,7 +78,7 @@ struct Noted {
     chunks: BTreeMap<u32, Vouched>,
 }
 
-fn rows(txn: &ReadTransaction, digest: &Digest) -> Result<Option<Noted>, StoreError> {
+fn noted(txn: &ReadTransaction, digest: &Digest) -> Result<Option<Noted>, StoreError> {
     let Some(size) = txn.open_table(PARTIAL)?.get(&*key(digest))?.map(|row| row.value()) else {
         return Ok(None);
     };

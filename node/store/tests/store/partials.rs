@@ -11,7 +11,7 @@ use shoal_store::disk::Disk;
 use shoal_store::disk::memory::{Loss, MemoryDisk};
 use shoal_store::{FinishError, Options, Store, StoreError};
 
-use crate::support::{content, fetch, keypair, of, open, whole, write};
+use crate::support::{GatedDisk, content, fetch, keypair, of, open, options, whole, write};
 
 #[tokio::test]
 async fn wrong_bytes_are_never_held_and_are_repaired_by_chunk() {
@@ -241,4 +241,84 @@ async fn a_stored_chunk_that_the_disk_changes_is_fetched_again() {
     write(&partial, &bytes, 0).await.unwrap();
     partial.finish().await.unwrap();
     assert_eq!(whole(&store, &digest).await.unwrap(), bytes);
+}
+
+/// A blob of which `chunks` are stored and written to the database.
+async fn begin(store: &Store, bytes: &Bytes, chunks: std::ops::Range<u32>) -> Digest {
+    let digest = of(Algorithm::Sha256, bytes);
+    let before = store.usage().await.unwrap().partial_bytes;
+    let partial = store.partial(&digest, bytes.len() as u64).await.unwrap();
+    for chunk in chunks {
+        write(&partial, bytes, chunk).await.unwrap();
+    }
+    let deadline = std::time::Instant::now() + Duration::from_secs(10);
+    let stored: u64 =
+        partial.have().ones().map(|chunk| partial.layout().range(chunk as u32).unwrap().len()).sum();
+    while store.usage().await.unwrap().partial_bytes < before + stored {
+        assert!(std::time::Instant::now() < deadline, "not flushed");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    digest
+}
+
+#[tokio::test]
+async fn a_blob_that_is_looked_through_keeps_no_other_waiting() {
+    let disk = MemoryDisk::new();
+    let (begun, damaged, other) = (content(1, 900_000), content(2, 900_000), content(3, 900_000));
+    let (partial_digest, held_digest) = {
+        let (store, _) = open(&disk);
+        let held_digest = of(Algorithm::Sha256, &damaged);
+        fetch(&store, &held_digest, &damaged).await.unwrap();
+        (begin(&store, &begun, 0..3).await, held_digest)
+    };
+    let disk = disk.after_kill();
+    let path = format!("blobs/sha256/{}/{}", &held_digest.hex()[..2], held_digest.hex());
+    disk.open(Path::new(&path)).unwrap().write_all_at(0, b"overwritten").unwrap();
+    let (gated, gate) = GatedDisk::new(&disk);
+    let (store, _) = Store::open(Arc::new(gated), options()).unwrap();
+    for digest in [partial_digest, held_digest] {
+        gate.shut(digest.hex());
+        let slow = {
+            let store = store.clone();
+            tokio::spawn(async move {
+                if digest == held_digest {
+                    return store.read_chunk(&digest, 0).await.map(drop).unwrap_err().to_string();
+                }
+                format!(
+                    "{:?}",
+                    store.partial(&digest, 900_000).await.unwrap().have().ones().collect::<Vec<_>>()
+                )
+            })
+        };
+        while gate.waiting() == 0 {
+            tokio::task::yield_now().await;
+        }
+        let other = of(Algorithm::Sha512, &[&other[..], digest.raw()].concat()[..]);
+        let quick = tokio::time::timeout(Duration::from_secs(10), store.partial(&other, 900_064)).await;
+        gate.open();
+        quick.expect("it waits for another blob").unwrap();
+        let said = slow.await.unwrap();
+        assert!(said == "[0, 1, 2]" || said.contains("damaged"), "{said}");
+    }
+}
+
+#[tokio::test]
+async fn asking_with_another_size_deletes_nothing() {
+    let disk = MemoryDisk::new();
+    let bytes = content(1, 1_000_000);
+    let digest = {
+        let (store, _) = open(&disk);
+        begin(&store, &bytes, 0..3).await
+    };
+    let (store, _) = open(&disk.after_kill());
+    let error = store.partial(&digest, 999_999).await.unwrap_err();
+    assert!(matches!(error, StoreError::Size { known: 1_000_000, asked: 999_999, .. }), "{error}");
+    let partial = store.partial(&digest, 1_000_000).await.unwrap();
+    assert_eq!(partial.have().count_ones(..), 3);
+    // Who knows better discards it.
+    partial.discard().await.unwrap();
+    store.partial(&digest, 999_999).await.unwrap();
+    // What a power loss left nothing of is in nobody's way.
+    let (store, _) = open(&disk.after_power_loss(Loss::All));
+    store.partial(&digest, 999_999).await.unwrap();
 }

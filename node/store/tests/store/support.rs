@@ -1,6 +1,9 @@
 //! What the tests share.
 
-use std::sync::Arc;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -9,6 +12,7 @@ use shoal_proto::chunk::ChunkLayout;
 use shoal_proto::digest::{Algorithm, Digest, Hasher};
 use shoal_proto::identity::Keypair;
 use shoal_store::disk::memory::MemoryDisk;
+use shoal_store::disk::{Disk, DiskFile, DiskLock, Entry};
 use shoal_store::{FinishError, Options, Partial, ReadError, Recovery, Store, StoreError};
 
 pub(crate) fn options() -> Options {
@@ -63,4 +67,130 @@ pub(crate) async fn whole(store: &Store, digest: &Digest) -> Result<Vec<u8>, Rea
         bytes.extend_from_slice(&store.read_chunk(digest, chunk).await?.bytes);
     }
     Ok(bytes)
+}
+
+/// A disk on which reading one file waits, until it is let go.
+#[derive(Debug)]
+pub(crate) struct GatedDisk {
+    disk: MemoryDisk,
+    gate: Arc<Gate>,
+}
+
+/// See [`GatedDisk`].
+#[derive(Debug, Default)]
+pub(crate) struct Gate {
+    /// What the name of the file ends with.
+    shut_for: Mutex<Option<String>>,
+    waiting: AtomicUsize,
+    opened: Condvar,
+}
+
+impl Gate {
+    pub(crate) fn shut(&self, name: String) {
+        *self.shut_for.lock().unwrap() = Some(name);
+    }
+
+    pub(crate) fn open(&self) {
+        *self.shut_for.lock().unwrap() = None;
+        self.opened.notify_all();
+    }
+
+    pub(crate) fn waiting(&self) -> usize {
+        self.waiting.load(Ordering::SeqCst)
+    }
+
+    fn pass(&self, path: &Path) {
+        let mut shut_for = self.shut_for.lock().unwrap();
+        let shut = |name: &Option<String>| {
+            name.as_ref().is_some_and(|name| path.to_str().is_some_and(|path| path.ends_with(name)))
+        };
+        while shut(&shut_for) {
+            self.waiting.fetch_add(1, Ordering::SeqCst);
+            shut_for = self.opened.wait(shut_for).unwrap();
+            self.waiting.fetch_sub(1, Ordering::SeqCst);
+        }
+    }
+}
+
+impl GatedDisk {
+    pub(crate) fn new(disk: &MemoryDisk) -> (Self, Arc<Gate>) {
+        let gate = Arc::new(Gate::default());
+        (Self { disk: disk.clone(), gate: gate.clone() }, gate)
+    }
+
+    fn gated(&self, path: &Path, file: Arc<dyn DiskFile>) -> Arc<dyn DiskFile> {
+        Arc::new(GatedFile { file, path: path.to_owned(), gate: self.gate.clone() })
+    }
+}
+
+impl Disk for GatedDisk {
+    fn open(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
+        Ok(self.gated(path, self.disk.open(path)?))
+    }
+
+    fn create(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
+        Ok(self.gated(path, self.disk.create(path)?))
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.disk.rename(from, to)
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        self.disk.remove(path)
+    }
+
+    fn len(&self, path: &Path) -> io::Result<u64> {
+        self.disk.len(path)
+    }
+
+    fn list(&self, folder: &Path) -> io::Result<Vec<Entry>> {
+        self.disk.list(folder)
+    }
+
+    fn create_dir(&self, folder: &Path) -> io::Result<()> {
+        self.disk.create_dir(folder)
+    }
+
+    fn sync_dir(&self, folder: &Path) -> io::Result<()> {
+        self.disk.sync_dir(folder)
+    }
+
+    fn lock(&self, path: &Path) -> io::Result<Option<Box<dyn DiskLock>>> {
+        self.disk.lock(path)
+    }
+
+    fn locate(&self, path: &Path) -> PathBuf {
+        self.disk.locate(path)
+    }
+}
+
+#[derive(Debug)]
+struct GatedFile {
+    file: Arc<dyn DiskFile>,
+    path: PathBuf,
+    gate: Arc<Gate>,
+}
+
+impl DiskFile for GatedFile {
+    fn read_exact_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
+        self.gate.pass(&self.path);
+        self.file.read_exact_at(offset, buffer)
+    }
+
+    fn write_all_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        self.file.write_all_at(offset, bytes)
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.file.set_len(len)
+    }
+
+    fn len(&self) -> io::Result<u64> {
+        self.file.len()
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.file.sync()
+    }
 }
