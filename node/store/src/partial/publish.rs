@@ -39,7 +39,8 @@ enum Seal {
 }
 
 impl Partial {
-    /// Proves the digest and makes the blob a held one. Fine if somebody else does it first.
+    /// Proves the digest, if [`Partial::prove`] did not, and makes the blob a held one: synced, moved, and in the
+    /// database. Fine if somebody else does it first.
     ///
     /// # Errors
     /// [`FinishError::Mismatch`] if the digest does not come out: then everything stays. After any other error it
@@ -60,8 +61,12 @@ impl Partial {
         }
     }
 
-    /// Proves the digest.
-    async fn prove(&self) -> Result<(), FinishError> {
+    /// Proves the digest, and nothing more: whoever waits for the last byte may have it after this. It is not held,
+    /// and may be lost with the power, before [`Partial::finish`] has synced it.
+    ///
+    /// # Errors
+    /// As [`Partial::finish`], without those of the disk that it is published on.
+    pub async fn prove(&self) -> Result<(), FinishError> {
         match self.whole_digest().await {
             Ok(actual) if actual == self.state.digest => Ok(()),
             Ok(actual) => Err(FinishError::Mismatch { actual }),

@@ -322,3 +322,34 @@ async fn asking_with_another_size_deletes_nothing() {
     let (store, _) = open(&disk.after_power_loss(Loss::All));
     store.partial(&digest, 999_999).await.unwrap();
 }
+
+#[tokio::test]
+async fn what_is_proven_is_known_before_it_is_synced() {
+    let disk = MemoryDisk::new();
+    let store = open_quiet(&disk);
+    let (bytes, wrong) = (content(1, 600_000), content(2, 600_000));
+    let digest = of(Algorithm::Sha256, &bytes);
+    let partial = store.partial(&digest, 600_000).await.unwrap();
+    write(&partial, &wrong, 0).await.unwrap();
+    assert!(matches!(partial.prove().await, Err(FinishError::Incomplete { missing: 2 })));
+    write(&partial, &bytes, 1).await.unwrap();
+    write(&partial, &bytes, 2).await.unwrap();
+    assert!(matches!(partial.prove().await, Err(FinishError::Mismatch { .. })));
+    partial.forget(&[0]).await.unwrap();
+    write(&partial, &bytes, 0).await.unwrap();
+    partial.prove().await.unwrap();
+    let before = disk.calls();
+    partial.prove().await.unwrap();
+    assert_eq!(disk.calls(), before, "it is known by now");
+    assert_eq!(store.held(&digest).await.unwrap(), None);
+    // A proof is of the chunks that are there.
+    partial.forget(&[0]).await.unwrap();
+    write(&partial, &wrong, 0).await.unwrap();
+    assert!(matches!(partial.finish().await, Err(FinishError::Mismatch { .. })));
+    partial.forget(&[0]).await.unwrap();
+    write(&partial, &bytes, 0).await.unwrap();
+    partial.prove().await.unwrap();
+    partial.finish().await.unwrap();
+    partial.prove().await.unwrap();
+    assert_eq!(whole(&store, &digest).await.unwrap(), bytes);
+}
