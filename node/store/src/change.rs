@@ -24,6 +24,8 @@ pub(crate) enum Change {
     Hold { digest: Digest, size: u64, hashes: Vec<ChunkHash>, inline: Option<bytes::Bytes> },
     /// The blob is no longer held, nor on its way.
     Drop(Digest),
+    /// The blob is not on its way; what else is known of it stays.
+    DropPartial(Digest),
     /// These chunks of a partial blob are on the disk.
     Chunks { digest: Digest, size: u64, chunks: Vec<(u32, Vouched)> },
     /// These chunks are wrong.
@@ -54,6 +56,7 @@ impl Change {
                 txn.open_table(MEDIA_TYPES)?.remove(&*key(digest))?;
                 drop_repositories(txn, digest)
             }
+            Self::DropPartial(digest) => drop_partial(txn, digest),
             Self::Chunks { digest, size, chunks } => {
                 // Written late: the blob may be held by now.
                 if txn.open_table(HELD)?.get(&*key(digest))?.is_some() {

@@ -1,59 +1,88 @@
 //! What is done about a held blob that is no longer what it was: its good chunks become a partial blob, to be
 //! completed again.
 
+use std::io::ErrorKind;
+
 use shoal_proto::attestation::ChunkHash;
 use shoal_proto::chunk::ChunkLayout;
 use shoal_proto::digest::Digest;
 
 use crate::change::Change;
+use crate::database::Database;
 use crate::disk::Disk;
-use crate::store::{Inner, Store, blocking, read_range};
-use crate::{MAX_INLINE, StoreError, layout};
+use crate::held::read_checked;
+use crate::store::{Inner, Store, blocking};
+use crate::{ReadError, StoreError, layout};
 
 impl Store {
-    /// Holds the blob no longer.
-    pub(crate) async fn demote(&self, digest: &Digest, size: u64) -> Result<(), StoreError> {
-        // One at a time, and not while it is opened as a partial blob.
-        let _turn = self.inner.opening.lock().await;
-        if self.inner.index_mut().remove(digest).is_none() {
-            return Ok(());
-        }
+    /// Holds a damaged blob no longer. `false` if there is nothing wrong with it, or no more.
+    ///
+    /// An error leaves it held as it was.
+    pub(crate) async fn demote(&self, digest: &Digest, size: u64) -> Result<bool, StoreError> {
+        let turn = self.inner.turns.take(digest).await;
         let (inner, digest) = (self.inner.clone(), *digest);
-        let good = blocking(move || inner.good_chunks(&digest, size)).await?;
-        tracing::warn!(%digest, good = good.len(), "a held blob is damaged: its good chunks are kept");
-        let change =
-            if good.is_empty() { Change::Drop(digest) } else { Change::Demote { digest, size, good } };
-        self.inner.writer.write(change).await?;
-        let inner = self.inner.clone();
-        blocking(move || move_back(&*inner.disk, &digest)).await
+        blocking(move || {
+            // Here and not with the caller, who may leave before it is done.
+            let _turn = turn;
+            inner.demote(&digest, size)
+        })
+        .await
     }
 }
 
 impl Inner {
-    fn good_chunks(&self, digest: &Digest, size: u64) -> Result<Vec<(u32, ChunkHash)>, StoreError> {
-        if size <= MAX_INLINE {
-            return Ok(Vec::new());
+    fn demote(&self, digest: &Digest, size: u64) -> Result<bool, StoreError> {
+        if self.index().get(digest) != Some(&size) {
+            return Ok(true);
         }
-        let Ok(file) = self.disk.open(&layout::blob(digest)) else { return Ok(Vec::new()) };
-        let chunks = ChunkLayout::of(size)?;
-        let mut good = Vec::new();
-        for chunk in 0..chunks.count() {
-            let noted = self.noted_hash(digest, chunk)?;
-            let bytes = chunks.range(chunk).and_then(|range| read_range(&*file, range).ok());
-            if let (Some(noted), Some(bytes)) = (noted, bytes)
-                && ChunkHash::of(&bytes) == noted
-            {
-                good.push((chunk, noted));
-            }
+        let Some(change) = demotion(&*self.disk, &self.database, digest, size)? else { return Ok(false) };
+        tracing::warn!(%digest, "a held blob is damaged: its good chunks are kept");
+        // Nobody is to begin with it now; but it is as long held as the database says so.
+        self.index_mut().remove(digest);
+        if let Err(error) = self.writer.write_blocking(change) {
+            self.index_mut().insert(*digest, size);
+            return Err(error);
         }
-        Ok(good)
+        if let Err(error) = move_back(&*self.disk, digest) {
+            // Whoever resumes it looks in both places.
+            tracing::warn!(%digest, %error, "a damaged blob's file stays where it was");
+        }
+        Ok(true)
     }
+}
+
+/// What becomes of a held blob, if it is damaged: a partial one of its good chunks, or nothing. Blocks.
+pub(crate) fn demotion(
+    disk: &dyn Disk,
+    database: &Database,
+    digest: &Digest,
+    size: u64,
+) -> Result<Option<Change>, StoreError> {
+    let chunks = ChunkLayout::of(size)?;
+    let mut good: Vec<(u32, ChunkHash)> = Vec::new();
+    for chunk in 0..chunks.count() {
+        let Some(range) = chunks.range(chunk) else { break };
+        match read_checked(disk, database, digest, size, chunk, range) {
+            Ok(checked) => good.push((chunk, checked.hash)),
+            Err(ReadError::Store(error)) => return Err(error),
+            Err(_) => {}
+        }
+    }
+    if good.len() == chunks.count() as usize {
+        return Ok(None);
+    }
+    // A blob without a file has one chunk.
+    Ok(Some(if good.is_empty() {
+        Change::Drop(*digest)
+    } else {
+        Change::Demote { digest: *digest, size, good }
+    }))
 }
 
 /// Moves a blob's file back among the partial ones, after the database says that it is held no longer.
 pub(crate) fn move_back(disk: &dyn Disk, digest: &Digest) -> Result<(), StoreError> {
     match disk.rename(&layout::blob(digest), &layout::partial(digest)) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
         Err(error) => Err(error.into()),
         Ok(()) => {
             disk.sync_dir(std::path::Path::new(layout::PARTIAL))?;

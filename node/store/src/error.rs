@@ -54,12 +54,12 @@ pub enum StoreError {
         /// What they are.
         actual: Digest,
     },
-    /// The blob is being fetched with another size.
-    #[error("{digest} is being fetched as {known} bytes, not {asked}")]
+    /// The blob is being fetched with another size, or chunks of it as another size are there.
+    #[error("{digest} is known as a blob of {known} bytes, not {asked}")]
     Size {
         /// Which blob.
         digest: Digest,
-        /// The size it is fetched with, in bytes.
+        /// The size it is known with, in bytes.
         known: u64,
         /// The size that was asked for, in bytes.
         asked: u64,
@@ -83,6 +83,13 @@ pub enum StoreError {
     /// The store is shutting down.
     #[error("the store is closed")]
     ShutDown,
+}
+
+impl StoreError {
+    /// Whether a call to the disk failed, rather than what was asked.
+    pub(crate) const fn is_failure(&self) -> bool {
+        matches!(self, Self::Full | Self::Disk(_) | Self::Database(_))
+    }
 }
 
 impl From<io::Error> for StoreError {
@@ -151,7 +158,8 @@ pub enum ReadError {
 /// A partial blob does not become a held one.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum FinishError {
-    /// Not every chunk is there.
+    /// Not every chunk is there, or not as it was stored: [`Partial::missing`](crate::Partial::missing) says which
+    /// are to be fetched, again.
     #[error("{missing} chunks are missing")]
     Incomplete {
         /// How many.

@@ -11,14 +11,17 @@
 //! | --- | --- |
 //! | [`disk`] | the narrow door to the disk |
 //! | `backend` | redb through that door |
+//! | `database` | redb, opened again when its disk failed |
 //! | `layout` | which file is where |
 //! | `tables` | what the database holds |
 //! | `change` | one change of it, and its effect |
 //! | `writer` | the thread that commits changes, many at once |
-//! | [`Store`] | held blobs, tags, repositories |
-//! | [`Partial`] | a blob on its way |
-//! | `prefix` | the digest, as the prefix grows |
+//! | [`Store`] | held blobs |
+//! | `held` | reading them |
+//! | `metadata` | media types, repositories, tags |
+//! | [`Partial`] | a blob on its way: what all handles share, hashing, publishing, resuming |
 //! | `damage` | what is done about a held blob that is no longer what it was |
+//! | `turns` | one at a time for each blob |
 //! | `recovery` | what a start finds and puts right |
 //!
 //! The order of things: a blob's file is synced, then renamed, then the folders are synced, and only then does the
@@ -27,20 +30,24 @@
 mod backend;
 mod change;
 mod damage;
+mod database;
 pub mod disk;
 mod error;
+mod held;
 mod layout;
+mod metadata;
 mod partial;
-mod prefix;
 mod recovery;
 mod store;
 mod tables;
+mod turns;
 mod writer;
 
 pub use error::{FinishError, OpenError, ReadError, StoreError};
+pub use held::CheckedChunk;
 pub use partial::Partial;
 pub use recovery::Recovery;
-pub use store::{CheckedChunk, Held, Store, Usage};
+pub use store::{Held, Store, Usage};
 
 use std::time::Duration;
 

@@ -4,21 +4,19 @@ use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
 
-use redb::{Database, ReadableDatabase as _, ReadableTable as _};
-use shoal_proto::attestation::ChunkHash;
+use redb::ReadableTable as _;
 use shoal_proto::chunk::ChunkLayout;
 use shoal_proto::digest::Digest;
 
-use crate::backend::Backend;
 use crate::change::Change;
-use crate::damage::move_back;
-use crate::disk::{Disk, DiskFile, DiskLock};
-use crate::store::{Inner, read_range, remove_if_there};
+use crate::damage::{demotion, move_back};
+use crate::database::Database;
+use crate::disk::{Disk, DiskLock};
+use crate::store::remove_if_there;
 use crate::tables::{
-    CHUNKS, FORMAT, HASHES, HASHES_A_ROW, HELD, INLINE, MEDIA_TYPES, META, PARTIAL, REPOSITORIES, TAGS,
-    Vouched, digest_of, key, row_number, rows_of,
+    CHUNKS, FORMAT, HASHES, HELD, INLINE, MEDIA_TYPES, META, PARTIAL, REPOSITORIES, TAGS, digest_of,
+    row_number, rows_of,
 };
-use crate::writer::commit;
 use crate::{MAX_INLINE, OpenError, Options, StoreError, layout};
 
 /// What a start found.
@@ -43,7 +41,7 @@ pub(crate) struct Opened {
     pub(crate) lock: Box<dyn DiskLock>,
 }
 
-pub(crate) fn open(disk: &dyn Disk, options: Options) -> Result<Opened, OpenError> {
+pub(crate) fn open(disk: &Arc<dyn Disk>, options: Options) -> Result<Opened, OpenError> {
     let io = |error: std::io::Error| OpenError::Store(error.into());
     let path = |name: &str| disk.locate(Path::new(name));
     let lock = disk.lock(Path::new(layout::LOCK)).map_err(io)?;
@@ -51,16 +49,12 @@ pub(crate) fn open(disk: &dyn Disk, options: Options) -> Result<Opened, OpenErro
     for folder in [layout::BLOBS, layout::PARTIAL] {
         disk.create_dir(Path::new(folder)).map_err(io)?;
     }
-    let file = disk.create(Path::new(layout::DATABASE)).map_err(io)?;
-    disk.sync_dir(Path::new("")).map_err(io)?;
-    let database = redb::Builder::new()
-        .set_cache_size(options.cache)
-        .create_with_backend(Backend(file))
-        .map_err(StoreError::from)?;
+    let database = Database::create(disk.clone(), options.cache)?;
     match prepare(&database)? {
         FORMAT => {}
         found => return Err(OpenError::Format { path: path(layout::DATABASE), found, known: FORMAT }),
     }
+    let disk = &**disk;
     let mut index = held(&database)?;
     let mut recovery = Recovery::default();
     let demoted = check_held(disk, &database, &mut index)?;
@@ -75,47 +69,40 @@ pub(crate) fn open(disk: &dyn Disk, options: Options) -> Result<Opened, OpenErro
 
 /// Creates the tables, and says which format this is.
 fn prepare(database: &Database) -> Result<u64, StoreError> {
-    let mut txn = database.begin_write()?;
-    txn.set_quick_repair(true);
-    let format = {
+    database.write(|txn| {
         let mut meta = txn.open_table(META)?;
         let known = meta.get("format")?.map(|row| row.value());
         if known.is_none() {
             meta.insert("format", FORMAT)?;
         }
-        known.unwrap_or(FORMAT)
-    };
-    if format == FORMAT {
-        txn.open_table(HELD)?;
-        txn.open_table(HASHES)?;
-        txn.open_table(INLINE)?;
-        txn.open_table(PARTIAL)?;
-        txn.open_table(CHUNKS)?;
-        txn.open_table(MEDIA_TYPES)?;
-        txn.open_table(REPOSITORIES)?;
-        txn.open_table(TAGS)?;
-    }
-    txn.commit()?;
-    Ok(format)
+        let format = known.unwrap_or(FORMAT);
+        if format == FORMAT {
+            txn.open_table(HELD)?;
+            txn.open_table(HASHES)?;
+            txn.open_table(INLINE)?;
+            txn.open_table(PARTIAL)?;
+            txn.open_table(CHUNKS)?;
+            txn.open_table(MEDIA_TYPES)?;
+            txn.open_table(REPOSITORIES)?;
+            txn.open_table(TAGS)?;
+        }
+        Ok(format)
+    })
 }
 
 fn held(database: &Database) -> Result<BTreeMap<Digest, u64>, StoreError> {
-    let table = database.begin_read()?.open_table(HELD)?;
-    let mut index = BTreeMap::new();
-    for row in table.iter()? {
-        let (key, size) = row?;
-        index.insert(digest_of(key.value())?, size.value());
-    }
-    Ok(index)
+    database.read(|txn| {
+        let mut index = BTreeMap::new();
+        for row in txn.open_table(HELD)?.iter()? {
+            let (key, size) = row?;
+            index.insert(digest_of(key.value())?, size.value());
+        }
+        Ok(index)
+    })
 }
 
 fn partial_digests(database: &Database) -> Result<HashSet<Digest>, StoreError> {
-    let table = database.begin_read()?.open_table(PARTIAL)?;
-    let mut digests = HashSet::new();
-    for row in table.iter()? {
-        digests.insert(digest_of(row?.0.value())?);
-    }
-    Ok(digests)
+    database.read(|txn| txn.open_table(PARTIAL)?.iter()?.map(|row| digest_of(row?.0.value())).collect())
 }
 
 /// Looks at each held blob's file. Whole content is checked when it is read.
@@ -129,20 +116,13 @@ fn check_held(
         if size <= MAX_INLINE {
             continue;
         }
-        match disk.len(&layout::blob(digest)) {
-            Ok(length) if length == size => {}
-            Ok(length) => {
-                tracing::warn!(%digest, size, length, "a held blob's file has another length");
-                changes.push(demotion(disk, database, digest, size)?);
-            }
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                tracing::warn!(%digest, "a held blob's file is gone");
-                changes.push(Change::Drop(*digest));
-            }
-            Err(error) => return Err(error.into()),
+        match check_file(disk, database, digest, size) {
+            Ok(change) => changes.extend(change),
+            // It proves nothing: what is wrong with it shows when it is read.
+            Err(error) => tracing::warn!(%digest, %error, "a held blob's file cannot be looked at"),
         }
     }
-    commit(database, changes.iter())?;
+    database.commit(&changes.iter().collect::<Vec<_>>())?;
     for change in &changes {
         if let Change::Drop(digest) | Change::Demote { digest, .. } = change {
             index.remove(digest);
@@ -154,25 +134,30 @@ fn check_held(
     Ok(changes.len() as u64)
 }
 
-/// Keeps the chunks that are still right.
-fn demotion(disk: &dyn Disk, database: &Database, digest: &Digest, size: u64) -> Result<Change, StoreError> {
-    let chunks = ChunkLayout::of(size)?;
-    let file = disk.open(&layout::blob(digest))?;
-    let table = database.begin_read()?.open_table(HASHES)?;
-    let rows = rows_of(digest);
-    let mut good = Vec::new();
-    for row in table.range(rows.start().as_slice()..=rows.end().as_slice())? {
-        let (key, hashes) = row?;
-        let first = row_number(key.value())? * HASHES_A_ROW;
-        for (chunk, hash) in (first..).zip(hashes.value().as_chunks::<32>().0) {
-            let hash = ChunkHash::from_bytes(*hash);
-            let bytes = chunks.range(chunk).and_then(|range| read_range(&*file, range).ok());
-            if bytes.is_some_and(|bytes| ChunkHash::of(&bytes) == hash) {
-                good.push((chunk, hash));
-            }
+/// What becomes of a held blob, by the length of its file; nothing if that is right.
+fn check_file(
+    disk: &dyn Disk,
+    database: &Database,
+    digest: &Digest,
+    size: u64,
+) -> Result<Option<Change>, StoreError> {
+    let length = match disk.len(&layout::blob(digest)) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            tracing::warn!(%digest, "a held blob's file is gone");
+            return Ok(Some(Change::Drop(*digest)));
         }
+        other => other?,
+    };
+    if length == size {
+        return Ok(None);
     }
-    Ok(if good.is_empty() { Change::Drop(*digest) } else { Change::Demote { digest: *digest, size, good } })
+    tracing::warn!(%digest, size, length, "a held blob's file has another length");
+    let change = demotion(disk, database, digest, size)?;
+    if change.is_none() {
+        // All of it is there, and something behind it.
+        disk.open(&layout::blob(digest))?.set_len(size)?;
+    }
+    Ok(change)
 }
 
 /// Files among the held ones that are not held: a crash came between their renaming and the database. One that is
@@ -216,70 +201,21 @@ fn clear_partials(disk: &dyn Disk, partial: &HashSet<Digest>) -> Result<u64, Sto
     Ok(removed)
 }
 
-/// What is there of a partial blob.
-#[derive(Debug, Default)]
-pub(crate) struct Resumed {
-    pub(crate) chunks: BTreeMap<u32, Vouched>,
-    pub(crate) file: Option<Arc<dyn DiskFile>>,
-}
-
-/// Finds what is there of a partial blob: each chunk is checked again, because a crash may have come before its
-/// bytes were on the disk. Blocks.
-pub(crate) fn resume(store: &Inner, digest: &Digest, layout: ChunkLayout) -> Result<Resumed, StoreError> {
-    let txn = store.database.begin_read()?;
-    let Some(size) = txn.open_table(PARTIAL)?.get(&*key(digest))?.map(|row| row.value()) else {
-        return Ok(Resumed::default());
-    };
-    if size != layout.size() {
-        // It was fetched with a size that somebody made up: or is now. Whichever it is, the digest will tell.
-        commit(&store.database, std::iter::once(&Change::Drop(*digest)))?;
-        remove_if_there(&*store.disk, &layout::partial(digest))?;
-        return Ok(Resumed::default());
-    }
-    let file = match store.disk.open(&layout::partial(digest)) {
-        Ok(file) => file,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            commit(&store.database, std::iter::once(&Change::Drop(*digest)))?;
-            return Ok(Resumed::default());
-        }
-        Err(error) => return Err(error.into()),
-    };
-    let rows = rows_of(digest);
-    let mut chunks = BTreeMap::new();
-    let mut wrong = Vec::new();
-    for row in txn.open_table(CHUNKS)?.range(rows.start().as_slice()..=rows.end().as_slice())? {
-        let (key, row) = row?;
-        let chunk = row_number(key.value())?;
-        let vouched = Vouched::decode(row.value())?;
-        let bytes = layout.range(chunk).and_then(|range| read_range(&*file, range).ok());
-        if bytes.is_some_and(|bytes| ChunkHash::of(&bytes) == vouched.hash) {
-            chunks.insert(chunk, vouched);
-        } else {
-            wrong.push(chunk);
-        }
-    }
-    drop(txn);
-    if !wrong.is_empty() {
-        tracing::info!(%digest, wrong = wrong.len(), good = chunks.len(), "chunks were lost: they are fetched again");
-        commit(&store.database, std::iter::once(&Change::Forget { digest: *digest, chunks: wrong }))?;
-    }
-    Ok(Resumed { chunks, file: Some(file) })
-}
-
 /// How many partial blobs there are, and how many bytes of them.
 pub(crate) fn partials(database: &Database) -> Result<(u64, u64), StoreError> {
-    let txn = database.begin_read()?;
-    let chunks = txn.open_table(CHUNKS)?;
-    let (mut count, mut bytes) = (0, 0);
-    for row in txn.open_table(PARTIAL)?.iter()? {
-        let (key, size) = row?;
-        let layout = ChunkLayout::of(size.value())?;
-        let rows = rows_of(&digest_of(key.value())?);
-        for row in chunks.range(rows.start().as_slice()..=rows.end().as_slice())? {
-            let range = layout.range(row_number(row?.0.value())?);
-            bytes += range.map_or(0, shoal_proto::range::ByteRange::len);
+    database.read(|txn| {
+        let chunks = txn.open_table(CHUNKS)?;
+        let (mut count, mut bytes) = (0, 0);
+        for row in txn.open_table(PARTIAL)?.iter()? {
+            let (key, size) = row?;
+            let layout = ChunkLayout::of(size.value())?;
+            let rows = rows_of(&digest_of(key.value())?);
+            for row in chunks.range(rows.start().as_slice()..=rows.end().as_slice())? {
+                let range = layout.range(row_number(row?.0.value())?);
+                bytes += range.map_or(0, shoal_proto::range::ByteRange::len);
+            }
+            count += 1;
         }
-        count += 1;
-    }
-    Ok((count, bytes))
+        Ok((count, bytes))
+    })
 }

@@ -1,43 +1,29 @@
-//! Held blobs, what is known of them, and tags.
+//! Held blobs.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak};
 
-use bytes::{Bytes, BytesMut};
-use redb::{Database, ReadableDatabase as _};
+use bytes::Bytes;
 use shoal_proto::attestation::ChunkHash;
 use shoal_proto::chunk::ChunkLayout;
 use shoal_proto::digest::Digest;
-use shoal_proto::name::{Scope, Tag};
-use shoal_proto::range::ByteRange;
-use shoal_proto::tag::SignedTagMapping;
 use tokio::task::spawn_blocking;
 
-use crate::change::{Change, decode_tag};
+use crate::change::Change;
+use crate::database::Database;
 use crate::disk::{Disk, DiskLock};
 use crate::partial::{Partial, State};
 use crate::recovery::{self, Opened, Recovery};
-use crate::tables::{
-    HASHES, HASHES_A_ROW, INLINE, MEDIA_TYPES, PARTIAL, REPOSITORIES, TAGS, key, repository_of, row_key,
-    tag_of, tag_prefix,
-};
+use crate::tables::{PARTIAL, key};
+use crate::turns::Turns;
 use crate::writer::Writer;
-use crate::{MAX_INLINE, OpenError, Options, ReadError, StoreError, layout};
+use crate::{FinishError, MAX_INLINE, OpenError, Options, StoreError, layout};
 
 /// What is known of a held blob.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Held {
     /// Its size in bytes.
     pub size: u64,
-}
-
-/// A chunk of a held blob, checked against the hash that was noted when its digest was proven.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct CheckedChunk {
-    /// The bytes.
-    pub bytes: Bytes,
-    /// Their BLAKE3.
-    pub hash: ChunkHash,
 }
 
 /// How much there is.
@@ -52,6 +38,9 @@ pub struct Usage {
     /// The bytes of them that are there.
     pub partial_bytes: u64,
 }
+
+/// How often a blob is put, when others discard what there is of it meanwhile.
+const PUT_ATTEMPTS: u32 = 3;
 
 /// The store. Cheap to clone; it ends when the last clone and the last [`Partial`] are gone.
 #[derive(Debug, Clone)]
@@ -69,8 +58,8 @@ pub(crate) struct Inner {
     index: RwLock<BTreeMap<Digest, u64>>,
     /// Partial blobs that somebody works on. Locked for a map access only.
     pub(crate) partials: Mutex<HashMap<Digest, Weak<State>>>,
-    /// One opens a partial blob at a time: two must not both load it.
-    pub(crate) opening: tokio::sync::Mutex<()>,
+    /// One opens, publishes, demotes or removes a blob at a time.
+    pub(crate) turns: Turns,
     /// Kept to the end: the last thing to go.
     _lock: Box<dyn DiskLock>,
 }
@@ -103,7 +92,7 @@ impl Store {
     /// # Errors
     /// [`OpenError`] if another process has it, another version wrote it, or the disk fails.
     pub fn open(disk: Arc<dyn Disk>, options: Options) -> Result<(Self, Recovery), OpenError> {
-        let Opened { database, index, recovery, lock } = recovery::open(&*disk, options)?;
+        let Opened { database, index, recovery, lock } = recovery::open(&disk, options)?;
         let database = Arc::new(database);
         let inner = Inner {
             disk,
@@ -112,7 +101,7 @@ impl Store {
             options,
             index: RwLock::new(index),
             partials: Mutex::default(),
-            opening: tokio::sync::Mutex::default(),
+            turns: Turns::default(),
             _lock: lock,
         };
         Ok((Self { inner: Arc::new(inner) }, recovery))
@@ -147,27 +136,7 @@ impl Store {
             .collect())
     }
 
-    /// A chunk of a held blob. What is not what was proven is told, and the blob is held no longer: its good chunks
-    /// become a partial blob, to be completed again.
-    ///
-    /// # Errors
-    /// [`ReadError`].
-    pub async fn read_chunk(&self, digest: &Digest, chunk: u32) -> Result<CheckedChunk, ReadError> {
-        let size = *self.inner.index().get(digest).ok_or(ReadError::NotHeld)?;
-        let range = ChunkLayout::of(size).map_err(StoreError::from)?.range(chunk);
-        let range = range.ok_or(ReadError::NoChunk { digest: *digest, chunk })?;
-        let (inner, digest) = (self.inner.clone(), *digest);
-        let read = blocking(move || inner.read_checked(&digest, size, chunk, range)).await;
-        match read {
-            Err(ReadError::Damaged { digest, chunk, reason }) => {
-                self.demote(&digest, size).await?;
-                Err(ReadError::Damaged { digest, chunk, reason })
-            }
-            other => other,
-        }
-    }
-
-    /// Stores a small blob whole.
+    /// Stores a small blob whole. Fine if others do the same meanwhile.
     ///
     /// # Errors
     /// [`StoreError::Mismatch`] if the bytes are not of the digest; else whatever the disk says.
@@ -185,7 +154,29 @@ impl Store {
         if size <= MAX_INLINE {
             return self.hold_inline(expected, bytes).await;
         }
-        let partial = self.partial(digest, size).await?;
+        let mut left = PUT_ATTEMPTS;
+        loop {
+            left -= 1;
+            return match self.put_file(digest, &bytes).await {
+                // Somebody else finished it.
+                Err(FinishError::Store(StoreError::Closed)) if self.inner.index().contains_key(digest) => {
+                    Ok(())
+                }
+                // Somebody else discarded it, or took chunks out.
+                Err(FinishError::Store(StoreError::Closed) | FinishError::Incomplete { .. }) if left > 0 => {
+                    continue;
+                }
+                Err(FinishError::Incomplete { .. }) => Err(StoreError::Closed),
+                Err(FinishError::Mismatch { actual }) => Err(StoreError::Mismatch { expected, actual }),
+                Err(FinishError::Store(error)) => Err(error),
+                Ok(()) => Ok(()),
+            };
+        }
+    }
+
+    /// Stores a proven blob by way of a partial one.
+    async fn put_file(&self, digest: &Digest, bytes: &Bytes) -> Result<(), FinishError> {
+        let partial = self.partial(digest, bytes.len() as u64).await?;
         let layout = partial.layout();
         for chunk in 0..layout.count() {
             if let Some(range) = layout.range(chunk) {
@@ -194,12 +185,7 @@ impl Store {
                 partial.write_own(chunk, bytes.slice(index(range.start)..index(range.end))).await?;
             }
         }
-        match partial.finish().await {
-            Ok(()) => Ok(()),
-            Err(crate::FinishError::Store(error)) => Err(error),
-            Err(crate::FinishError::Mismatch { actual }) => Err(StoreError::Mismatch { expected, actual }),
-            Err(crate::FinishError::Incomplete { .. }) => Err(StoreError::Closed),
-        }
+        partial.finish().await
     }
 
     pub(crate) async fn hold_inline(&self, digest: Digest, bytes: Bytes) -> Result<(), StoreError> {
@@ -215,7 +201,8 @@ impl Store {
     /// A blob on its way: what is there of it is resumed. All who ask get the same.
     ///
     /// # Errors
-    /// [`StoreError::Size`] if it is being fetched with another size; else whatever the disk says.
+    /// [`StoreError::Size`] if it is being fetched with another size, or chunks of it as another size are there: to
+    /// give those up, open it with that size and discard it. Else whatever the disk says.
     pub async fn partial(&self, digest: &Digest, size: u64) -> Result<Partial, StoreError> {
         Partial::open(self, *digest, size).await
     }
@@ -238,128 +225,25 @@ impl Store {
     /// # Errors
     /// Whatever the disk says.
     pub async fn remove(&self, digest: &Digest) -> Result<(), StoreError> {
-        self.inner.index_mut().remove(digest);
-        self.inner.writer.write(Change::Drop(*digest)).await?;
+        let turn = self.inner.turns.take(digest).await;
+        let partial = self.inner.partials().get(digest).and_then(Weak::upgrade);
+        if let Some(partial) = partial {
+            partial.close();
+            partial.quiet().await;
+        }
         let (inner, digest) = (self.inner.clone(), *digest);
         blocking(move || {
+            let _turn = turn;
+            let held = inner.index_mut().remove(&digest);
+            if let Err(error) = inner.writer.write_blocking(Change::Drop(digest)) {
+                // As long held as the database says so.
+                held.map(|size| inner.index_mut().insert(digest, size));
+                return Err(error);
+            }
             for path in [layout::blob(&digest), layout::partial(&digest)] {
                 remove_if_there(&*inner.disk, &path)?;
             }
             Ok(())
-        })
-        .await
-    }
-
-    /// Notes what a manifest is served as.
-    ///
-    /// # Errors
-    /// Whatever the disk says.
-    pub async fn set_media_type(&self, digest: &Digest, media_type: &str) -> Result<(), StoreError> {
-        self.inner.writer.write(Change::MediaType(*digest, media_type.to_owned())).await
-    }
-
-    /// What a manifest is served as, if it was noted.
-    ///
-    /// # Errors
-    /// Whatever the disk says.
-    pub async fn media_type(&self, digest: &Digest) -> Result<Option<String>, StoreError> {
-        let (inner, digest) = (self.inner.clone(), *digest);
-        blocking(move || {
-            let table = inner.database.begin_read()?.open_table(MEDIA_TYPES)?;
-            Ok(table.get(&*key(&digest))?.map(|row| row.value().to_owned()))
-        })
-        .await
-    }
-
-    /// Notes a repository that a blob was seen in; at most 16 are remembered.
-    ///
-    /// # Errors
-    /// Whatever the disk says.
-    pub async fn note_repository(&self, digest: &Digest, scope: &Scope) -> Result<(), StoreError> {
-        if self.repositories(digest).await?.contains(scope) {
-            // Most of the time: it needs no commit.
-            return Ok(());
-        }
-        self.inner.writer.write(Change::Repository(*digest, scope.clone())).await
-    }
-
-    /// The repositories that a blob was seen in.
-    ///
-    /// # Errors
-    /// Whatever the disk says.
-    pub async fn repositories(&self, digest: &Digest) -> Result<Vec<Scope>, StoreError> {
-        let (inner, digest) = (self.inner.clone(), *digest);
-        blocking(move || {
-            let table = inner.database.begin_read()?.open_table(REPOSITORIES)?;
-            let prefix = key(&digest);
-            let mut scopes = Vec::new();
-            for row in table.range(&*prefix..)? {
-                let (row, _) = row?;
-                if !row.value().starts_with(&prefix) {
-                    break;
-                }
-                scopes.extend(repository_of(&digest, row.value()));
-            }
-            Ok(scopes)
-        })
-        .await
-    }
-
-    /// Notes what a tag named. The newest is kept for each media type, eight of them at most.
-    ///
-    /// # Errors
-    /// Whatever the disk says.
-    pub async fn put_tag(&self, signed: SignedTagMapping) -> Result<(), StoreError> {
-        self.inner.writer.write(Change::Tag(signed)).await
-    }
-
-    /// What a tag was last known to name.
-    ///
-    /// # Errors
-    /// Whatever the disk says.
-    pub async fn tags(&self, scope: &Scope, tag: &Tag) -> Result<Vec<SignedTagMapping>, StoreError> {
-        let (inner, prefix) = (self.inner.clone(), tag_prefix(scope, tag));
-        blocking(move || {
-            let table = inner.database.begin_read()?.open_table(TAGS)?;
-            let mut mappings = Vec::new();
-            for row in table.range(prefix.as_str()..)? {
-                let (key, value) = row?;
-                if !key.value().starts_with(&prefix) {
-                    break;
-                }
-                mappings.push(decode_tag(value.value())?);
-            }
-            Ok(mappings)
-        })
-        .await
-    }
-
-    /// The tags that something is known of, in order: at most `limit` of those that follow `after`.
-    ///
-    /// # Errors
-    /// Whatever the disk says.
-    pub async fn tags_page(
-        &self,
-        after: Option<(Scope, Tag)>,
-        limit: usize,
-    ) -> Result<Vec<(Scope, Tag)>, StoreError> {
-        let inner = self.inner.clone();
-        blocking(move || {
-            let table = inner.database.begin_read()?.open_table(TAGS)?;
-            // A tag's mappings begin with its prefix, and no media type begins with this.
-            let start =
-                after.map_or_else(String::new, |(scope, tag)| tag_prefix(&scope, &tag) + "\u{10ffff}");
-            let mut tags = Vec::new();
-            for row in table.range(start.as_str()..)? {
-                let tag = tag_of(row?.0.value()).ok_or(StoreError::Row("a tag's key"))?;
-                if tags.last() != Some(&tag) {
-                    if tags.len() >= limit {
-                        break;
-                    }
-                    tags.push(tag);
-                }
-            }
-            Ok(tags)
         })
         .await
     }
@@ -377,50 +261,6 @@ impl Store {
         let (partials, partial_bytes) = blocking(move || recovery::partials(&inner.database)).await?;
         Ok(Usage { blobs, bytes, partials, partial_bytes })
     }
-}
-
-impl Inner {
-    fn read_checked(
-        &self,
-        digest: &Digest,
-        size: u64,
-        chunk: u32,
-        range: ByteRange,
-    ) -> Result<CheckedChunk, ReadError> {
-        let damaged = |reason: String| ReadError::Damaged { digest: *digest, chunk, reason };
-        let hash =
-            self.noted_hash(digest, chunk)?.ok_or_else(|| damaged("its hash is not noted".to_owned()))?;
-        let bytes = if size <= MAX_INLINE {
-            let table = self.database.begin_read().map_err(StoreError::from)?;
-            let table = table.open_table(INLINE).map_err(StoreError::from)?;
-            let row = table.get(&*key(digest)).map_err(StoreError::from)?;
-            Bytes::copy_from_slice(row.ok_or_else(|| damaged("its bytes are gone".to_owned()))?.value())
-        } else {
-            let file = self.disk.open(&layout::blob(digest)).map_err(|error| damaged(error.to_string()))?;
-            read_range(&*file, range).map_err(|error| damaged(error.to_string()))?
-        };
-        if ChunkHash::of(&bytes) == hash {
-            Ok(CheckedChunk { bytes, hash })
-        } else {
-            Err(damaged("its bytes have changed".to_owned()))
-        }
-    }
-
-    pub(crate) fn noted_hash(&self, digest: &Digest, chunk: u32) -> Result<Option<ChunkHash>, StoreError> {
-        let table = self.database.begin_read()?.open_table(HASHES)?;
-        let Some(row) = table.get(&*row_key(digest, chunk / HASHES_A_ROW))? else { return Ok(None) };
-        let (hashes, _) = row.value().as_chunks::<32>();
-        Ok(hashes.get((chunk % HASHES_A_ROW) as usize).map(|hash| ChunkHash::from_bytes(*hash)))
-    }
-}
-
-/// Bytes of a file, in memory of their own.
-pub(crate) fn read_range(file: &dyn crate::disk::DiskFile, range: ByteRange) -> std::io::Result<Bytes> {
-    // A chunk is at most 4 MiB.
-    let length = usize::try_from(range.len()).map_err(std::io::Error::other)?;
-    let mut bytes = BytesMut::zeroed(length);
-    file.read_exact_at(range.start, &mut bytes)?;
-    Ok(bytes.freeze())
 }
 
 pub(crate) fn remove_if_there(disk: &dyn Disk, path: &std::path::Path) -> std::io::Result<()> {

@@ -3,11 +3,11 @@
 
 use std::sync::Arc;
 
-use redb::Database;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::StoreError;
 use crate::change::Change;
+use crate::database::Database;
 
 /// Changes that may wait.
 const QUEUE: usize = 1024;
@@ -30,11 +30,18 @@ impl Writer {
         Ok(Self { changes })
     }
 
-    /// Makes a change durable.
+    /// Makes a change durable. Made all the same if the caller stops waiting.
     pub(crate) async fn write(&self, change: Change) -> Result<(), StoreError> {
         let (reply, done) = oneshot::channel();
         self.changes.send((change, reply)).await.map_err(|_| StoreError::ShutDown)?;
         done.await.map_err(|_| StoreError::ShutDown)?
+    }
+
+    /// The same, where one may block.
+    pub(crate) fn write_blocking(&self, change: Change) -> Result<(), StoreError> {
+        let (reply, done) = oneshot::channel();
+        self.changes.blocking_send((change, reply)).map_err(|_| StoreError::ShutDown)?;
+        done.blocking_recv().map_err(|_| StoreError::ShutDown)?
     }
 }
 
@@ -46,12 +53,13 @@ fn run(database: &Database, mut queue: mpsc::Receiver<(Change, Reply)>) {
         {
             batch.push(next);
         }
-        match commit(database, batch.iter().map(|(change, _)| change)) {
+        let changes: Vec<_> = batch.iter().map(|(change, _)| change).collect();
+        match database.commit(&changes) {
             Ok(()) => answer(batch, &Ok(())),
-            // One of them may be to blame: each gets a commit of its own.
-            Err(_) if batch.len() > 1 => {
+            // One of them may be to blame, unless it is the disk: each gets a commit of its own.
+            Err(error) if batch.len() > 1 && !error.is_failure() => {
                 for (change, reply) in batch {
-                    let done = commit(database, std::iter::once(&change));
+                    let done = database.commit(&[&change]);
                     answer(vec![(change, reply)], &done);
                 }
             }
@@ -65,18 +73,4 @@ fn answer(batch: Vec<(Change, Reply)>, done: &Result<(), StoreError>) {
         // Who asked may have left: the change is made all the same.
         drop(reply.send(done.clone()));
     }
-}
-
-/// Commits changes that are durable when this returns.
-pub(crate) fn commit<'a>(
-    database: &Database,
-    changes: impl Iterator<Item = &'a Change>,
-) -> Result<(), StoreError> {
-    let mut txn = database.begin_write()?;
-    // A start after a crash is then quick, whatever the database's size.
-    txn.set_quick_repair(true);
-    for change in changes {
-        change.apply(&txn)?;
-    }
-    Ok(txn.commit()?)
 }

@@ -7,7 +7,7 @@ use shoal_proto::digest::{Algorithm, Digest, Hasher};
 /// One at a time takes the hasher out, feeds it, and puts it back; `era` tells whether what was fed is still what is
 /// there.
 #[derive(Debug)]
-pub(crate) struct Prefix {
+pub(super) struct Prefix {
     algorithm: Algorithm,
     hasher: Option<Hasher>,
     next: u32,
@@ -16,25 +16,25 @@ pub(crate) struct Prefix {
 
 /// The hasher, while it is being fed.
 #[derive(Debug)]
-pub(crate) struct Taken {
-    pub(crate) hasher: Hasher,
+pub(super) struct Taken {
+    pub(super) hasher: Hasher,
     /// The chunk that it needs next.
-    pub(crate) next: u32,
+    pub(super) next: u32,
     era: u64,
 }
 
 impl Prefix {
-    pub(crate) fn new(algorithm: Algorithm) -> Self {
+    pub(super) fn new(algorithm: Algorithm) -> Self {
         Self { algorithm, hasher: Some(Hasher::new(algorithm)), next: 0, era: 0 }
     }
 
     /// Takes the hasher, unless somebody has it.
-    pub(crate) fn take(&mut self) -> Option<Taken> {
+    pub(super) fn take(&mut self) -> Option<Taken> {
         Some(Taken { hasher: self.hasher.take()?, next: self.next, era: self.era })
     }
 
     /// Puts it back. What was fed in another era is worth nothing.
-    pub(crate) fn put(&mut self, taken: Taken) {
+    pub(super) fn put(&mut self, taken: Taken) {
         if taken.era == self.era {
             self.hasher = Some(taken.hasher);
             self.next = taken.next;
@@ -45,17 +45,17 @@ impl Prefix {
     }
 
     /// Whether the hasher is here and has been fed so many chunks.
-    pub(crate) fn is_at(&self, chunk: u32) -> bool {
+    pub(super) fn is_at(&self, chunk: u32) -> bool {
         self.hasher.is_some() && self.next == chunk
     }
 
     /// Which chunk it needs next, if it is here.
-    pub(crate) fn needs(&self) -> Option<u32> {
+    pub(super) fn needs(&self) -> Option<u32> {
         self.hasher.as_ref().map(|_| self.next)
     }
 
     /// A chunk that may have been fed is there no longer.
-    pub(crate) fn forget(&mut self, chunk: u32) {
+    pub(super) fn forget(&mut self, chunk: u32) {
         if self.hasher.is_some() && chunk >= self.next {
             return;
         }
@@ -67,7 +67,7 @@ impl Prefix {
     }
 
     /// The digest of what was fed. It stands at the end afterwards too, for who asks again.
-    pub(crate) fn digest(&self) -> Option<Digest> {
+    pub(super) fn digest(&self) -> Option<Digest> {
         self.hasher.clone().map(Hasher::finish)
     }
 }

@@ -1,0 +1,135 @@
+//! What is known besides bytes: media types, repositories, tags.
+
+use shoal_proto::digest::Digest;
+use shoal_proto::name::{Scope, Tag};
+use shoal_proto::tag::SignedTagMapping;
+
+use crate::StoreError;
+use crate::change::{Change, decode_tag};
+use crate::store::{Store, blocking};
+use crate::tables::{MEDIA_TYPES, REPOSITORIES, TAGS, key, repository_of, tag_of, tag_prefix};
+
+impl Store {
+    /// Notes what a manifest is served as.
+    ///
+    /// # Errors
+    /// Whatever the disk says.
+    pub async fn set_media_type(&self, digest: &Digest, media_type: &str) -> Result<(), StoreError> {
+        self.inner.writer.write(Change::MediaType(*digest, media_type.to_owned())).await
+    }
+
+    /// What a manifest is served as, if it was noted.
+    ///
+    /// # Errors
+    /// Whatever the disk says.
+    pub async fn media_type(&self, digest: &Digest) -> Result<Option<String>, StoreError> {
+        let (inner, digest) = (self.inner.clone(), *digest);
+        blocking(move || {
+            inner.database.read(|txn| {
+                let table = txn.open_table(MEDIA_TYPES)?;
+                Ok(table.get(&*key(&digest))?.map(|row| row.value().to_owned()))
+            })
+        })
+        .await
+    }
+
+    /// Notes a repository that a blob was seen in; at most 16 are remembered.
+    ///
+    /// # Errors
+    /// Whatever the disk says.
+    pub async fn note_repository(&self, digest: &Digest, scope: &Scope) -> Result<(), StoreError> {
+        if self.repositories(digest).await?.contains(scope) {
+            // Most of the time: it needs no commit.
+            return Ok(());
+        }
+        self.inner.writer.write(Change::Repository(*digest, scope.clone())).await
+    }
+
+    /// The repositories that a blob was seen in.
+    ///
+    /// # Errors
+    /// Whatever the disk says.
+    pub async fn repositories(&self, digest: &Digest) -> Result<Vec<Scope>, StoreError> {
+        let (inner, digest) = (self.inner.clone(), *digest);
+        blocking(move || {
+            inner.database.read(|txn| {
+                let table = txn.open_table(REPOSITORIES)?;
+                let prefix = key(&digest);
+                let mut scopes = Vec::new();
+                for row in table.range(&*prefix..)? {
+                    let (row, _) = row?;
+                    if !row.value().starts_with(&prefix) {
+                        break;
+                    }
+                    scopes.extend(repository_of(&digest, row.value()));
+                }
+                Ok(scopes)
+            })
+        })
+        .await
+    }
+
+    /// Notes what a tag named. The newest is kept for each media type, eight of them at most.
+    ///
+    /// # Errors
+    /// Whatever the disk says.
+    pub async fn put_tag(&self, signed: SignedTagMapping) -> Result<(), StoreError> {
+        self.inner.writer.write(Change::Tag(signed)).await
+    }
+
+    /// What a tag was last known to name.
+    ///
+    /// # Errors
+    /// Whatever the disk says.
+    pub async fn tags(&self, scope: &Scope, tag: &Tag) -> Result<Vec<SignedTagMapping>, StoreError> {
+        let (inner, prefix) = (self.inner.clone(), tag_prefix(scope, tag));
+        blocking(move || {
+            inner.database.read(|txn| {
+                let table = txn.open_table(TAGS)?;
+                let mut mappings = Vec::new();
+                for row in table.range(prefix.as_str()..)? {
+                    let (key, value) = row?;
+                    if !key.value().starts_with(&prefix) {
+                        break;
+                    }
+                    mappings.push(decode_tag(value.value())?);
+                }
+                Ok(mappings)
+            })
+        })
+        .await
+    }
+
+    /// The tags that something is known of, in order: at most `limit` of those that follow `after`.
+    ///
+    /// # Errors
+    /// Whatever the disk says.
+    pub async fn tags_page(
+        &self,
+        after: Option<(Scope, Tag)>,
+        limit: usize,
+    ) -> Result<Vec<(Scope, Tag)>, StoreError> {
+        let inner = self.inner.clone();
+        blocking(move || {
+            inner.database.read(|txn| {
+                let table = txn.open_table(TAGS)?;
+                // A tag's mappings begin with its prefix, and no media type begins with this.
+                let start = after
+                    .as_ref()
+                    .map_or_else(String::new, |(scope, tag)| tag_prefix(scope, tag) + "\u{10ffff}");
+                let mut tags = Vec::new();
+                for row in table.range(start.as_str()..)? {
+                    let tag = tag_of(row?.0.value()).ok_or(StoreError::Row("a tag's key"))?;
+                    if tags.last() != Some(&tag) {
+                        if tags.len() >= limit {
+                            break;
+                        }
+                        tags.push(tag);
+                    }
+                }
+                Ok(tags)
+            })
+        })
+        .await
+    }
+}
