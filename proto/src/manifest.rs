@@ -23,7 +23,7 @@ pub const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
 pub const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
 /// Docker manifest list, version 2 schema 2.
 pub const DOCKER_LIST: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
-/// Docker schema 1, signed: passed through and never parsed.
+/// Docker schema 1, passed through and never parsed.
 pub const DOCKER_SCHEMA1: &str = "application/vnd.docker.distribution.manifest.v1+prettyjws";
 /// Docker schema 1 without signatures.
 const DOCKER_SCHEMA1_UNSIGNED: &str = "application/vnd.docker.distribution.manifest.v1+json";
@@ -64,7 +64,7 @@ pub struct Platform {
 /// What a manifest lists.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Listing {
-    /// The media type that the manifest itself states, if it does; schema 1 states it by its form.
+    /// The media type that the manifest itself states, if it does.
     pub media_type: Option<String>,
     /// Config and layers of an image, in order; or an artifact's blobs.
     pub blobs: Vec<Descriptor>,
@@ -95,10 +95,6 @@ impl Listing {
         struct View {
             media_type: Option<String>,
             #[serde(default)]
-            schema_version: serde_json::Value,
-            #[serde(default)]
-            signatures: serde_json::Value,
-            #[serde(default)]
             config: Option<serde_json::Value>,
             #[serde(default)]
             layers: Vec<serde_json::Value>,
@@ -114,12 +110,7 @@ impl Listing {
         let read = |value| serde_json::from_value::<Descriptor>(value).ok();
         let blobs = view.config.into_iter().chain(view.layers).chain(view.blobs).filter_map(read).collect();
         let manifests = view.manifests.into_iter().filter_map(read).collect();
-        let schema_1 = match (view.schema_version.as_u64(), view.signatures.is_null()) {
-            (Some(1), true) => Some(DOCKER_SCHEMA1_UNSIGNED.to_owned()),
-            (Some(1), false) => Some(DOCKER_SCHEMA1.to_owned()),
-            _ => None,
-        };
-        Ok(Self { media_type: view.media_type.or(schema_1), blobs, manifests })
+        Ok(Self { media_type: view.media_type, blobs, manifests })
     }
 }
 
@@ -227,16 +218,6 @@ mod tests {
         let listing = Listing::parse(index.as_bytes()).unwrap();
         assert_eq!(listing.manifests[0].platform.as_ref().unwrap().architecture, "amd64");
         assert_eq!(media_type(index.as_bytes(), None), OCI_INDEX);
-    }
-
-    #[test]
-    fn schema_1_is_known_by_its_form() {
-        let implied = |text: &str| Listing::parse(text.as_bytes()).unwrap().implied_media_type().to_owned();
-        let signed = r#"{"schemaVersion":1,"fsLayers":[],"signatures":[{}]}"#;
-        assert_eq!(implied(signed), DOCKER_SCHEMA1);
-        assert_eq!(implied(r#"{"schemaVersion":1,"fsLayers":[]}"#), DOCKER_SCHEMA1_UNSIGNED);
-        assert_eq!(implied(r#"{"schemaVersion":2}"#), OCI_MANIFEST);
-        assert_eq!(implied(r#"{"schemaVersion":"new"}"#), OCI_MANIFEST);
     }
 
     #[test]

@@ -59,6 +59,8 @@ pub struct ReaderId(pub u64);
 
 /// How often a peer may go away and come back within one transfer.
 const MAX_DROPS: u32 = 3;
+/// How often chunks that a disk damaged are fetched again.
+const MAX_LOSSES: u32 = 3;
 /// The most peers whose holdings are followed at a time.
 const MAX_NEIGHBOURS: usize = 16;
 
@@ -142,6 +144,8 @@ pub enum Event {
     ReaderAt(ReaderId, u32),
     /// A reader left.
     ReaderGone(ReaderId),
+    /// Chunks that were stored are there no more: the disk damaged them.
+    Lost(Vec<u32>),
     /// All chunks are there but the digest is another: these came on somebody else's word.
     Mismatch(Vec<(u32, PeerId)>),
     /// The time that [`Action::SetTimer`] named has come.
@@ -251,6 +255,8 @@ pub struct Transfer {
     /// After a mismatch: who must not bring these chunks again.
     excluded: BTreeMap<u32, PeerId>,
     repaired: bool,
+    /// How often the disk has lost chunks.
+    losses: u32,
     phase: Phase,
     next_request: u64,
     /// No chunk below this is missing.
@@ -284,6 +290,7 @@ impl Transfer {
             discovery: Discovery::Idle,
             excluded: BTreeMap::new(),
             repaired: false,
+            losses: 0,
             phase: Phase::Fetching,
             next_request: 0,
             first_missing: 0,
@@ -328,6 +335,7 @@ impl Transfer {
             Event::ReaderGone(reader) => {
                 self.readers.remove(&reader);
             }
+            Event::Lost(chunks) => self.lost(&chunks, &mut actions),
             Event::Mismatch(suspects) => self.mismatch(&suspects, &mut actions),
             Event::Timer => self.timer = None,
         }
@@ -441,6 +449,21 @@ impl Transfer {
         if self.upstream.arrived(fetch, chunk) || next_is_held && self.upstream.is_running(fetch) {
             self.upstream.stop(fetch);
             actions.push(Action::StopUpstream(fetch));
+        }
+    }
+
+    fn lost(&mut self, chunks: &[u32], actions: &mut Vec<Action>) {
+        if self.losses >= MAX_LOSSES || chunks.is_empty() {
+            // A disk that damages what was just repaired.
+            self.phase = Phase::Failed;
+            actions.push(Action::Fail(None));
+            return;
+        }
+        self.losses += 1;
+        self.phase = Phase::Fetching;
+        self.first_missing = 0;
+        for &chunk in chunks.iter().filter(|&&chunk| chunk < self.layout.count()) {
+            self.have.set(chunk as usize, false);
         }
     }
 

@@ -52,6 +52,10 @@ enum Said {
         standing: Option<Standing>,
     },
     UpstreamWhole(FetchId),
+    /// The digest came out: the last byte may be given.
+    Proven,
+    /// The blob is held, or why not.
+    Finished(Result<(), FinishError>),
     Chunk {
         id: RequestId,
         chunk: u32,
@@ -88,6 +92,10 @@ pub(super) struct Driver {
     fetches: HashMap<FetchId, AbortHandle>,
     waiting: BTreeMap<u32, Vec<oneshot::Sender<Given>>>,
     wake: Option<Instant>,
+    /// The digest came out.
+    proven: bool,
+    /// How proving and keeping the blob ended, until the main loop looks at it.
+    finished: Option<Result<(), FinishError>>,
     /// Why upstream failed last: what clients are told.
     upstream_error: Option<PullError>,
     /// After a mismatch: who vouched for what before.
@@ -117,6 +125,8 @@ impl Driver {
             fetches: HashMap::new(),
             waiting: BTreeMap::new(),
             wake: None,
+            proven: false,
+            finished: None,
             upstream_error: None,
             suspects: BTreeMap::new(),
         }
@@ -144,6 +154,16 @@ impl Driver {
                 return;
             }
             actions = self.next(&mut core, &mut questions).await;
+            if let Some(result) = self.finished.take() {
+                match self.kept(result).await {
+                    Ok(status) => {
+                        self.farewell(&core, matches!(status, Status::Held));
+                        self.end(status);
+                        return;
+                    }
+                    Err(event) => actions.extend(core.handle(event, self.now())),
+                }
+            }
         }
     }
 
@@ -175,6 +195,18 @@ impl Driver {
             Said::Ranked(homes) => core.handle(Event::Homes(homes), now),
             Said::Reported { id, standing } => core.handle(Event::Reported(id, standing), now),
             Said::UpstreamWhole(id) => core.handle(Event::UpstreamWhole(id), now),
+            Said::Proven => {
+                self.proven = true;
+                let last = self.partial.layout().count().saturating_sub(1);
+                for reader in self.waiting.remove(&last).unwrap_or_default() {
+                    drop(reader.send(Given::Stored));
+                }
+                Vec::new()
+            }
+            Said::Finished(result) => {
+                self.finished = Some(result);
+                Vec::new()
+            }
             Said::Found(found) => core.handle(Event::Provider(found.peer, found.availability), now),
             Said::DiscoveryEnded => core.handle(Event::DiscoveryEnded, now),
             Said::Chunk { id, chunk, bytes } => {
@@ -245,7 +277,7 @@ impl Driver {
             Question::Gone { reader } => return core.handle(Event::ReaderGone(ReaderId(reader)), now),
             Question::Want { reader, chunk, reply } => {
                 let is_last = chunk + 1 >= self.partial.layout().count();
-                if core.have().contains(chunk as usize) && !is_last {
+                if core.have().contains(chunk as usize) && (!is_last || self.proven) {
                     drop(reply.send(Given::Stored));
                 } else {
                     self.waiting.entry(chunk).or_default().push(reply);
@@ -278,13 +310,7 @@ impl Driver {
                     }
                 }
                 Action::Fail(failure) => return Some(self.failed(failure).await),
-                Action::Finish => match self.finish().await {
-                    Ok(status) => return Some(status),
-                    Err(suspects) => {
-                        let now = self.now();
-                        actions.extend(core.handle(Event::Mismatch(suspects), now));
-                    }
-                },
+                Action::Finish => self.finish(),
             }
         }
         None
@@ -429,16 +455,37 @@ impl Driver {
         }
     }
 
-    /// Proves the digest. `Err` names the chunks that came on somebody else's word, if it does not come out.
-    async fn finish(&mut self) -> Result<Status, Vec<(u32, PeerId)>> {
-        match self.partial.finish().await {
+    /// Has the digest proven and the blob kept, beside this task: syncing gigabytes takes seconds, in which readers and
+    /// peers are answered.
+    fn finish(&mut self) {
+        let (partial, said) = (self.partial.clone(), self.said.clone());
+        self.tasks.spawn(async move {
+            let kept = async {
+                partial.prove().await?;
+                said.send(Said::Proven).await.ok();
+                partial.finish().await
+            };
+            let kept = kept.await;
+            said.send(Said::Finished(kept)).await.ok();
+        });
+    }
+
+    /// What follows from how that ended: the end, or what the core has to know.
+    async fn kept(&mut self, result: Result<(), FinishError>) -> Result<Status, Event> {
+        match result {
             Ok(()) => {
                 self.name_liars().await;
                 self.ports.peers.announce(self.digest).await;
                 Ok(Status::Held)
             }
+            Err(FinishError::Incomplete { missing }) => {
+                tracing::warn!(missing, "chunks were damaged on this node's disk and are fetched again");
+                self.proven = false;
+                Err(Event::Lost(self.partial.missing()))
+            }
             Err(FinishError::Mismatch { actual }) => {
                 tracing::warn!(%actual, "the digest did not come out");
+                self.proven = false;
                 self.ports.metrics.digest_mismatch();
                 let own = self.ports.peers.local_peer();
                 let others: Vec<(u32, Attestation)> = self
@@ -448,7 +495,8 @@ impl Driver {
                     .filter(|(_, attestation)| attestation.signer != own)
                     .collect();
                 self.suspects.extend(others.iter().copied());
-                Err(others.into_iter().map(|(chunk, attestation)| (chunk, attestation.signer)).collect())
+                let suspects = others.into_iter().map(|(chunk, attestation)| (chunk, attestation.signer));
+                Err(Event::Mismatch(suspects.collect()))
             }
             Err(error) => Ok(Status::Failed(PullError::Unavailable(error.to_string()))),
         }

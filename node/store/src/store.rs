@@ -214,8 +214,10 @@ impl Store {
     pub async fn partial_size(&self, digest: &Digest) -> Result<Option<u64>, StoreError> {
         let (inner, digest) = (self.inner.clone(), *digest);
         blocking(move || {
-            let table = inner.database.begin_read()?.open_table(PARTIAL)?;
-            Ok(table.get(&*key(&digest))?.map(|row| row.value()))
+            inner.database.read(|txn| {
+                let table = txn.open_table(PARTIAL)?;
+                Ok(table.get(&*key(&digest))?.map(|row| row.value()))
+            })
         })
         .await
     }
