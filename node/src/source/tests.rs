@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::*;
 use crate::fetch::barred::Barred;
+use crate::homes::Homes;
 use crate::metrics::Metrics;
 use crate::serve::NodeServe;
 use registry::Registry;
@@ -57,11 +58,19 @@ impl Node {
             UpstreamSettings { url: Some(format!("http://{}", registry.address)), ..Default::default() };
         let settings = Settings { upstreams: [("reg.test".to_owned(), table)].into(), ..Default::default() };
         let upstreams = Upstreams::new(settings, "test", "shoal-test").unwrap();
-        let (barred, peers_too) = (Barred::default(), peers.clone());
-        let ports = Ports { store: store.clone(), peers: peers_too, upstreams, keypair, metrics, barred };
         let mut tasks = JoinSet::new();
+        let homes = Homes::start(store.clone(), peers.clone(), &mut tasks, stop.clone());
+        let ports = Ports {
+            store: store.clone(),
+            peers: peers.clone(),
+            homes: homes.clone(),
+            upstreams,
+            keypair,
+            metrics,
+            barred: Barred::default(),
+        };
         let fetcher = Fetcher::start(ports.clone(), &mut tasks, stop.clone());
-        serve.with_fetcher(fetcher.clone());
+        serve.complete(fetcher.clone(), homes, peers.clone());
         let source = NodeSource::new(ports, fetcher, stream);
         if bootstrap.is_some() {
             let mut joined = peers.joined();
