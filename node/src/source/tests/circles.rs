@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use shoal_gateway::server;
+use shoal_proto::name::Registry;
 use tokio::net::TcpListener;
 
 use super::*;
@@ -30,8 +31,11 @@ async fn a_blob_that_two_nodes_seek_at_each_other() {
     // Its size is known, so a transfer begins without asking anybody: and asks the other node for its bytes.
     let digest = Digest::sha256_of(b"nowhere");
     let listing = format!(r#"{{"layers":[{{"digest":"{digest}","size":600000}}]}}"#);
+    let hub = Scope { registry: Registry::docker_hub(), repository: "library/a".parse().unwrap() };
     for node in &nodes {
+        // What a node asks names no registry, so the other takes it for Docker Hub's.
         node.source.sizes.note(&scope("a"), listing.as_bytes());
+        node.source.sizes.note(&hub, listing.as_bytes());
     }
     let began = std::time::Instant::now();
     let error = nodes[0].get(&digest, None).await.unwrap_err();
