@@ -12,8 +12,10 @@ use std::time::Duration;
 use shoal_proto::digest::Digest;
 use shoal_proto::identity::PeerId;
 use shoal_proto::swarm::home::{self, Kept, QuestionId};
+use shoal_proto::swarm::lease::LeaseEnd;
 use shoal_proto::swarm::message::{Claim, ClaimAnswer, Report, Standing, SwarmKey};
 use shoal_proto::swarm::ranking::Ranking;
+use shoal_proto::swarm::turn::{self, AskTurn, TurnAnswer, TurnEnded, Turns};
 use shoal_proto::transfer;
 use shoal_store::Store;
 use shoal_swarm::Handle;
@@ -30,6 +32,8 @@ const CLAIM: Duration = Duration::from_millis(300);
 const JOIN: Duration = Duration::from_secs(5);
 /// Candidates for a blob's home: the closest, and those who follow it.
 const CANDIDATES: usize = 4;
+/// How often turns that last too long are looked for.
+const TICK: Duration = Duration::from_millis(500);
 /// What a member is told when this node cannot say.
 const LATER: Duration = Duration::from_secs(1);
 
@@ -47,6 +51,16 @@ enum Request {
         claim: Claim,
         known: Vec<PeerId>,
         reply: oneshot::Sender<ClaimAnswer>,
+    },
+    Turn {
+        from: PeerId,
+        ask: AskTurn,
+        known: Option<PeerId>,
+        reply: oneshot::Sender<TurnAnswer>,
+    },
+    TurnEnded {
+        from: PeerId,
+        ended: TurnEnded,
     },
     Rank {
         digest: Digest,
@@ -96,6 +110,24 @@ impl Homes {
         answer.await.unwrap_or(ClaimAnswer::Granted { epoch: 0, providers: Vec::new() })
     }
 
+    /// A node wants a turn at something small.
+    pub async fn turn(&self, from: PeerId, ask: AskTurn) -> TurnAnswer {
+        // A tag's key is no blob's digest: then nobody is known.
+        let known = match self.store.held(&ask.key).await {
+            Ok(Some(_)) => Some(self.peers.local_peer()),
+            _ => None,
+        };
+        let known = known.filter(|&peer| peer != from);
+        let (reply, answer) = oneshot::channel();
+        self.requests.send(Request::Turn { from, ask, known, reply }).await.ok();
+        answer.await.unwrap_or(TurnAnswer::Failed(LeaseEnd::Trouble { retry_after: None }))
+    }
+
+    /// A turn that this node gave ended.
+    pub async fn turn_ended(&self, from: PeerId, ended: TurnEnded) {
+        self.requests.send(Request::TurnEnded { from, ended }).await.ok();
+    }
+
     /// The nodes that could be a blob's home. A node that has just started waits for its first peer: it must not think
     /// itself alone.
     pub async fn ranked(&self, digest: Digest) -> Option<transfer::Homes> {
@@ -137,6 +169,8 @@ struct Keeper {
     wake: Option<Instant>,
     next: u64,
     reports: HashMap<QuestionId, oneshot::Sender<Standing>>,
+    turns: Turns,
+    waiting: HashMap<QuestionId, oneshot::Sender<TurnAnswer>>,
     claims: JoinSet<(SwarmKey, PeerId, Option<ClaimAnswer>)>,
 }
 
@@ -151,12 +185,16 @@ impl Keeper {
             wake: None,
             next: 0,
             reports: HashMap::new(),
+            turns: Turns::default(),
+            waiting: HashMap::new(),
             claims: JoinSet::new(),
         }
     }
 
     async fn run(mut self, mut inbox: mpsc::Receiver<Request>, shutdown: CancellationToken) {
         let mut versions = self.peers.connections();
+        let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         self.look();
         loop {
             let wake = self.wake.unwrap_or_else(|| Instant::now() + Duration::from_hours(1));
@@ -180,6 +218,10 @@ impl Keeper {
                     self.wake = None;
                     self.feed(home::Event::Timer);
                 }
+                _ = tick.tick() => {
+                    let answers = self.turns.tick(self.began.elapsed());
+                    self.answer_turns(answers);
+                }
             }
         }
     }
@@ -193,6 +235,17 @@ impl Keeper {
         }
         for &peer in before.difference(&now) {
             self.feed(home::Event::Down(peer));
+            let answers = self.turns.down(&peer, self.began.elapsed());
+            self.answer_turns(answers);
+        }
+    }
+
+    fn answer_turns(&mut self, answers: turn::Answers) {
+        for (question, answer) in answers {
+            // Who asked may be gone: a turn that it was given runs out.
+            if let Some(reply) = self.waiting.remove(&question) {
+                reply.send(answer).ok();
+            }
         }
     }
 
@@ -212,6 +265,18 @@ impl Keeper {
                     // Who asked may be gone.
                     drop(reply.send(answer));
                 }
+            }
+            Request::Turn { from, ask, known, reply } => {
+                self.waiting.retain(|_, reply| !reply.is_closed());
+                self.waiting.insert(question, reply);
+                let now = self.began.elapsed();
+                let asked = turn::Asked { question, from, ask, known };
+                let answers = self.turns.ask(&asked, self.core.ranking(), now);
+                self.answer_turns(answers);
+            }
+            Request::TurnEnded { from, ended } => {
+                let answers = self.turns.ended(from, ended, self.began.elapsed());
+                self.answer_turns(answers);
             }
             Request::Rank { digest, reply } => {
                 let ranking = self.core.ranking();

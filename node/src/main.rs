@@ -31,6 +31,7 @@ pub mod run;
 pub mod serve;
 pub mod source;
 pub mod status;
+pub mod turn;
 pub mod watchdog;
 
 use cli::{Cli, Command, ConfigCommand, Key};

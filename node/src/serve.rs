@@ -10,7 +10,9 @@ use shoal_proto::attestation::{Attestation, ChunkHash, Claim};
 use shoal_proto::digest::Digest;
 use shoal_proto::identity::{Keypair, PeerId};
 use shoal_proto::name::{Scope, Tag};
+use shoal_proto::swarm::lease::LeaseEnd;
 use shoal_proto::swarm::message::{Claim as ClaimMessage, ClaimAnswer, Report, Standing, SwarmKey};
+use shoal_proto::swarm::turn::{AskTurn, TurnAnswer, TurnEnded};
 use shoal_proto::tag::SignedTagMapping;
 use shoal_proto::wire::{AskBlob, Holding, Refusal, Whereabouts};
 use shoal_store::{ReadError, Store};
@@ -106,6 +108,25 @@ impl NodeServe {
             Standing::Wait(_) => Whereabouts::new(),
         };
         (standing, whereabouts)
+    }
+
+    async fn turned(self, from: PeerId, ask: AskTurn) -> (TurnAnswer, Whereabouts) {
+        let Some(later) = self.later.get() else {
+            // It will find another home, or none.
+            return (TurnAnswer::Failed(LeaseEnd::Trouble { retry_after: None }), Whereabouts::new());
+        };
+        let answer = later.homes.turn(from, ask).await;
+        let whereabouts = match answer {
+            TurnAnswer::Done(peer) | TurnAnswer::Elsewhere(peer) => self.whereabouts([peer]),
+            TurnAnswer::Go(_) | TurnAnswer::Failed(_) => Whereabouts::new(),
+        };
+        (answer, whereabouts)
+    }
+
+    async fn turn_over(self, from: PeerId, ended: TurnEnded) {
+        if let Some(later) = self.later.get() {
+            later.homes.turn_ended(from, ended).await;
+        }
     }
 
     async fn claimed(self, from: PeerId, key: SwarmKey, claim: ClaimMessage) -> (ClaimAnswer, Whereabouts) {
@@ -216,6 +237,14 @@ impl Serve for NodeServe {
         report: Report,
     ) -> BoxFuture<'static, (Standing, Whereabouts)> {
         self.clone().reported(from, key, report).boxed()
+    }
+
+    fn turn(&self, from: PeerId, ask: AskTurn) -> BoxFuture<'static, (TurnAnswer, Whereabouts)> {
+        self.clone().turned(from, ask).boxed()
+    }
+
+    fn turn_ended(&self, from: PeerId, ended: TurnEnded) -> BoxFuture<'static, ()> {
+        self.clone().turn_over(from, ended).boxed()
     }
 
     fn claim(

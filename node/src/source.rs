@@ -39,6 +39,7 @@ pub struct NodeSource {
     stream: Stream,
     sizes: Arc<Sizes>,
     manifests_in_flight: Arc<Flights<Digest>>,
+    tags_in_flight: Arc<Flights<Digest>>,
     /// Whether it is asked for a request that came through other nodes.
     relayed: bool,
 }
@@ -52,6 +53,7 @@ impl NodeSource {
             stream,
             sizes: Arc::default(),
             manifests_in_flight: Arc::default(),
+            tags_in_flight: Arc::default(),
             relayed: false,
         }
     }

@@ -14,6 +14,7 @@ use crate::chunk::ChunkLayout;
 use crate::digest::Digest;
 use crate::name::{Scope, Tag};
 use crate::swarm::message::{Claim, ClaimAnswer, Report, Standing, SwarmKey};
+use crate::swarm::turn::{AskTurn, TurnAnswer, TurnEnded};
 use crate::tag::{SignedTagMapping, TagMapping};
 
 mod swarm;
@@ -165,6 +166,14 @@ pub enum SessionMessage {
     Claim(SwarmKey, Claim),
     /// The answer to that, and where the peers it names can be reached.
     ClaimAnswer(ClaimAnswer, Whereabouts),
+    /// A question for a turn.
+    AskTurn(AskTurn),
+    /// The answer to that, and where the peer it names can be reached.
+    TurnAnswer(TurnAnswer, Whereabouts),
+    /// A turn ended.
+    TurnEnded(TurnEnded),
+    /// The answer to that.
+    Heard,
 }
 
 impl SessionMessage {
@@ -179,10 +188,14 @@ impl SessionMessage {
                 digest: digest(&ask.digest)?,
                 following: ask.taking_part.then_some(ask.known),
             }),
-            Body::Report(report) => swarm::report(report)?,
+            Body::Report(report) => swarm::report(&report)?,
             Body::Standing(standing) => swarm::standing(standing)?,
             Body::Claim(claim) => swarm::claim(claim)?,
             Body::ClaimAnswer(answer) => swarm::claim_answer(answer)?,
+            Body::AskTurn(ask) => swarm::ask_turn(&ask)?,
+            Body::TurnAnswer(answer) => swarm::turn_answer(answer)?,
+            Body::TurnEnded(ended) => swarm::turn_ended(&ended)?,
+            Body::Heard(_) => Self::Heard,
             Body::BlobAnswer(answer) => Self::Blob(holding(&answer)?),
             Body::AskTag(ask) => {
                 let scope = scope(&ask.registry, &ask.repository)?;
@@ -207,7 +220,7 @@ impl SessionMessage {
                 taking_part: ask.following.is_some(),
                 known: ask.following.unwrap_or_default(),
             }),
-            Self::Report(key, report) => Body::Report(swarm::report_to_wire(&key, report)),
+            Self::Report(key, report) => Body::Report(swarm::report_to_wire(&key, &report)),
             Self::Standing(standing, whereabouts) => {
                 Body::Standing(swarm::standing_to_wire(standing, &whereabouts))
             }
@@ -215,6 +228,12 @@ impl SessionMessage {
             Self::ClaimAnswer(answer, whereabouts) => {
                 Body::ClaimAnswer(swarm::claim_answer_to_wire(answer, &whereabouts))
             }
+            Self::AskTurn(ask) => Body::AskTurn(swarm::ask_turn_to_wire(&ask)),
+            Self::TurnAnswer(answer, whereabouts) => {
+                Body::TurnAnswer(swarm::turn_answer_to_wire(answer, &whereabouts))
+            }
+            Self::TurnEnded(ended) => Body::TurnEnded(swarm::turn_ended_to_wire(&ended)),
+            Self::Heard => Body::Heard(generated::Heard {}),
             Self::Blob(holding) => Body::BlobAnswer(holding_to_wire(&holding)),
             Self::AskTag(scope, tag) => Body::AskTag(generated::AskTag {
                 registry: scope.registry.to_string(),

@@ -15,6 +15,8 @@ use super::Ports;
 
 /// How long finding providers may take before a transfer goes on without.
 pub(crate) const LIMIT: Duration = Duration::from_millis(300);
+/// How long the connected peers are listened to where a client waits for something small.
+const SHORT: Duration = Duration::from_millis(60);
 /// How long a peer's late answer is still listened to: it can join a transfer that runs.
 const LATE: Duration = Duration::from_secs(2);
 /// The most connected peers asked: more know no more, and each is a message.
@@ -83,6 +85,14 @@ impl Search {
             }
         }
         None
+    }
+
+    /// Only the connected peers, and not for long: for small things that nobody is thought to have.
+    pub(crate) async fn connected(&mut self, mut each: impl FnMut(Found)) {
+        let deadline = Instant::now() + SHORT;
+        while let Ok(Some(found)) = timeout_at(deadline, self.next_answer()).await {
+            each(found);
+        }
     }
 
     /// Runs the search within its limit; `each` gets what is found. The answers that are late can be had from

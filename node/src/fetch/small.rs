@@ -6,7 +6,9 @@ use bytes::{Bytes, BytesMut};
 use shoal_proto::attestation::Claim;
 use shoal_proto::chunk::ChunkLayout;
 use shoal_proto::digest::Digest;
+use shoal_proto::identity::PeerId;
 use shoal_proto::transfer::Availability;
+use shoal_proto::wire::{AskBlob, Holding};
 use tokio::time::timeout;
 
 use super::Ports;
@@ -17,11 +19,30 @@ const ONE_PEER: Duration = Duration::from_secs(1);
 /// So many peers are tried before upstream is asked.
 const MAX_TRIED: usize = 3;
 
+/// The bytes from this peer, if it gives the right ones.
+pub async fn from_peer(ports: &Ports, peer: PeerId, digest: Digest, most: u64) -> Option<Bytes> {
+    let ask = AskBlob { digest, following: None };
+    let answer = timeout(ONE_PEER, ports.peers.ask_blob(peer, ask)).await.ok()?.ok()?;
+    let Holding::Complete { size } = answer else { return None };
+    first_good(ports, digest, most, vec![Found { peer, size, availability: Availability::Complete }]).await
+}
+
+/// The bytes from a connected peer that has them: one round trip, for what the fleet is thought not to have.
+pub async fn from_connected(ports: &Ports, digest: Digest, most: u64) -> Option<Bytes> {
+    let mut found = Vec::new();
+    Search::begin(ports.clone(), digest).connected(|one| found.push(one)).await;
+    first_good(ports, digest, most, found).await
+}
+
 /// The bytes from the first peer that gives the right ones; `None` if none does. `most` bounds the size in
 /// bytes, which a peer says and the digest proves.
 pub async fn from_peers(ports: &Ports, digest: Digest, most: u64) -> Option<Bytes> {
-    let complete = |found: &Found| matches!(found.availability, Availability::Complete) && found.size <= most;
     let found = search(ports, digest).await;
+    first_good(ports, digest, most, found).await
+}
+
+async fn first_good(ports: &Ports, digest: Digest, most: u64, found: Vec<Found>) -> Option<Bytes> {
+    let complete = |found: &Found| matches!(found.availability, Availability::Complete) && found.size <= most;
     for found in found.into_iter().filter(complete).take(MAX_TRIED) {
         match timeout(ONE_PEER, whole(ports, digest, &found)).await {
             Ok(Some(bytes)) if digest.same_algorithm_of(&bytes) == digest => return Some(bytes),

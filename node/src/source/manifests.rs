@@ -10,6 +10,12 @@ use shoal_proto::name::{Reference, Scope};
 
 use super::{NodeSource, unavailable};
 use crate::fetch::small;
+use crate::turn::{self, Turn};
+
+/// For how long the fleet remembers who fetched a manifest: its digest does not change.
+const FRESH: std::time::Duration = std::time::Duration::from_mins(1);
+/// So many holders of a manifest are tried before it is fetched again.
+const MAX_HOLDERS: usize = 3;
 
 impl NodeSource {
     /// The manifest, fetched once however many ask.
@@ -26,15 +32,53 @@ impl NodeSource {
         if let Some(manifest) = self.held_manifest(scope, digest).await? {
             return Ok(manifest);
         }
-        let manifest = match small::from_peers(&self.ports, *digest, MAX_MANIFEST).await {
-            Some(bytes) => typed(*digest, bytes, None),
-            None => self.upstream_manifest(scope, digest, accept).await?,
-        };
-        // A disk that is full costs the caching, not the pull.
-        if let Err(error) = self.keep(scope, manifest.clone()).await {
-            tracing::warn!(%error, %digest, "the manifest is served and not kept");
+        let mut lost = Vec::new();
+        for _ in 0..MAX_HOLDERS {
+            match turn::take(&self.ports, *digest, FRESH, &lost).await {
+                Turn::Mine(ticket) => {
+                    let manifest = self.fetch_manifest(scope, digest, accept).await;
+                    ticket.end(&manifest);
+                    return manifest;
+                }
+                Turn::Done(by) => match small::from_peer(&self.ports, by, *digest, MAX_MANIFEST).await {
+                    Some(bytes) => return Ok(self.kept(scope, typed(*digest, bytes, None)).await),
+                    None => lost.push(by),
+                },
+                Turn::Failed(how) => return Err(turn::failed(&scope.registry, how)),
+                Turn::Alone => break,
+            }
         }
-        Ok(manifest)
+        self.fetch_manifest(scope, digest, accept).await
+    }
+
+    /// From a peer that nobody knew of, or from upstream; if that is down, from whoever can be found.
+    async fn fetch_manifest(
+        &self,
+        scope: &Scope,
+        digest: &Digest,
+        accept: &Accept,
+    ) -> Result<Manifest, PullError> {
+        if let Some(bytes) = small::from_connected(&self.ports, *digest, MAX_MANIFEST).await {
+            return Ok(self.kept(scope, typed(*digest, bytes, None)).await);
+        }
+        match self.upstream_manifest(scope, digest, accept).await {
+            Ok(manifest) => Ok(self.kept(scope, manifest).await),
+            Err(error @ (PullError::Upstream { .. } | PullError::Throttled { .. })) => {
+                match small::from_peers(&self.ports, *digest, MAX_MANIFEST).await {
+                    Some(bytes) => Ok(self.kept(scope, typed(*digest, bytes, None)).await),
+                    None => Err(error),
+                }
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Keeps a manifest and gives it back: a disk that is full costs the caching, not the pull.
+    async fn kept(&self, scope: &Scope, manifest: Manifest) -> Manifest {
+        if let Err(error) = self.keep(scope, manifest.clone()).await {
+            tracing::warn!(%error, digest = %manifest.info.digest, "the manifest is served and not kept");
+        }
+        manifest
     }
 
     async fn upstream_manifest(

@@ -4,14 +4,24 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use shoal_gateway::error::PullError;
 use shoal_gateway::source::{Accept, ManifestInfo};
+use shoal_proto::digest::Digest;
 use shoal_proto::manifest::tells_its_type;
 use shoal_proto::name::{Reference, Scope, Tag};
 use shoal_proto::tag::{SignedTagMapping, TagMapping};
 use tokio::task::JoinSet;
-use tokio::time::{Duration, Instant, timeout_at};
+use tokio::time::{Duration, Instant, timeout, timeout_at};
 
 use super::{NodeSource, unavailable};
+use crate::turn::{self, Turn};
 
+/// How old an upstream check may be to answer for upstream, anywhere in the fleet.
+const FRESH: Duration = Duration::from_secs(2);
+/// What clocks may differ by, and an answer be under way.
+const SLACK: Duration = Duration::from_secs(30);
+/// How long the node that asked upstream may take to say what it heard.
+const ONE_PEER: Duration = Duration::from_secs(1);
+/// So many nodes that should know are tried before upstream is asked again.
+const MAX_HOLDERS: usize = 3;
 /// How long peers may take to say what they remember of a tag.
 const PEERS_LIMIT: Duration = Duration::from_millis(600);
 /// The most peers asked for a tag.
@@ -25,11 +35,8 @@ impl NodeSource {
         tag: &Tag,
         accept: &Accept,
     ) -> Result<ManifestInfo, PullError> {
-        match self.upstream_tag(scope, tag, accept).await {
-            Ok(info) => {
-                self.remember(scope, tag, &info).await;
-                Ok(info)
-            }
+        match self.fleet_tag(scope, tag, accept).await {
+            Ok(info) => Ok(info),
             Err(error @ (PullError::Upstream { .. } | PullError::Throttled { .. })) => {
                 let Some(mapping) = self.remembered(scope, tag, accept).await else { return Err(error) };
                 self.ports.metrics.stale_tag();
@@ -38,14 +45,57 @@ impl NodeSource {
                     checked_unix_ms = mapping.checked_unix_ms, %error,
                     "upstream is down: the tag is answered as it was last known"
                 );
-                Ok(ManifestInfo {
-                    digest: mapping.digest,
-                    size: mapping.size,
-                    media_type: mapping.media_type,
-                })
+                Ok(info_of(&mapping))
             }
             Err(error) => Err(error),
         }
+    }
+
+    /// One HEAD upstream for the fleet within a short time: whoever has the turn asks, the others ask that node.
+    async fn fleet_tag(&self, scope: &Scope, tag: &Tag, accept: &Accept) -> Result<ManifestInfo, PullError> {
+        let key = as_asked(scope, tag, accept);
+        let _turn = self.tags_in_flight.turn(&key).await;
+        let own = self.ports.store.tags(scope, tag).await.map_err(unavailable)?;
+        if let Some(info) = newest(own, scope, tag, accept, Some(FRESH)) {
+            return Ok(info);
+        }
+        let mut lost = Vec::new();
+        for _ in 0..MAX_HOLDERS {
+            match turn::take(&self.ports, key, FRESH, &lost).await {
+                Turn::Mine(ticket) => {
+                    let info = self.checked_tag(scope, tag, accept).await;
+                    ticket.end(&info);
+                    return info;
+                }
+                Turn::Done(by) => {
+                    let asked = timeout(ONE_PEER, self.ports.peers.ask_tag(by, scope, tag)).await;
+                    let told = asked.ok().and_then(Result::ok).unwrap_or_default();
+                    let Some(signed) = newest_signed(told, scope, tag, accept, Some(FRESH + SLACK)) else {
+                        lost.push(by);
+                        continue;
+                    };
+                    let info = info_of(&signed.mapping);
+                    if let Err(error) = self.ports.store.put_tag(signed).await {
+                        tracing::warn!(%error, %tag, "could not remember what the tag names");
+                    }
+                    return Ok(info);
+                }
+                Turn::Failed(how) => return Err(turn::failed(&scope.registry, how)),
+                Turn::Alone => break,
+            }
+        }
+        self.checked_tag(scope, tag, accept).await
+    }
+
+    async fn checked_tag(
+        &self,
+        scope: &Scope,
+        tag: &Tag,
+        accept: &Accept,
+    ) -> Result<ManifestInfo, PullError> {
+        let info = self.upstream_tag(scope, tag, accept).await?;
+        self.remember(scope, tag, &info).await;
+        Ok(info)
     }
 
     async fn upstream_tag(
@@ -70,14 +120,13 @@ impl NodeSource {
 
     /// Signs and stores what upstream said, for when it is down, and tells the fleet who knows.
     async fn remember(&self, scope: &Scope, tag: &Tag, info: &ManifestInfo) {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let mapping = TagMapping {
             scope: scope.clone(),
             tag: tag.clone(),
             digest: info.digest,
             size: info.size,
             media_type: info.media_type.clone(),
-            checked_unix_ms: u64::try_from(now.as_millis()).unwrap_or(u64::MAX),
+            checked_unix_ms: now_unix_ms(),
         };
         let stored = match mapping.sign(&self.ports.keypair) {
             Ok(signed) => self.ports.store.put_tag(signed).await.map_err(|error| error.to_string()),
@@ -98,12 +147,7 @@ impl NodeSource {
         });
         let mut known = own;
         known.extend(self.ask_peers(scope, tag).await);
-        let fits = |signed: &SignedTagMapping| {
-            let mapping = &signed.mapping;
-            mapping.scope == *scope && mapping.tag == *tag && accept.takes(&mapping.media_type)
-        };
-        known.retain(|signed| fits(signed) && signed.verify().is_ok());
-        known.into_iter().map(|signed| signed.mapping).max_by_key(|mapping| mapping.checked_unix_ms)
+        newest_signed(known, scope, tag, accept, None).map(|signed| signed.mapping)
     }
 
     async fn ask_peers(&self, scope: &Scope, tag: &Tag) -> Vec<SignedTagMapping> {
@@ -166,4 +210,50 @@ impl NodeSource {
         self.ports.peers.announce(digest).await;
         Ok(())
     }
+}
+
+/// What a tag is asked under: registries answer clients that accept other types with other manifests.
+fn as_asked(scope: &Scope, tag: &Tag, accept: &Accept) -> Digest {
+    let mut types: Vec<&str> = accept.0.iter().map(String::as_str).collect();
+    types.sort_unstable();
+    types.dedup();
+    Digest::sha256_of(format!("{}\n{}", TagMapping::key(scope, tag), types.join("\n")).as_bytes())
+}
+
+fn now_unix_ms() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn info_of(mapping: &TagMapping) -> ManifestInfo {
+    ManifestInfo { digest: mapping.digest, size: mapping.size, media_type: mapping.media_type.clone() }
+}
+
+fn newest(
+    known: Vec<SignedTagMapping>,
+    scope: &Scope,
+    tag: &Tag,
+    accept: &Accept,
+    within: Option<Duration>,
+) -> Option<ManifestInfo> {
+    newest_signed(known, scope, tag, accept, within).map(|signed| info_of(&signed.mapping))
+}
+
+/// The newest mapping that its signer did sign, of a type that the client accepts, not older than `within`.
+fn newest_signed(
+    mut known: Vec<SignedTagMapping>,
+    scope: &Scope,
+    tag: &Tag,
+    accept: &Accept,
+    within: Option<Duration>,
+) -> Option<SignedTagMapping> {
+    let now = now_unix_ms();
+    known.retain(|SignedTagMapping { mapping, .. }| {
+        // A clock that runs ahead, here or there, makes no mapping fresh for ever.
+        let age = now.abs_diff(mapping.checked_unix_ms);
+        let fresh = within.is_none_or(|within| u128::from(age) <= within.as_millis());
+        fresh && mapping.scope == *scope && mapping.tag == *tag && accept.takes(&mapping.media_type)
+    });
+    known.retain(|signed| signed.verify().is_ok());
+    known.into_iter().max_by_key(|signed| signed.mapping.checked_unix_ms)
 }

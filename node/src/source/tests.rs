@@ -1,5 +1,6 @@
 //! A node's source over its real parts, and a registry in this process.
 
+mod circles;
 mod registry;
 mod sizes;
 mod types;
@@ -44,6 +45,11 @@ impl Node {
     }
 
     async fn with(registry: &Registry, stream: Stream, bootstrap: Option<SocketAddr>) -> Self {
+        Self::named("shoal-test", registry.address, stream, bootstrap).await
+    }
+
+    /// One whose registries, named or not, are at `registry`.
+    async fn named(name: &str, registry: SocketAddr, stream: Stream, bootstrap: Option<SocketAddr>) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let disk = RealDisk::at(folder.path()).unwrap();
         let (store, _) = Store::open(Arc::new(disk), shoal_store::Options::default()).unwrap();
@@ -54,10 +60,10 @@ impl Node {
         let serve = NodeServe::new(store.clone(), keypair.clone(), metrics.clone());
         let stop = CancellationToken::new();
         let (peers, _) = shoal_swarm::start(swarm, Arc::new(serve.clone()), stop.clone()).await.unwrap();
-        let table =
-            UpstreamSettings { url: Some(format!("http://{}", registry.address)), ..Default::default() };
-        let settings = Settings { upstreams: [("reg.test".to_owned(), table)].into(), ..Default::default() };
-        let upstreams = Upstreams::new(settings, "test", "shoal-test").unwrap();
+        let table = UpstreamSettings { url: Some(format!("http://{registry}")), ..Default::default() };
+        let tables = ["reg.test", "docker.io"].map(|registry| (registry.to_owned(), table.clone())).into();
+        let settings = Settings { upstreams: tables, ..Default::default() };
+        let upstreams = Upstreams::new(settings, "test", name).unwrap();
         let mut tasks = JoinSet::new();
         let homes = Homes::start(store.clone(), peers.clone(), &mut tasks, stop.clone());
         let ports = Ports {

@@ -12,6 +12,7 @@ use shoal_proto::attestation::Attestation;
 use shoal_proto::digest::Digest;
 use shoal_proto::name::{Scope, Tag};
 use shoal_proto::swarm::message::{Claim, ClaimAnswer, Report, Standing, SwarmKey};
+use shoal_proto::swarm::turn::{AskTurn, TurnAnswer, TurnEnded};
 use shoal_proto::tag::SignedTagMapping;
 use shoal_proto::wire::{AskBlob, ChunkRequest, Holding, SessionMessage, Whereabouts};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -204,6 +205,31 @@ impl Handle {
                 self.note(whereabouts);
                 Ok(answer)
             }
+            _ => Err(AskError::Answer),
+        }
+    }
+
+    /// Asks the home of a key for a turn. Where the peer that it names can be reached is noted.
+    ///
+    /// # Errors
+    /// [`AskError`] if it does not answer within 5 s.
+    pub async fn turn(&self, home: PeerId, ask: AskTurn) -> Result<TurnAnswer, AskError> {
+        match self.ask(home, SessionMessage::AskTurn(ask)).await? {
+            SessionMessage::TurnAnswer(answer, whereabouts) => {
+                self.note(whereabouts);
+                Ok(answer)
+            }
+            _ => Err(AskError::Answer),
+        }
+    }
+
+    /// Says how a turn ended.
+    ///
+    /// # Errors
+    /// [`AskError`] if the home does not answer within 5 s.
+    pub async fn turn_ended(&self, home: PeerId, ended: TurnEnded) -> Result<(), AskError> {
+        match self.ask(home, SessionMessage::TurnEnded(ended)).await? {
+            SessionMessage::Heard => Ok(()),
             _ => Err(AskError::Answer),
         }
     }

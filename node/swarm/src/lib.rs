@@ -45,6 +45,7 @@ use shoal_proto::digest::Digest;
 use shoal_proto::identity::{Keypair, PeerId};
 use shoal_proto::name::{Scope, Tag};
 use shoal_proto::swarm::message::{Claim, ClaimAnswer, Report, Standing, SwarmKey};
+use shoal_proto::swarm::turn::{AskTurn, TurnAnswer, TurnEnded};
 use shoal_proto::tag::SignedTagMapping;
 use shoal_proto::wire::{AskBlob, Holding, Refusal, Whereabouts};
 
@@ -107,6 +108,18 @@ pub trait Serve: Send + Sync + 'static {
     ) -> BoxFuture<'static, (Standing, Whereabouts)> {
         let _ = (from, key, report);
         ready((Standing::Wait(LATER), Whereabouts::new())).boxed()
+    }
+
+    /// A node wants a turn at something small. By default it may go.
+    fn turn(&self, from: PeerId, ask: AskTurn) -> BoxFuture<'static, (TurnAnswer, Whereabouts)> {
+        let _ = (from, ask);
+        ready((TurnAnswer::Go(1), Whereabouts::new())).boxed()
+    }
+
+    /// A turn that this node gave ended.
+    fn turn_ended(&self, from: PeerId, ended: TurnEnded) -> BoxFuture<'static, ()> {
+        let _ = (from, ended);
+        ready(()).boxed()
     }
 
     /// A node claims to be a swarm's home. By default nothing speaks against it.

@@ -33,7 +33,7 @@ const STALE: Duration = Duration::from_millis(1500);
 /// How long a member waits while its standby is not sure yet that the home is dead.
 const UNSURE: Duration = Duration::from_millis(250);
 /// A swarm that nobody reported to for so long is forgotten.
-const IDLE: Duration = Duration::from_secs(60);
+const IDLE: Duration = Duration::from_mins(1);
 /// How often time is looked at while there are swarms.
 const TICK: Duration = Duration::from_millis(100);
 /// Standbys of a home.
@@ -129,6 +129,14 @@ pub enum Action {
     SetTimer(Duration),
 }
 
+/// A claim that is to be answered.
+struct Claimed {
+    from: PeerId,
+    key: SwarmKey,
+    claim: Claim,
+    known: Vec<PeerId>,
+}
+
 /// One swarm that this node keeps, for people.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Kept {
@@ -186,7 +194,7 @@ impl Homes {
                 self.reported(Waiting { question, from, report }, key, known, now, &mut actions);
             }
             Event::Claimed { question, from, key, claim, known } => {
-                let answer = self.claimed(from, key, claim, known, now, &mut actions);
+                let answer = self.claimed(Claimed { from, key, claim, known }, now, &mut actions);
                 actions.push(Action::AnswerClaim(question, answer));
             }
             Event::ClaimAnswered { key, by, answer } => {
@@ -266,7 +274,7 @@ impl Homes {
                 actions.push(Action::Answer(waiting.question, Standing::Wait(UNSURE)));
             }
             _ => {
-                let standing = swarm.serve(waiting.from, waiting.report, options, now);
+                let standing = swarm.serve(waiting.from, &waiting.report, options, now);
                 actions.push(Action::Answer(waiting.question, Standing::Member(standing)));
             }
         }
@@ -326,10 +334,7 @@ impl Homes {
 
     fn claimed(
         &mut self,
-        from: PeerId,
-        key: SwarmKey,
-        claim: Claim,
-        known: Vec<PeerId>,
+        Claimed { from, key, claim, known }: Claimed,
         now: Duration,
         actions: &mut Vec<Action>,
     ) -> ClaimAnswer {
@@ -434,7 +439,7 @@ impl Homes {
             swarm.note(waiting.from, &waiting.report, options, now);
         }
         for Waiting { question, from, report } in waiting {
-            let standing = swarm.serve(from, report, options, now);
+            let standing = swarm.serve(from, &report, options, now);
             actions.push(Action::Answer(question, Standing::Member(standing)));
         }
     }

@@ -43,6 +43,10 @@ pub struct Homes {
 }
 
 #[derive(Debug)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each says one thing that happened or not, in any combination"
+)]
 pub(super) struct Member {
     homes: Homes,
     /// Who is reported to as long as it answers: a live swarm stays with its home.

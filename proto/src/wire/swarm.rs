@@ -12,6 +12,7 @@ use crate::swarm::lease::{Lease, LeaseEnd};
 use crate::swarm::message::{
     Claim, ClaimAnswer, Ended, MAX_NAMED, MAX_UNREACHABLE, Membership, Report, Standing, SwarmKey,
 };
+use crate::swarm::turn::{AskTurn, TurnAnswer, TurnEnded};
 use crate::transfer::Availability;
 
 /// Where peers can be reached, as another peer says: multiaddrs as text.
@@ -96,7 +97,7 @@ fn name_to_wire(peer: PeerId, whereabouts: &Whereabouts) -> generated::Named {
     generated::Named { peer: peer.to_bytes().into(), addresses: short.take(MAX_ADDRESSES).cloned().collect() }
 }
 
-pub(super) fn report(report: generated::Report) -> Result<SessionMessage, WireError> {
+pub(super) fn report(report: &generated::Report) -> Result<SessionMessage, WireError> {
     use generated::Holding as Wire;
     let (key, layout) = key(&report.digest, report.size)?;
     let have = match Wire::try_from(report.holding).map_err(|_| WireError::Field("holding"))? {
@@ -107,7 +108,7 @@ pub(super) fn report(report: generated::Report) -> Result<SessionMessage, WireEr
     if report.unreachable.len() > MAX_UNREACHABLE {
         return Err(WireError::Field("unreachable"));
     }
-    let ended = match report.ended {
+    let ended = match &report.ended {
         None => None,
         Some(end) => Some(Ended {
             epoch: end.epoch,
@@ -118,7 +119,7 @@ pub(super) fn report(report: generated::Report) -> Result<SessionMessage, WireEr
     let said = Report {
         have,
         can_fetch: report.can_fetch,
-        lease: report.lease.map(|held| lease(&held, Some(layout))).transpose()?,
+        lease: report.lease.as_ref().map(|held| lease(held, Some(layout))).transpose()?,
         ended,
         whole: report.whole,
         unreachable: report.unreachable.iter().map(|lost| peer(lost)).collect::<Result<_, _>>()?,
@@ -127,7 +128,7 @@ pub(super) fn report(report: generated::Report) -> Result<SessionMessage, WireEr
     Ok(SessionMessage::Report(key, said))
 }
 
-pub(super) fn report_to_wire(key: &SwarmKey, report: Report) -> generated::Report {
+pub(super) fn report_to_wire(key: &SwarmKey, report: &Report) -> generated::Report {
     use generated::Holding as Wire;
     let (holding, chunks) = match &report.have {
         Availability::Complete => (Wire::Complete, Bytes::new()),
@@ -239,5 +240,64 @@ pub(super) fn claim_answer_to_wire(answer: ClaimAnswer, whereabouts: &Whereabout
                 .map(|provider| name_to_wire(provider, whereabouts))
                 .collect(),
         },
+    }
+}
+
+pub(super) fn ask_turn(ask: &generated::AskTurn) -> Result<SessionMessage, WireError> {
+    if ask.lost.len() > MAX_UNREACHABLE {
+        return Err(WireError::Field("lost"));
+    }
+    Ok(SessionMessage::AskTurn(AskTurn {
+        key: digest(&ask.key)?,
+        fresh: Duration::from_millis(ask.fresh_ms.into()),
+        lost: ask.lost.iter().map(|lost| peer(lost)).collect::<Result<_, _>>()?,
+    }))
+}
+
+pub(super) fn ask_turn_to_wire(ask: &AskTurn) -> generated::AskTurn {
+    generated::AskTurn {
+        key: ask.key.multihash().into(),
+        fresh_ms: millis(ask.fresh),
+        lost: ask.lost.iter().take(MAX_UNREACHABLE).map(|lost| lost.to_bytes().into()).collect(),
+    }
+}
+
+pub(super) fn turn_answer(answer: generated::TurnAnswer) -> Result<SessionMessage, WireError> {
+    let mut whereabouts = Whereabouts::new();
+    let said = if let Some(by) = answer.done {
+        TurnAnswer::Done(name(by, &mut whereabouts)?)
+    } else if let Some(home) = answer.elsewhere {
+        TurnAnswer::Elsewhere(name(home, &mut whereabouts)?)
+    } else if let Some(how) = outcome(answer.failed, 0)? {
+        TurnAnswer::Failed(how)
+    } else if answer.go > 0 {
+        TurnAnswer::Go(answer.go)
+    } else {
+        return Err(WireError::Field("go"));
+    };
+    Ok(SessionMessage::TurnAnswer(said, whereabouts))
+}
+
+pub(super) fn turn_answer_to_wire(answer: TurnAnswer, whereabouts: &Whereabouts) -> generated::TurnAnswer {
+    let mut wire = generated::TurnAnswer::default();
+    match answer {
+        TurnAnswer::Go(number) => wire.go = number,
+        TurnAnswer::Done(by) => wire.done = Some(name_to_wire(by, whereabouts)),
+        TurnAnswer::Elsewhere(home) => wire.elsewhere = Some(name_to_wire(home, whereabouts)),
+        TurnAnswer::Failed(how) => wire.failed = outcome_to_wire(how).0.into(),
+    }
+    wire
+}
+
+pub(super) fn turn_ended(ended: &generated::TurnEnded) -> Result<SessionMessage, WireError> {
+    let how = outcome(ended.outcome, 0)?.ok_or(WireError::Field("outcome"))?;
+    Ok(SessionMessage::TurnEnded(TurnEnded { key: digest(&ended.key)?, number: ended.number, how }))
+}
+
+pub(super) fn turn_ended_to_wire(ended: &TurnEnded) -> generated::TurnEnded {
+    generated::TurnEnded {
+        key: ended.key.multihash().into(),
+        number: ended.number,
+        outcome: outcome_to_wire(ended.how).0.into(),
     }
 }

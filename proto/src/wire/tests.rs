@@ -146,7 +146,18 @@ fn what_swarms_say_round_trips() {
             ClaimAnswer::Granted { epoch: 1, providers: vec![test_peer(1)] },
             addresses.clone(),
         ),
-        SessionMessage::ClaimAnswer(ClaimAnswer::HeldBy { home: test_peer(1), epoch: 5 }, addresses),
+        SessionMessage::ClaimAnswer(ClaimAnswer::HeldBy { home: test_peer(1), epoch: 5 }, addresses.clone()),
+        SessionMessage::AskTurn(AskTurn {
+            key: key.digest,
+            fresh: Duration::from_secs(5),
+            lost: vec![test_peer(2)],
+        }),
+        SessionMessage::TurnAnswer(TurnAnswer::Go(3), nowhere()),
+        SessionMessage::TurnAnswer(TurnAnswer::Done(test_peer(1)), addresses.clone()),
+        SessionMessage::TurnAnswer(TurnAnswer::Elsewhere(test_peer(1)), addresses),
+        SessionMessage::TurnAnswer(TurnAnswer::Failed(LeaseEnd::Refused), nowhere()),
+        SessionMessage::TurnEnded(TurnEnded { key: key.digest, number: 3, how: LeaseEnd::Done }),
+        SessionMessage::Heard,
     ] {
         let wire = message.clone().into_wire(1);
         assert_eq!(SessionMessage::from_wire(wire), Ok((1, message)));

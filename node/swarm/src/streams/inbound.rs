@@ -146,7 +146,17 @@ async fn answer(
             let (answer, whereabouts) = serve.claim(peer, key, claim).await;
             Ok(SessionMessage::ClaimAnswer(answer, whereabouts))
         }
-        SessionMessage::Blob(_)
+        SessionMessage::AskTurn(ask) => {
+            let (answer, whereabouts) = serve.turn(peer, ask).await;
+            Ok(SessionMessage::TurnAnswer(answer, whereabouts))
+        }
+        SessionMessage::TurnEnded(ended) => {
+            serve.turn_ended(peer, ended).await;
+            Ok(SessionMessage::Heard)
+        }
+        SessionMessage::TurnAnswer(..)
+        | SessionMessage::Heard
+        | SessionMessage::Blob(_)
         | SessionMessage::Tag(_)
         | SessionMessage::Standing(..)
         | SessionMessage::ClaimAnswer(..) => Err(WireError::Field("body")),

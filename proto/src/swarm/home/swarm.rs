@@ -171,11 +171,11 @@ impl Swarm {
     pub(super) fn serve(
         &mut self,
         from: PeerId,
-        report: Report,
+        report: &Report,
         options: Options,
         now: Duration,
     ) -> Membership {
-        self.note(from, &report, options, now);
+        self.note(from, report, options, now);
         let covered = self.covered(&from);
         let mut lease = self.leases.of(&from).cloned();
         let wants = report.can_fetch && report.have != Availability::Complete && !report.leaving;
@@ -187,7 +187,7 @@ impl Swarm {
         });
         let is_covered = covered.is_full();
         let hopeless = if is_covered { None } else { self.leases.hopeless(capable) };
-        let again = self.again(&from, &report, lease.is_some(), is_covered, now);
+        let again = self.again(&from, report, lease.is_some(), is_covered, now);
         Membership { epoch: self.epoch, members: self.sample(&from), lease, hopeless, again }
     }
 
@@ -207,7 +207,7 @@ impl Swarm {
         if has_lease || is_covered || !report.can_fetch || place >= EAGER || !self.leases.has_room() {
             Some(REPORT)
         } else if paused > now {
-            Some((paused - now).clamp(SOON, REPORT))
+            Some(paused.saturating_sub(now).clamp(SOON, REPORT))
         } else {
             Some(SOON)
         }

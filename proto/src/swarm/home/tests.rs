@@ -47,7 +47,9 @@ impl Fleet {
         let peers: Vec<PeerId> = (1..=count).map(test_peer).collect();
         let homes = |&local: &PeerId| {
             let mut ranking = Ranking::new(local);
-            peers.iter().for_each(|&peer| ranking.insert(peer));
+            for &peer in &peers {
+                ranking.insert(peer);
+            }
             (local, Homes::new(ranking, Options::default()))
         };
         let nodes = peers.iter().map(homes).collect();
@@ -111,7 +113,9 @@ impl Fleet {
         while self.now < end {
             self.now += TICK;
             let nodes: Vec<PeerId> = self.nodes.keys().copied().collect();
-            nodes.into_iter().for_each(|node| self.feed(node, Event::Timer));
+            for node in nodes {
+                self.feed(node, Event::Timer);
+            }
         }
     }
 }
@@ -168,7 +172,7 @@ fn a_standby_goes_on_with_the_leases_of_a_home_that_died() {
     let have = Report { lease: Some(lease.clone()), ..report(0..9) };
     fleet.member(one, home, have.clone());
     fleet.nodes.remove(&home);
-    for node in ranked[1..].to_vec() {
+    for &node in &ranked[1..] {
         fleet.feed(node, Event::Down(home));
     }
     let other = fleet.member(two, standby, report(0..0)).lease.unwrap();

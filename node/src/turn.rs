@@ -1,0 +1,126 @@
+//! Taking turns with the fleet: one node asks upstream for a tag or a manifest, the others ask that node.
+
+use std::time::Duration;
+
+use shoal_gateway::error::PullError;
+use shoal_proto::digest::Digest;
+use shoal_proto::identity::PeerId;
+use shoal_proto::swarm::lease::LeaseEnd;
+use shoal_proto::swarm::turn::{AskTurn, TurnAnswer, TurnEnded};
+use tokio::time::timeout;
+
+use crate::fetch::Ports;
+
+/// How long a home may keep one who waits: a turn lasts three seconds at the most, and the next may follow.
+const WAIT: Duration = Duration::from_millis(4500);
+/// So many nodes that send on to another are followed.
+const MAX_HOPS: u32 = 4;
+/// The most nodes noted as lost.
+const MAX_LOST: usize = 8;
+
+/// What the fleet says.
+#[derive(Debug)]
+pub enum Turn {
+    /// This node asks upstream, and tells how it went.
+    Mine(Box<Ticket>),
+    /// This node has it.
+    Done(PeerId),
+    /// Others tried and failed.
+    Failed(LeaseEnd),
+    /// No home was reached.
+    Alone,
+}
+
+/// A turn that this node has. Dropped before its end was told, it counts as failed.
+#[derive(Debug)]
+pub struct Ticket {
+    ports: Ports,
+    home: PeerId,
+    key: Digest,
+    number: u64,
+    told: bool,
+}
+
+impl Ticket {
+    /// Tells the home how it went.
+    pub fn end<T>(mut self, result: &Result<T, PullError>) {
+        self.tell(match result {
+            Ok(_) => LeaseEnd::Done,
+            Err(PullError::Upstream { .. } | PullError::Throttled { .. } | PullError::Unavailable(_)) => {
+                LeaseEnd::Trouble { retry_after: None }
+            }
+            Err(_) => LeaseEnd::Refused,
+        });
+    }
+
+    fn tell(&mut self, how: LeaseEnd) {
+        self.told = true;
+        let ended = TurnEnded { key: self.key, number: self.number, how };
+        let (ports, home) = (self.ports.clone(), self.home);
+        // Nobody waits for it: a home that does not hear it gives the turn to the next after a while.
+        tokio::spawn(async move {
+            let own = ports.peers.local_peer();
+            if home == own {
+                ports.homes.turn_ended(own, ended).await;
+            } else if let Err(error) = ports.peers.turn_ended(home, ended).await {
+                tracing::debug!(%home, %error, "the end of a turn was not heard");
+            }
+        });
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        if !self.told {
+            self.tell(LeaseEnd::Trouble { retry_after: None });
+        }
+    }
+}
+
+/// Asks for a turn at `key`. `lost` are holders that turned out not to have it.
+pub async fn take(ports: &Ports, key: Digest, fresh: Duration, lost: &[PeerId]) -> Turn {
+    let Some(ranked) = ports.homes.ranked(key).await else { return Turn::Alone };
+    let mut lost = lost.to_vec();
+    let mut homes = ranked.closest.into_iter();
+    let mut next = homes.find(|home| !lost.contains(home));
+    let mut hops = 0;
+    while let Some(home) = next {
+        lost.truncate(MAX_LOST);
+        let ask = AskTurn { key, fresh, lost: lost.clone() };
+        let answer = if home == ranked.local {
+            timeout(WAIT, ports.homes.turn(home, ask)).await.ok()
+        } else {
+            timeout(WAIT, ports.peers.turn(home, ask)).await.ok().and_then(Result::ok)
+        };
+        match answer {
+            Some(TurnAnswer::Go(number)) => {
+                let ticket = Ticket { ports: ports.clone(), home, key, number, told: false };
+                return Turn::Mine(Box::new(ticket));
+            }
+            Some(TurnAnswer::Done(by)) => return Turn::Done(by),
+            Some(TurnAnswer::Failed(how)) => return Turn::Failed(how),
+            Some(TurnAnswer::Elsewhere(other)) if hops < MAX_HOPS && !lost.contains(&other) => {
+                hops += 1;
+                next = Some(other);
+            }
+            Some(TurnAnswer::Elsewhere(_)) | None => {
+                tracing::info!(%home, %key, "the home of a key does not answer");
+                lost.insert(0, home);
+                next = homes.find(|home| !lost.contains(home));
+            }
+        }
+    }
+    Turn::Alone
+}
+
+/// What a client is told when others tried and failed.
+pub fn failed(registry: &impl ToString, how: LeaseEnd) -> PullError {
+    let registry = registry.to_string();
+    match how {
+        LeaseEnd::Refused => PullError::NotFound { registry },
+        LeaseEnd::Trouble { .. } | LeaseEnd::Done => {
+            let reason = "other nodes asked it and it failed".to_owned();
+            PullError::Upstream { registry, status: None, reason }
+        }
+    }
+}
