@@ -3,6 +3,7 @@
 
 use std::io::ErrorKind;
 
+use redb::ReadTransaction;
 use shoal_proto::attestation::ChunkHash;
 use shoal_proto::chunk::ChunkLayout;
 use shoal_proto::digest::Digest;
@@ -12,6 +13,7 @@ use crate::database::Database;
 use crate::disk::Disk;
 use crate::held::read_checked;
 use crate::store::{Inner, Store, blocking};
+use crate::tables::{HELD, key};
 use crate::{ReadError, StoreError, layout};
 
 impl Store {
@@ -37,17 +39,30 @@ impl Inner {
         }
         let Some(change) = demotion(&*self.disk, &self.database, digest, size)? else { return Ok(false) };
         tracing::warn!(%digest, "a held blob is damaged: its good chunks are kept");
-        // Nobody is to begin with it now; but it is as long held as the database says so.
-        self.index_mut().remove(digest);
-        if let Err(error) = self.writer.write_blocking(change) {
-            self.index_mut().insert(*digest, size);
-            return Err(error);
-        }
+        self.hold_no_longer(change, digest)?;
         if let Err(error) = move_back(&*self.disk, digest) {
             // Whoever resumes it looks in both places.
             tracing::warn!(%digest, %error, "a damaged blob's file stays where it was");
         }
         Ok(true)
+    }
+}
+
+impl Inner {
+    /// Makes a change after which a blob is not held. Blocks.
+    ///
+    /// A change that failed may be made all the same: so the database is asked, and if it does not answer, the blob is
+    /// not held as far as this process goes. The other way round somebody would be told that it is safe here.
+    pub(crate) fn hold_no_longer(&self, change: Change, digest: &Digest) -> Result<(), StoreError> {
+        // Before the rows go: nobody is to begin with it now.
+        let was_held = self.index_mut().remove(digest).is_some();
+        self.writer.write_blocking(change).inspect_err(|_| {
+            let row =
+                |txn: &ReadTransaction| Ok(txn.open_table(HELD)?.get(&*key(digest))?.map(|row| row.value()));
+            if was_held && let Ok(Some(size)) = self.database.read(row) {
+                self.index_mut().insert(*digest, size);
+            }
+        })
     }
 }
 

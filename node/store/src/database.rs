@@ -78,7 +78,21 @@ impl Database {
             None => {}
         }
         self.reopen(opened)?;
-        self.attempt(&work).0.unwrap_or(Err(StoreError::ShutDown))
+        let (second, opened) = self.attempt(&work);
+        let second = second.unwrap_or(Err(StoreError::ShutDown));
+        if second.as_ref().is_err_and(StoreError::is_failure) {
+            self.close(opened);
+        }
+        second
+    }
+
+    /// Whoever uses it next opens it first. From its memory it would still give what the failed change may have
+    /// replaced on the disk.
+    fn close(&self, opened: u64) {
+        let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
+        if current.opened == opened {
+            current.redb = None;
+        }
     }
 
     /// What came of it, if it is open, and how often it had been opened then.

@@ -236,12 +236,7 @@ impl Store {
         let (inner, digest) = (self.inner.clone(), *digest);
         blocking(move || {
             let _turn = turn;
-            let held = inner.index_mut().remove(&digest);
-            if let Err(error) = inner.writer.write_blocking(Change::Drop(digest)) {
-                // As long held as the database says so.
-                held.map(|size| inner.index_mut().insert(digest, size));
-                return Err(error);
-            }
+            inner.hold_no_longer(Change::Drop(digest), &digest)?;
             for path in [layout::blob(&digest), layout::partial(&digest)] {
                 remove_if_there(&*inner.disk, &path)?;
             }
