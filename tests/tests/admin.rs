@@ -138,6 +138,11 @@ async fn the_counters_say_where_requests_and_bytes_went() {
     assert!(requests >= 4.0, "{requests} requests for a manifest, a config and two layers");
     assert_eq!(bytes, size + manifest);
     assert_eq!(source(&pulled, "Peer")[1], 0.0);
+    // The last byte is given once the digest is proven, which is a moment before the blob is held.
+    let held = until("all of it is held", START, async || {
+        (metrics(&first).await["shoal_held_blobs"] >= 4.0).then_some(())
+    });
+    held.await.unwrap();
 
     pull(0).await;
     let again = metrics(&first).await;

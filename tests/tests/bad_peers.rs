@@ -42,7 +42,7 @@ async fn fleet(nodes: usize, seed: u64) -> (Fleet<Faulty>, Image) {
 
 async fn pulls(node: &Node, image: &Image, when: &str) {
     let client = node.client().unwrap();
-    let pulled = tokio::time::timeout(PATIENCE, client.pull(REPOSITORY, "1", image)).await;
+    let pulled = tokio::time::timeout(PATIENCE, client.pull(REPOSITORY, &image.manifest.digest, image)).await;
     let pulled = pulled.unwrap_or_else(|_| panic!("{when}: the pull hangs"));
     pulled.unwrap_or_else(|error| panic!("{when}: {error:#}"));
 }

@@ -140,10 +140,12 @@ async fn a_listed_blob_that_nobody_has_is_answered_at_once() {
     for round in 0..5 {
         let image = synthetic::image(fleet.home(), round, &[3_000_000, 1000]).unwrap();
         let manifest = &image.manifest;
-        for reference in ["listed", &manifest.digest] {
+        // A tag of its own: one that moves is seen a little later.
+        let tag = format!("listed-{round}");
+        for reference in [&tag, &manifest.digest] {
             fleet.registry.hold_manifest(reference, manifest.media_type, manifest.bytes.clone());
         }
-        let found = client.manifest(&format!("{REGISTRY}/a"), "listed").await.unwrap();
+        let found = client.manifest(&format!("{REGISTRY}/a"), &tag).await.unwrap();
         assert_eq!((found.status.as_u16(), &found.body), (200, &manifest.bytes), "{found:?}");
         for (method, blob) in [(Method::GET, &image.layers[0]), (Method::HEAD, &image.layers[1])] {
             let path = format!("/v2/{REGISTRY}/a/blobs/{}", blob.digest);

@@ -231,10 +231,15 @@ impl Leases {
         self.running.retain(|running| now < running.moved + PATIENCE);
         self.whole &= !self.running.is_empty();
         if now >= self.failed_at + REMEMBERED {
-            self.refused.clear();
-            self.troubles = 0;
-            self.last_failure = None;
+            self.forgive();
         }
+    }
+
+    /// Forgets how upstream failed. A pause that it asked for stays.
+    pub fn forgive(&mut self) {
+        self.refused.clear();
+        self.troubles = 0;
+        self.last_failure = None;
     }
 
     /// Why nobody else is to be sent upstream, if that is so. `capable` is whether a live member is left that

@@ -16,8 +16,8 @@ use crate::digest::Digest;
 
 /// How long a turn may last before the next has a try.
 const PATIENCE: Duration = Duration::from_secs(3);
-/// So many failed turns in a row, and those who wait are told.
-const MAX_FAILURES: u32 = 3;
+/// So many nodes whose turns failed in a row, and those who wait are told.
+const MAX_FAILURES: usize = 3;
 /// For how long failures are remembered.
 const FAILED: Duration = Duration::from_secs(1);
 /// A thing that nobody asked for so long is forgotten.
@@ -80,7 +80,8 @@ struct Thing {
     going: Option<(PeerId, u64, Duration)>,
     waiting: VecDeque<(QuestionId, PeerId)>,
     done: Option<(PeerId, Duration)>,
-    failures: u32,
+    /// Whose turns failed since the last that went well: one node alone may try as often as its clients do.
+    failures: BTreeSet<PeerId>,
     failed: Option<(LeaseEnd, Duration)>,
     used: Duration,
 }
@@ -129,7 +130,7 @@ impl Turns {
             return vec![(question, TurnAnswer::Done(by))];
         }
         if let Some((how, at)) = thing.failed
-            && thing.failures >= MAX_FAILURES
+            && thing.failures.len() >= MAX_FAILURES
             && now < at + FAILED
         {
             return vec![(question, TurnAnswer::Failed(how))];
@@ -163,7 +164,7 @@ impl Turns {
         thing.used = now;
         if how == LeaseEnd::Done {
             thing.done = Some((from, now));
-            thing.failures = 0;
+            thing.failures.clear();
             thing.failed = None;
             if current {
                 thing.going = None;
@@ -174,9 +175,9 @@ impl Turns {
             return Vec::new();
         }
         if thing.failed.is_some_and(|(_, at)| now >= at + FAILED + PATIENCE) {
-            thing.failures = 0;
+            thing.failures.clear();
         }
-        thing.failures += 1;
+        thing.failures.insert(from);
         thing.failed = Some((how, now));
         self.next_turn(key, now)
     }
@@ -186,7 +187,7 @@ impl Turns {
         let Some(thing) = self.things.get_mut(&key) else { return Vec::new() };
         thing.going = None;
         if let Some((how, _)) = thing.failed
-            && thing.failures >= MAX_FAILURES
+            && thing.failures.len() >= MAX_FAILURES
         {
             return thing
                 .waiting

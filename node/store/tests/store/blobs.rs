@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use shoal_proto::digest::{Algorithm, Digest};
@@ -12,7 +11,7 @@ use shoal_store::disk::memory::MemoryDisk;
 use shoal_store::disk::real::RealDisk;
 use shoal_store::{OpenError, Store};
 
-use crate::support::{content, fetch, keypair, of, open, options, whole};
+use crate::support::{content, fetch, free, keypair, of, open, open_again, options, whole};
 
 #[tokio::test]
 async fn blobs_of_every_size_and_algorithm_are_held_and_found_again() {
@@ -73,9 +72,7 @@ async fn five_thousand_small_blobs_share_their_commits() {
     let calls = disk.calls() - before;
     assert!(calls < 50_000, "{calls} disk calls: commits are not shared");
     drop(store);
-    // The writer's thread lets go of the database a moment after the last handle.
-    tokio::time::sleep(Duration::from_millis(200)).await;
-    let (store, recovery) = open(&disk);
+    let (store, recovery) = open_again(&disk).await;
     assert_eq!(recovery.held, 5000);
     assert_eq!(whole(&store, &Digest::sha256_of(&77_u32.to_be_bytes())).await.unwrap(), 77_u32.to_be_bytes());
 }
@@ -114,8 +111,7 @@ async fn tags_types_and_repositories() {
             store.note_repository(&digest, &scope(&format!("r{n}"))).await.unwrap();
         }
     }
-    tokio::time::sleep(Duration::from_millis(100)).await;
-    let (store, _) = open(&disk);
+    let (store, _) = open_again(&disk).await;
     let known = store.tags(&scope("a/b"), &tag("v1")).await.unwrap();
     assert_eq!(known.len(), 8);
     assert!(known.iter().all(|signed| signed.verify().is_ok() && signed.mapping.checked_unix_ms >= 22));
@@ -145,8 +141,7 @@ async fn on_the_real_disk_one_process_at_a_time() {
     std::fs::write(folder.path().join("partial/sha256-junk"), b"x").unwrap();
     std::fs::write(path.with_file_name("junk"), b"x").unwrap();
     drop(store);
-    tokio::time::sleep(Duration::from_millis(200)).await;
-    let (store, recovery) = open().unwrap();
+    let (store, recovery) = free(open).await;
     assert_eq!((recovery.held, recovery.orphans), (1, 2));
     assert_eq!(whole(&store, &digest).await.unwrap(), bytes);
 }

@@ -8,7 +8,7 @@ use shoal_store::disk::Disk;
 use shoal_store::disk::memory::{Loss, MemoryDisk};
 use shoal_store::{FinishError, ReadError, StoreError};
 
-use crate::support::{content, fetch, of, open, whole, write};
+use crate::support::{content, fetch, of, open, open_again, whole, write};
 
 #[tokio::test]
 async fn damage_is_seen_and_only_the_bad_chunks_are_lost() {
@@ -31,9 +31,8 @@ async fn damage_is_seen_and_only_the_bad_chunks_are_lost() {
 
     // Truncated while nobody looked: found at the start.
     drop((store, partial));
-    tokio::time::sleep(Duration::from_millis(100)).await;
     disk.open(Path::new(&path)).unwrap().set_len(600_000).unwrap();
-    let (store, recovery) = open(&disk);
+    let (store, recovery) = open_again(&disk).await;
     assert_eq!((recovery.held, recovery.damaged, recovery.partials), (0, 1, 1));
     let partial = store.partial(&digest, 1_000_000).await.unwrap();
     assert_eq!(partial.have().ones().collect::<Vec<_>>(), [0, 1]);

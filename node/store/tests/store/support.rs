@@ -13,7 +13,7 @@ use shoal_proto::digest::{Algorithm, Digest, Hasher};
 use shoal_proto::identity::Keypair;
 use shoal_store::disk::memory::MemoryDisk;
 use shoal_store::disk::{Disk, DiskFile, DiskLock, Entry};
-use shoal_store::{FinishError, Options, Partial, ReadError, Recovery, Store, StoreError};
+use shoal_store::{FinishError, OpenError, Options, Partial, ReadError, Recovery, Store, StoreError};
 
 pub(crate) fn options() -> Options {
     Options { flush: Duration::from_millis(5), ..Options::default() }
@@ -21,6 +21,25 @@ pub(crate) fn options() -> Options {
 
 pub(crate) fn open(disk: &MemoryDisk) -> (Store, Recovery) {
     Store::open(Arc::new(disk.clone()), options()).unwrap()
+}
+
+/// As [`open`], of a disk whose store has just been dropped.
+pub(crate) async fn open_again(disk: &MemoryDisk) -> (Store, Recovery) {
+    free(|| Store::open(Arc::new(disk.clone()), options())).await
+}
+
+/// Opens a store whose last user has just let go of it: what that had under way, on threads of its own, ends a moment
+/// later and holds the lock until then.
+pub(crate) async fn free(open: impl Fn() -> Result<(Store, Recovery), OpenError>) -> (Store, Recovery) {
+    let began = std::time::Instant::now();
+    loop {
+        match open() {
+            Err(OpenError::InUse { .. }) if began.elapsed() < Duration::from_secs(20) => {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            opened => return opened.unwrap(),
+        }
+    }
 }
 
 pub(crate) fn content(seed: u8, size: usize) -> Bytes {

@@ -111,6 +111,10 @@ impl Swarm {
         self.members.remove(peer);
         self.providers.remove(peer);
         self.leases.release(peer);
+        if self.members.is_empty() {
+            // Nobody waits for it any more: whoever comes next has a try of its own.
+            self.leases.forgive();
+        }
     }
 
     /// Drops members that have fallen silent. One that has all need not speak.
