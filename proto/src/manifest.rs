@@ -121,14 +121,17 @@ enum Form {
     Index,
     /// `layers` or `config`.
     Image,
-    /// `fsLayers`.
+    /// `fsLayers` and `signatures`.
     Schema1,
+    /// `fsLayers` alone.
+    Schema1Unsigned,
 }
 
 impl Form {
     fn of(manifest: &serde_json::Map<String, serde_json::Value>) -> Option<Self> {
         if manifest.contains_key("fsLayers") {
-            Some(Self::Schema1)
+            let signed = manifest.contains_key("signatures");
+            Some(if signed { Self::Schema1 } else { Self::Schema1Unsigned })
         } else if manifest.get("manifests").is_some_and(serde_json::Value::is_array) {
             Some(Self::Index)
         } else if manifest.contains_key("layers") || manifest.contains_key("config") {
@@ -145,6 +148,7 @@ impl Form {
             Self::Index => [OCI_INDEX, DOCKER_LIST],
             Self::Image => [OCI_MANIFEST, DOCKER_MANIFEST],
             Self::Schema1 => [DOCKER_SCHEMA1, DOCKER_SCHEMA1_UNSIGNED],
+            Self::Schema1Unsigned => [DOCKER_SCHEMA1_UNSIGNED, DOCKER_SCHEMA1],
         }
     }
 }
@@ -242,14 +246,15 @@ mod tests {
             // Said, and not possible or worth nothing.
             (r#"{"layers":[]}"#, Some(OCI_INDEX), OCI_MANIFEST),
             (r#"{"manifests":[]}"#, Some("text/html"), OCI_INDEX),
-            (r#"{"fsLayers":[]}"#, Some(OCI_MANIFEST), DOCKER_SCHEMA1),
+            (r#"{"fsLayers":[]}"#, Some(OCI_MANIFEST), DOCKER_SCHEMA1_UNSIGNED),
+            (r#"{"fsLayers":[],"signatures":[]}"#, None, DOCKER_SCHEMA1),
             (r#"{"something":1}"#, Some("text/plain"), "application/json"),
             ("not JSON", Some("application/octet-stream"), "application/octet-stream"),
             // Implied by the form; a statement that is none does not count.
             (r#"{"manifests":[],"mediaType":7}"#, None, OCI_INDEX),
             (r#"{"config":{},"mediaType":"a b/c\r\nx: y"}"#, None, OCI_MANIFEST),
             (r#"{"manifests":3,"layers":[]}"#, None, OCI_MANIFEST),
-            (r#"{"schemaVersion":1,"fsLayers":[],"history":[]}"#, None, DOCKER_SCHEMA1),
+            (r#"{"schemaVersion":1,"fsLayers":[],"history":[]}"#, None, DOCKER_SCHEMA1_UNSIGNED),
             ("", None, "application/octet-stream"),
         ] {
             assert_eq!(media_type(bytes.as_bytes(), said), expected, "{bytes} {said:?}");

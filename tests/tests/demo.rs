@@ -37,7 +37,14 @@ fn nodes(home: &Path) -> Vec<String> {
 fn nothing_is_left(home: &Path) {
     let left: Vec<_> = fs::read_dir(home.join("temporary")).unwrap().collect();
     assert!(left.is_empty(), "temporary files are left: {left:?}");
-    assert!(nodes(home).is_empty(), "nodes are left: {:#?}", nodes(home));
+    // A killed process takes a moment to vanish.
+    for _ in 0..100 {
+        if nodes(home).is_empty() {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    panic!("nodes are left: {:#?}", nodes(home));
 }
 
 /// A node's line of the table.
@@ -89,11 +96,12 @@ fn it_shows_that_upstream_gave_one_copy_and_leaves_nothing() {
     assert!((1.0..1.05).contains(&copies), "upstream sent {copies} copies");
     // Layers, config and manifest; at every node the same.
     assert!(lines[0].digests >= 3 && lines.iter().all(|line| line.digests == lines[0].digests), "{lines:?}");
-    let size = SIZE as f64;
-    assert!(lines[0].upstream >= size && lines[0].peers == 0.0, "{lines:?}");
-    for line in &lines[1..] {
-        assert!(line.peers >= size && line.upstream < size / 100.0, "{lines:?}");
-    }
+    // All pull at once: together they have one copy from upstream, and each has the rest from its peers. The table
+    // rounds to tenths of a MiB.
+    let (size, slack) = (SIZE as f64, 0.05 * 1024.0 * 1024.0 * 3.0);
+    let upstream: f64 = lines.iter().map(|line| line.upstream).sum();
+    assert!((size - slack..size * 1.05 + slack).contains(&upstream), "{lines:?}");
+    assert!(lines.iter().all(|line| line.peers + line.upstream >= size - slack), "{lines:?}");
     nothing_is_left(home.path());
 }
 

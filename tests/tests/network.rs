@@ -16,6 +16,11 @@ fn reaches(host: &Host, address: SocketAddr) -> bool {
     host.namespace.run(tool::BASH, &["-c", &script]).is_ok()
 }
 
+/// As [`reaches`], in a while: the machine may be busy, and a bridge learns.
+fn comes_to_reach(host: &Host, address: SocketAddr) -> bool {
+    (0..20).any(|_| reaches(host, address))
+}
+
 #[tokio::test]
 async fn hosts_reach_each_other_until_they_are_cut_or_split_off() {
     let home = tempfile::tempdir().unwrap();
@@ -30,24 +35,24 @@ async fn hosts_reach_each_other_until_they_are_cut_or_split_off() {
     };
     let registry = Registry::start_at(Kind::Debian, home.path(), "registry", site).await.unwrap();
     let address = registry.address();
-    assert!(reaches(&other, address) && reaches(&third, address));
+    assert!(comes_to_reach(&other, address) && comes_to_reach(&third, address));
 
     network.cut(&other).unwrap();
-    assert!(!reaches(&other, address) && reaches(&third, address));
+    assert!(!reaches(&other, address) && comes_to_reach(&third, address));
     network.restore(&other).unwrap();
-    assert!(reaches(&other, address));
+    assert!(comes_to_reach(&other, address));
 
     network.split(&server).unwrap();
     network.split(&third).unwrap();
-    assert!(!reaches(&other, address) && reaches(&third, address));
+    assert!(!reaches(&other, address) && comes_to_reach(&third, address));
     network.restore(&server).unwrap();
     network.restore(&third).unwrap();
-    assert!(reaches(&other, address) && reaches(&third, address));
+    assert!(comes_to_reach(&other, address) && comes_to_reach(&third, address));
 
     other.route(server.address, false).unwrap();
-    assert!(!reaches(&other, address) && reaches(&third, address));
+    assert!(!reaches(&other, address) && comes_to_reach(&third, address));
     other.route(server.address, true).unwrap();
-    assert!(reaches(&other, address));
+    assert!(comes_to_reach(&other, address));
 }
 
 /// The figures of one row of the benchmark's table, by the row's name.

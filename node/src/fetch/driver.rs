@@ -38,6 +38,9 @@ const MAX_SCOPES: usize = 8;
 const REPORT: Duration = Duration::from_millis(1500);
 /// How long a peer may take to say what it has: one that is followed waits a second for news.
 const FOLLOW: Duration = Duration::from_secs(3);
+/// A client gets the last byte once the blob is held, so that what it has pulled survives a kill; but of gigabytes
+/// that take longer to sync, once they are proven.
+const SYNC: Duration = Duration::from_secs(2);
 /// How long changes of who is connected are gathered before homes are ranked again.
 const SETTLE: Duration = Duration::from_millis(100);
 
@@ -462,8 +465,13 @@ impl Driver {
         self.tasks.spawn(async move {
             let kept = async {
                 partial.prove().await?;
+                let finish = partial.finish();
+                tokio::pin!(finish);
+                if let Ok(finished) = tokio::time::timeout(SYNC, &mut finish).await {
+                    return finished;
+                }
                 said.send(Said::Proven).await.ok();
-                partial.finish().await
+                finish.await
             };
             let kept = kept.await;
             said.send(Said::Finished(kept)).await.ok();
