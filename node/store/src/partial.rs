@@ -166,6 +166,8 @@ impl Partial {
             let mut progress = self.state.progress();
             progress.flushing = false;
             if progress.phase == Phase::Closed {
+                // Nothing of it is ever written again: a list that stayed would keep this going for ever.
+                progress.unwritten.clear();
                 return Ok(());
             }
             let unwritten = std::mem::take(&mut progress.unwritten);
