@@ -66,7 +66,7 @@ pub struct Config {
     pub bootstrap: Vec<String>,
     /// The file with the secret that admits peers. Without one, peers on this machine only.
     pub cluster_key_file: Option<PathBuf>,
-    /// The name of what is near: peers of the same zone are preferred.
+    /// The name of what is near: shown to people.
     pub zone: Option<String>,
     /// When the body of a blob that is still being fetched starts.
     pub stream: Stream,

@@ -30,7 +30,7 @@ pub struct Flags {
     /// without. Several: repeat it, or separate them by spaces or commas.
     #[arg(long, value_name = "NAME=URL", num_args = 1..)]
     pub upstream: Vec<String>,
-    /// Zone of this node, as in eu-west-1a: nodes of the same zone are asked first.
+    /// Zone of this node, as in eu-west-1a, which `shoal status` shows.
     #[arg(long, value_name = "NAME")]
     pub zone: Option<String>,
     /// Stop when standard input ends.
