@@ -310,7 +310,7 @@ impl Transfer {
 
     /// A peer that may have something: asked, if there is room.
     pub(super) fn candidate(&mut self, peer: PeerId, actions: &mut Vec<Action>) {
-        let known = self.providers.contains_key(&peer) || self.asking.contains(&peer);
+        let known = self.providers.contains(&peer) || self.asking.contains(&peer);
         let dropped = self.dropped.get(&peer).is_some_and(|&times| times >= MAX_DROPS);
         if known
             || dropped
@@ -325,7 +325,7 @@ impl Transfer {
 
     /// Asks those who do not have everything yet what they have got meanwhile.
     pub(super) fn follow(&mut self, actions: &mut Vec<Action>) {
-        for (&peer, provider) in &self.providers {
+        for (&peer, provider) in self.providers.iter() {
             if provider.is_partial() && self.asking.insert(peer) {
                 actions.push(Action::Ask { peer, known: provider.known() });
             }

@@ -46,8 +46,13 @@ impl Provider {
         }
     }
 
-    pub(super) fn update(&mut self, availability: Availability) {
-        self.availability = availability;
+    /// Notes what it says it has; gives back what it said before.
+    pub(super) fn update(&mut self, availability: Availability) -> Availability {
+        std::mem::replace(&mut self.availability, availability)
+    }
+
+    pub(super) fn availability(&self) -> &Availability {
+        &self.availability
     }
 
     pub(super) fn is_partial(&self) -> bool {
