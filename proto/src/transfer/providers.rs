@@ -28,35 +28,18 @@ impl Providers {
 
     /// A peer says what it has.
     pub(super) fn tell(&mut self, peer: PeerId, availability: Availability) {
-        match self.all.get_mut(&peer) {
-            Some(provider) => {
-                let before = provider.update(availability);
-                Self::count(&mut self.holders, &mut self.complete, &before, false);
-                Self::count(&mut self.holders, &mut self.complete, provider.availability(), true);
-            }
-            None => {
-                Self::count(&mut self.holders, &mut self.complete, &availability, true);
-                self.all.insert(peer, Provider::new(availability));
-            }
-        }
-    }
-
-    fn count(holders: &mut [u16], complete: &mut usize, availability: &Availability, more: bool) {
-        match availability {
-            Availability::Complete if more => *complete += 1,
-            Availability::Complete => *complete -= 1,
-            Availability::Partial(chunks) => {
-                for chunk in chunks.ones() {
-                    // As many as peers are followed: far below the type's end.
-                    holders[chunk] = if more { holders[chunk] + 1 } else { holders[chunk] - 1 };
-                }
-            }
+        if let Some(provider) = self.all.get_mut(&peer) {
+            let before = provider.update(availability);
+            count(&mut self.holders, &mut self.complete, Some(&before), Some(provider.availability()));
+        } else {
+            count(&mut self.holders, &mut self.complete, None, Some(&availability));
+            self.all.insert(peer, Provider::new(availability));
         }
     }
 
     pub(super) fn remove(&mut self, peer: &PeerId) {
         if let Some(provider) = self.all.remove(peer) {
-            Self::count(&mut self.holders, &mut self.complete, provider.availability(), false);
+            count(&mut self.holders, &mut self.complete, Some(provider.availability()), None);
         }
     }
 
@@ -130,6 +113,37 @@ impl Providers {
     /// Whether any peer has this chunk.
     pub(super) fn anyone_has(&self, chunk: u32) -> bool {
         self.any_complete() || self.holders(chunk) > 0
+    }
+}
+
+fn blocks(availability: Option<&Availability>) -> &[usize] {
+    match availability {
+        Some(Availability::Partial(chunks)) => chunks.as_slice(),
+        _ => &[],
+    }
+}
+
+/// Counts what a peer has instead of what it had before: of two bitmaps, only what differs is looked at.
+fn count(
+    holders: &mut [u16],
+    complete: &mut usize,
+    before: Option<&Availability>,
+    after: Option<&Availability>,
+) {
+    let is_complete = |one: Option<&Availability>| usize::from(one == Some(&Availability::Complete));
+    *complete = *complete + is_complete(after) - is_complete(before);
+    let (before, after) = (blocks(before), blocks(after));
+    for block in 0..before.len().max(after.len()) {
+        let at = |blocks: &[usize]| blocks.get(block).copied().unwrap_or(0);
+        let (before, after) = (at(before), at(after));
+        let mut changed = before ^ after;
+        while changed != 0 {
+            let bit = changed.trailing_zeros();
+            changed &= changed - 1;
+            let holders = &mut holders[block * usize::BITS as usize + bit as usize];
+            // As many as peers are followed: far below the type's end.
+            *holders = if after >> bit & 1 == 1 { *holders + 1 } else { *holders - 1 };
+        }
     }
 }
 

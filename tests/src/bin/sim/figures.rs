@@ -20,8 +20,18 @@ struct Control {
     home: Second,
 }
 
+/// What the fleet did in one second.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Beat {
+    pub(crate) upstream_bytes: f64,
+    pub(crate) peer_bytes: f64,
+    pub(crate) busy: u64,
+}
+
 #[derive(Debug)]
 pub(crate) struct Figures {
+    /// Second by second.
+    pub(crate) beats: Vec<Beat>,
     nodes: Vec<Control>,
     pub(crate) first_bytes: Vec<Duration>,
     pub(crate) upstream_bytes: f64,
@@ -41,6 +51,7 @@ pub(crate) struct Figures {
 impl Figures {
     pub(crate) fn new(nodes: u32) -> Self {
         Self {
+            beats: Vec::new(),
             nodes: vec![Control::default(); nodes as usize],
             first_bytes: Vec::new(),
             upstream_bytes: 0.0,
@@ -82,8 +93,27 @@ impl Figures {
         home.most_cpu_us = home.most_cpu_us.max(home.cpu_us);
     }
 
-    pub(crate) fn between_peers(&mut self, bytes: f64, same_zone: bool) {
+    fn beat(&mut self, now: Duration) -> &mut Beat {
+        let second = usize::try_from(now.as_secs()).unwrap_or(usize::MAX);
+        if self.beats.len() <= second {
+            self.beats.resize(second + 1, Beat::default());
+        }
+        &mut self.beats[second]
+    }
+
+    pub(crate) fn from_upstream(&mut self, bytes: f64, now: Duration) {
+        self.upstream_bytes += bytes;
+        self.beat(now).upstream_bytes += bytes;
+    }
+
+    pub(crate) fn was_busy(&mut self, now: Duration) {
+        self.busy += 1;
+        self.beat(now).busy += 1;
+    }
+
+    pub(crate) fn between_peers(&mut self, bytes: f64, same_zone: bool, now: Duration) {
         self.peer_bytes += bytes;
+        self.beat(now).peer_bytes += bytes;
         if !same_zone {
             self.zone_bytes += bytes;
         }

@@ -77,6 +77,9 @@ fn main() -> Result<ExitCode> {
     let mut fleet = Fleet::new(scenario)?;
     fleet.run();
     let outcome = Outcome::of(&fleet);
+    if options.seconds {
+        note(&report::seconds(&fleet));
+    }
     say(&outcome, options.json)?;
     // Not part of the result: it differs each time.
     note(&format!("simulated in {:.1} s", began.elapsed().as_secs_f64()));

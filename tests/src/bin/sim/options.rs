@@ -12,6 +12,7 @@ sim: a fleet on the daemon's own swarm core, under virtual time
   --nodes N       another number of nodes than the scenario says
   --seed S        another seed
   --set KEY=VALUE another value for anything the scenario says: --set core.leases=8
+  --seconds       print also what the fleet did in each second
   --json          print the result as JSON
   --plot OUT.svg  draw the completion curve";
 
@@ -20,6 +21,7 @@ pub(crate) struct Options {
     pub(crate) scenario: PathBuf,
     /// What replaces values of the scenario: keys and values as TOML has them.
     pub(crate) set: Vec<(String, String)>,
+    pub(crate) seconds: bool,
     pub(crate) json: bool,
     pub(crate) plot: Option<PathBuf>,
 }
@@ -39,6 +41,7 @@ impl Options {
                     let (key, value) = value.split_once('=').context("--set needs KEY=VALUE")?;
                     options.set.push((key.to_owned(), value.to_owned()));
                 }
+                "--seconds" => options.seconds = true,
                 "--json" => options.json = true,
                 "--plot" => options.plot = Some(value()?.into()),
                 _ if options.scenario.as_os_str().is_empty() && !argument.starts_with('-') => {

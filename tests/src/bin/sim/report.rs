@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use crate::figures::Beat;
 use crate::fleet::Fleet;
+use crate::scenario::Scenario;
 
 /// The result of a run. The same scenario and seed give the same result.
 #[derive(Debug, Serialize)]
@@ -117,6 +119,22 @@ impl Outcome {
             ends,
         }
     }
+}
+
+/// What the fleet did in each second, as shares of its links: where time is lost shows here.
+pub(crate) fn seconds(fleet: &Fleet) -> String {
+    let links = &fleet.scenario.links;
+    let upstream = Scenario::carries(links.upstream_mbit);
+    let up = Scenario::carries(links.up_mbit) * f64::from(fleet.scenario.nodes);
+    let line = |(second, beat): (usize, &Beat)| {
+        format!(
+            "second {second:>4}: upstream {:>5.1} %, uplinks {:>5.1} %, {} times busy\n",
+            beat.upstream_bytes / upstream * 100.0,
+            beat.peer_bytes / up * 100.0,
+            beat.busy
+        )
+    };
+    fleet.figures.beats.iter().enumerate().map(line).collect()
 }
 
 impl std::fmt::Display for Outcome {

@@ -74,7 +74,7 @@ impl Fleet {
         let slots = self.scenario.node.upload_slots;
         let uploads = &mut self.node(wanted.of).uploads;
         if uploads.slots >= slots {
-            self.figures.busy += 1;
+            self.figures.was_busy(now);
             self.clock.at(back, Event::Busy(wanted));
             return false;
         }
@@ -103,7 +103,8 @@ impl Fleet {
             let bytes = self.layer(wanted.by).bytes_of(wanted.chunk);
             let sent = now + self.membership.latency(node, wanted.by.node);
             let there = self.received(wanted.by.node, bytes, sent);
-            self.figures.between_peers(bytes, self.membership.same_zone(node, wanted.by.node));
+            let same_zone = self.membership.same_zone(node, wanted.by.node);
+            self.figures.between_peers(bytes, same_zone, now);
             self.clock.at(there, Event::Chunk(wanted));
             let uploads = &mut self.node(node).uploads;
             uploads.slots -= 1;

@@ -38,7 +38,8 @@ impl Fleet {
         for (lacks, fetch) in stopped {
             // What came of the chunk that was under way came in vain.
             let bytes = self.layer(at).bytes_of(fetch.chunks.start);
-            self.figures.upstream_bytes += (bytes - lacks).max(0.0);
+            let now = self.clock.now;
+            self.figures.from_upstream((bytes - lacks).max(0.0), now);
         }
         self.watch_upstream();
     }
@@ -72,7 +73,7 @@ impl Fleet {
         while let Some(Fetch { at, id, chunks }) = self.upstream.ended(now) {
             let chunk = chunks.start;
             let bytes = self.layer(at).bytes_of(chunk);
-            self.figures.upstream_bytes += bytes;
+            self.figures.from_upstream(bytes, now);
             let there = self.received(at.node, bytes, now);
             self.clock.at(there, Event::Fetched(at, id, chunk));
             let Some(fetch) = self.fetch(at, id) else { continue };
