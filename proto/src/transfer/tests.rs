@@ -291,6 +291,23 @@ fn an_upstream_without_ranges_is_told_to_the_home() {
 }
 
 #[test]
+fn as_many_neighbours_as_allowed_are_followed() {
+    let (mut transfer, _) = fresh(10);
+    let mut some = FixedBitSet::with_capacity(10);
+    some.insert(9);
+    let mut asked = BTreeSet::new();
+    for seed in 1..=30 {
+        let actions = transfer.handle(Event::Candidate(peer(seed)), ms(1));
+        if actions.iter().any(|action| matches!(action, Action::Ask { known: 0, .. })) {
+            asked.insert(peer(seed));
+            // One that has something is asked again at once: it still counts as one.
+            transfer.handle(Event::Provider(peer(seed), Availability::Partial(some.clone())), ms(1));
+        }
+    }
+    assert_eq!(asked.len(), MAX_NEIGHBOURS);
+}
+
+#[test]
 fn a_bitmap_of_another_size_is_not_believed() {
     let (mut transfer, _) = fresh(9);
     let bits = FixedBitSet::with_capacity(1_000_000);
