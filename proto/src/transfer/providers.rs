@@ -12,6 +12,10 @@ use libp2p_identity::PeerId;
 use super::provider::Provider;
 use super::{Availability, ChunkFailure};
 
+/// A peer that is busy is left alone for about as long as a chunk takes to come, which says how soon a slot is free
+/// somewhere; within these limits.
+const PAUSE: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(25));
+
 #[derive(Debug)]
 pub(super) struct Providers {
     all: BTreeMap<PeerId, Provider>,
@@ -19,11 +23,20 @@ pub(super) struct Providers {
     holders: Vec<u16>,
     /// How many have everything.
     complete: usize,
+    last_arrival: Option<Duration>,
+    /// The time from one chunk to the next, whoever brings them, smoothed.
+    pace: Duration,
 }
 
 impl Providers {
     pub(super) fn new(chunks: u32) -> Self {
-        Self { all: BTreeMap::new(), holders: vec![0; chunks as usize], complete: 0 }
+        Self {
+            all: BTreeMap::new(),
+            holders: vec![0; chunks as usize],
+            complete: 0,
+            last_arrival: None,
+            pace: PAUSE.1,
+        }
     }
 
     /// A peer says what it has.
@@ -53,7 +66,8 @@ impl Providers {
     ) -> Option<bool> {
         let provider = self.all.get_mut(peer)?;
         let had = provider.is_partial() && provider.has(chunk);
-        let keep = provider.failed(chunk, failure, now);
+        let pause = self.pace.clamp(PAUSE.0, PAUSE.1);
+        let keep = provider.failed(chunk, failure, pause, now);
         if had && !provider.has(chunk) {
             self.holders[chunk as usize] -= 1;
         }
@@ -72,6 +86,9 @@ impl Providers {
     pub(super) fn arrived(&mut self, peer: &PeerId, bytes: u64, took: Duration, now: Duration) {
         if let Some(provider) = self.all.get_mut(peer) {
             provider.arrived(bytes, took, now);
+        }
+        if let Some(last) = self.last_arrival.replace(now) {
+            self.pace = (self.pace * 7 + now.saturating_sub(last)) / 8;
         }
     }
 
