@@ -35,11 +35,13 @@ use crate::chunk::ChunkLayout;
 mod member;
 mod pick;
 mod provider;
+mod providers;
 mod upstream;
 
 use member::Member;
 pub use member::{Homes, ReportId};
 use provider::Provider;
+use providers::Providers;
 use upstream::Upstream;
 pub use upstream::UpstreamFailure;
 
@@ -239,13 +241,15 @@ pub struct Transfer {
     layout: ChunkLayout,
     options: Options,
     have: FixedBitSet,
-    providers: BTreeMap<PeerId, Provider>,
+    providers: Providers,
     /// How often each peer was dropped: who stalled, lied or claimed too much is not asked for this blob again,
     /// who went away may come back a few times.
     dropped: BTreeMap<PeerId, u32>,
     asked: BTreeMap<RequestId, Asked>,
     /// The requests for each chunk in flight.
     flights: BTreeMap<u32, Vec<RequestId>>,
+    /// The chunks that are stored or in flight, for the picker.
+    taken: FixedBitSet,
     upstream: Upstream,
     member: Member,
     /// Peers that were asked what they have and have not answered.
@@ -275,14 +279,16 @@ impl Transfer {
     ) -> (Self, Vec<Action>) {
         let mut have = have;
         have.grow(layout.count() as usize);
+        let taken = have.clone();
         let mut transfer = Self {
             layout,
             options,
             have,
-            providers: BTreeMap::new(),
+            providers: Providers::new(layout.count()),
             dropped: BTreeMap::new(),
             asked: BTreeMap::new(),
             flights: BTreeMap::new(),
+            taken,
             upstream: Upstream::default(),
             member: Member::new(homes, options.seed),
             asking: BTreeSet::new(),
@@ -370,20 +376,16 @@ impl Transfer {
             // From here on this peer can bring everything: upstream finishes the chunk it is at.
             self.upstream.yield_rest();
         }
-        self.providers
-            .entry(peer)
-            .and_modify(|provider| provider.update(availability.clone()))
-            .or_insert_with(|| Provider::new(availability));
+        self.providers.tell(peer, availability);
     }
 
     fn store(&mut self, chunk: u32, actions: &mut Vec<Action>) {
         self.have.insert(chunk as usize);
+        self.taken.insert(chunk as usize);
         // Whoever else was asked for it need not answer.
         for request in self.flights.remove(&chunk).unwrap_or_default() {
             if let Some(asked) = self.asked.remove(&request) {
-                if let Some(provider) = self.providers.get_mut(&asked.peer) {
-                    provider.cancelled();
-                }
+                self.providers.cancelled(&asked.peer);
                 actions.push(Action::Cancel(request));
             }
         }
@@ -396,6 +398,7 @@ impl Transfer {
             requests.retain(|&other| other != request);
             if requests.is_empty() {
                 self.flights.remove(&asked.chunk);
+                self.taken.set(asked.chunk as usize, self.has(asked.chunk));
             }
         }
         Some(asked)
@@ -404,9 +407,7 @@ impl Transfer {
     fn chunk_arrived(&mut self, request: RequestId, now: Duration, actions: &mut Vec<Action>) {
         let Some(asked) = self.settle(request) else { return };
         let bytes = self.layout.range(asked.chunk).map_or(0, crate::range::ByteRange::len);
-        if let Some(provider) = self.providers.get_mut(&asked.peer) {
-            provider.arrived(bytes, now.saturating_sub(asked.at), now);
-        }
+        self.providers.arrived(&asked.peer, bytes, now.saturating_sub(asked.at), now);
         self.store(asked.chunk, actions);
     }
 
@@ -418,8 +419,7 @@ impl Transfer {
         actions: &mut Vec<Action>,
     ) {
         let Some(asked) = self.settle(request) else { return };
-        let Some(provider) = self.providers.get_mut(&asked.peer) else { return };
-        let keep = provider.failed(asked.chunk, failure, now);
+        let Some(keep) = self.providers.failed(&asked.peer, asked.chunk, failure, now) else { return };
         if !matches!(failure, ChunkFailure::Busy | ChunkFailure::Missing) {
             actions.push(Action::Blame(asked.peer, failure));
         }
@@ -464,6 +464,7 @@ impl Transfer {
         self.first_missing = 0;
         for &chunk in chunks.iter().filter(|&&chunk| chunk < self.layout.count()) {
             self.have.set(chunk as usize, false);
+            self.taken.set(chunk as usize, self.flights.contains_key(&chunk));
         }
     }
 
@@ -481,6 +482,7 @@ impl Transfer {
         for &(chunk, signer) in suspects {
             if chunk < self.layout.count() {
                 self.have.set(chunk as usize, false);
+                self.taken.set(chunk as usize, self.flights.contains_key(&chunk));
                 self.excluded.insert(chunk, signer);
             }
         }
@@ -516,10 +518,10 @@ impl Transfer {
         let id = RequestId(self.next_request);
         self.next_request += 1;
         let bytes = self.layout.range(chunk).map_or(0, crate::range::ByteRange::len);
-        let Some(provider) = self.providers.get_mut(&peer) else { return };
-        let patience = provider.asked(bytes, self.options.hedge_after);
+        let Some(patience) = self.providers.asked(&peer, bytes, self.options.hedge_after) else { return };
         self.asked.insert(id, Asked { peer, chunk, at: now, overdue: now + patience });
         self.flights.entry(chunk).or_default().push(id);
+        self.taken.insert(chunk as usize);
         // Upstream need not bring what a peer was asked for at the end of its range.
         self.upstream.yield_from(chunk);
         actions.push(Action::Request { id, peer, chunk });
@@ -584,7 +586,7 @@ impl Transfer {
             return;
         }
         let overdue = self.asked.values().map(|asked| asked.overdue).filter(|&at| at > now);
-        let paused = self.providers.values().filter_map(|provider| provider.paused_until(now));
+        let paused = self.providers.iter().filter_map(|(_, provider)| provider.paused_until(now));
         let earliest = overdue.chain(paused).chain(self.member.due(now)).min();
         if earliest != self.timer {
             self.timer = earliest;

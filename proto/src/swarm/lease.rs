@@ -13,8 +13,13 @@ use libp2p_identity::PeerId;
 
 use crate::chunk::ChunkLayout;
 
-/// A lease's length in bytes: registries count requests.
-const LENGTH: u64 = 16 * 1024 * 1024;
+/// The longest lease in bytes: what its holder has not shared yet, nobody else can share.
+const LONGEST: u64 = 16 * 1024 * 1024;
+/// The shortest lease in bytes: registries count requests.
+const SHORTEST: u64 = 1024 * 1024;
+/// A blob is fetched in about so many leases, or in more of the longest: one holder alone would have to send each of
+/// its chunks first, which halves what the fleet can do.
+const PARTS: u64 = 8;
 /// A lease without progress for so long goes to another.
 pub const PATIENCE: Duration = Duration::from_secs(4);
 /// The pause of the whole fleet after upstream's first failure; it doubles with each that follows.
@@ -144,7 +149,8 @@ impl Leases {
                 && !self.running.iter().any(|running| running.lease.chunks.contains(&chunk))
         };
         let start = (0..self.layout.count()).find(|&chunk| free(chunk))?;
-        let most = u32::try_from(LENGTH / self.layout.chunk_size()).unwrap_or(1).max(1);
+        let length = (self.layout.size() / PARTS).clamp(SHORTEST, LONGEST);
+        let most = u32::try_from(length / self.layout.chunk_size()).unwrap_or(1).max(1);
         let last = start.saturating_add(most).min(self.layout.count());
         let end = (start..last).find(|&chunk| !free(chunk)).unwrap_or(last);
         Some(start..end)
@@ -285,15 +291,26 @@ mod tests {
         let mut leases = Leases::new(layout(256), 8);
         let none = bits(256, []);
         let first = leases.grant(one, &none, 1, at(0)).unwrap();
-        assert_eq!(first.chunks, 0..64);
+        assert_eq!(first.chunks, 0..32);
         assert_eq!(leases.grant(two, &none, 1, at(1)), None);
         leases.progress(&one, &bits(256, [0]), at(2));
-        assert_eq!(leases.grant(two, &none, 1, at(3)).unwrap().chunks, 64..128);
+        assert_eq!(leases.grant(two, &none, 1, at(3)).unwrap().chunks, 32..64);
         // A holder that stands still loses it.
         leases.progress(&one, &bits(256, 0..2), at(4000));
         leases.expire(at(3 + 4000));
         assert_eq!(leases.of(&two), None);
         assert!(leases.of(&one).is_some());
+    }
+
+    #[test]
+    fn a_lease_is_a_part_of_its_blob_within_limits() {
+        let length = |mib: u64| {
+            let layout = ChunkLayout::of(mib << 20).unwrap();
+            let none = FixedBitSet::with_capacity(layout.count() as usize);
+            let lease = Leases::new(layout, 1).grant(test_peer(1), &none, 1, at(0)).unwrap();
+            (lease.chunks.len() as u64 * layout.chunk_size()) >> 20
+        };
+        assert_eq!([1, 2, 16, 64, 256, 3000].map(length), [1, 1, 2, 8, 16, 16]);
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use libp2p_identity::PeerId;
 
+use super::providers::untaken;
 use super::{Action, Transfer};
 
 impl Transfer {
@@ -33,39 +34,38 @@ impl Transfer {
 
     /// The chunk to ask of this peer next, if it has any of use.
     fn pick(&self, peer: PeerId, now: Duration) -> Option<u32> {
-        let free = |chunk: u32| {
-            !self.flights.contains_key(&chunk)
-                && !self.upstream.will_bring(chunk)
-                && self.can_give(peer, chunk)
-        };
-        self.pick_for_readers(&free)
-            .or_else(|| if self.any_partial() { self.rarest(&free) } else { self.first(&free) })
-            .or_else(|| {
-                self.upstream
-                    .last_to_bring()
-                    .filter(|&chunk| !self.flights.contains_key(&chunk) && self.can_give(peer, chunk))
-            })
-            .or_else(|| self.overdue(peer, now))
+        let provider = self.providers.get(&peer)?;
+        let free = |chunk: u32| !self.upstream.will_bring(chunk) && self.excluded.get(&chunk) != Some(&peer);
+        self.pick_for_readers(|chunk| {
+            !self.taken.contains(chunk as usize) && provider.has(chunk) && free(chunk)
+        })
+        .or_else(|| {
+            if self.providers.any_partial() {
+                self.rarest(untaken(provider, &self.taken, self.first_missing).filter(|&chunk| free(chunk)))
+            } else {
+                // Readers move the window; behind it, what they want soonest.
+                let start = self.readers.values().copied().min().unwrap_or(0).max(self.first_missing);
+                let ahead = untaken(provider, &self.taken, start);
+                ahead.chain(untaken(provider, &self.taken, self.first_missing)).find(|&chunk| free(chunk))
+            }
+        })
+        .or_else(|| {
+            self.upstream
+                .last_to_bring()
+                .filter(|&chunk| !self.flights.contains_key(&chunk) && self.can_give(peer, chunk))
+        })
+        .or_else(|| self.overdue(peer, now))
     }
 
     /// In order, within the window ahead of a reader.
-    fn pick_for_readers(&self, free: &impl Fn(u32) -> bool) -> Option<u32> {
+    fn pick_for_readers(&self, free: impl Fn(u32) -> bool) -> Option<u32> {
         let end = |start: u32| start.saturating_add(self.options.window).min(self.layout.count());
         self.readers.values().filter_map(|&start| (start..end(start)).find(|&chunk| free(chunk))).min()
     }
 
-    fn first(&self, free: &impl Fn(u32) -> bool) -> Option<u32> {
-        // Readers move the window; behind it, what they want soonest.
-        let start = self.readers.values().copied().min().unwrap_or(0).max(self.first_missing);
-        (start..self.layout.count()).chain(self.first_missing..start).find(|&chunk| free(chunk))
-    }
-
     /// The chunk that fewest peers have, ties broken at random but the same way each time on this node.
-    fn rarest(&self, free: &impl Fn(u32) -> bool) -> Option<u32> {
-        (self.first_missing..self.layout.count()).filter(|&chunk| free(chunk)).min_by_key(|&chunk| {
-            let holders = self.providers.values().filter(|provider| provider.has(chunk)).count();
-            (holders, mix(self.options.seed, chunk))
-        })
+    fn rarest(&self, free: impl Iterator<Item = u32>) -> Option<u32> {
+        free.min_by_key(|&chunk| (self.providers.holders(chunk), mix(self.options.seed, chunk)))
     }
 
     /// A chunk whose every request takes longer than was promised, and that this peer was not asked for.
@@ -89,8 +89,11 @@ impl Transfer {
             && self.providers.get(&peer).is_some_and(|provider| provider.has(chunk))
     }
 
-    fn any_partial(&self) -> bool {
-        self.providers.values().any(super::Provider::is_partial)
+    fn anyone_can_give(&self, chunk: u32) -> bool {
+        if self.excluded.contains_key(&chunk) {
+            return self.providers.iter().any(|(&peer, _)| self.can_give(peer, chunk));
+        }
+        !self.has(chunk) && self.providers.anyone_has(chunk)
     }
 
     /// Whether upstream has to bring this chunk, because no peer can.
@@ -99,13 +102,13 @@ impl Transfer {
             return false;
         }
         let repairing = !self.excluded.is_empty() && !self.upstream.is_dead();
-        repairing || !self.providers.keys().any(|&peer| self.can_give(peer, chunk))
+        repairing || !self.anyone_can_give(chunk)
     }
 
     /// The first chunk that upstream has to bring: what a reader waits for before anything else.
     pub(super) fn first_uncovered(&self, within: &std::ops::Range<u32>) -> Option<u32> {
         // The common case, said without a walk: somebody has everything.
-        if self.excluded.is_empty() && self.providers.values().any(|provider| !provider.is_partial()) {
+        if self.excluded.is_empty() && self.providers.any_complete() {
             return None;
         }
         let ahead = self.readers.values().copied().min().unwrap_or(0).clamp(within.start, within.end);
@@ -114,8 +117,7 @@ impl Transfer {
 
     /// Whether any peer could still bring a missing chunk.
     pub(super) fn any_usable_for_missing(&self) -> bool {
-        (self.first_missing..self.layout.count())
-            .any(|chunk| self.providers.keys().any(|&peer| self.can_give(peer, chunk)))
+        (self.first_missing..self.layout.count()).any(|chunk| self.anyone_can_give(chunk))
     }
 }
 

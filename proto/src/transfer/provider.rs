@@ -11,10 +11,8 @@ const MAX_WINDOW: u32 = 32;
 /// A peer has as much in flight as it brings in this time: long enough to cover round trips and its queue,
 /// short enough that little is lost with it.
 const WINDOW_TIME: Duration = Duration::from_millis(100);
-/// The pause after a first "busy"; it doubles with each that follows.
-const FIRST_PAUSE: Duration = Duration::from_millis(25);
-/// The longest pause.
-const MAX_PAUSE: Duration = Duration::from_millis(800);
+/// The pause after a first "busy" doubles with each that follows, so often.
+const DOUBLINGS: u32 = 5;
 /// How often a peer may stall before it is dropped.
 const MAX_STALLS: u32 = 2;
 
@@ -46,8 +44,13 @@ impl Provider {
         }
     }
 
-    pub(super) fn update(&mut self, availability: Availability) {
-        self.availability = availability;
+    /// Notes what it says it has; gives back what it said before.
+    pub(super) fn update(&mut self, availability: Availability) -> Availability {
+        std::mem::replace(&mut self.availability, availability)
+    }
+
+    pub(super) fn availability(&self) -> &Availability {
+        &self.availability
     }
 
     pub(super) fn is_partial(&self) -> bool {
@@ -130,14 +133,19 @@ impl Provider {
             if self.in_flight == 0 { 0 } else { self.in_flight_bytes.saturating_sub(bytes) };
     }
 
-    /// Notes a failure, and says whether the peer is kept.
-    pub(super) fn failed(&mut self, chunk: u32, failure: ChunkFailure, now: Duration) -> bool {
+    /// Notes a failure, and says whether the peer is kept. After a first "busy" it is left alone for `pause`.
+    pub(super) fn failed(
+        &mut self,
+        chunk: u32,
+        failure: ChunkFailure,
+        pause: Duration,
+        now: Duration,
+    ) -> bool {
         self.cancelled();
         match failure {
             ChunkFailure::Busy => {
-                let pause = FIRST_PAUSE * 2_u32.pow(self.busy_in_a_row.min(5));
+                self.paused_until = now + pause * 2_u32.pow(self.busy_in_a_row.min(DOUBLINGS));
                 self.busy_in_a_row += 1;
-                self.paused_until = now + pause.min(MAX_PAUSE);
                 true
             }
             ChunkFailure::Missing => match &mut self.availability {

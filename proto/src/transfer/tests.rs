@@ -291,6 +291,52 @@ fn an_upstream_without_ranges_is_told_to_the_home() {
 }
 
 #[test]
+fn as_many_neighbours_as_allowed_are_followed() {
+    let (mut transfer, _) = fresh(10);
+    let mut some = FixedBitSet::with_capacity(10);
+    some.insert(9);
+    let mut asked = BTreeSet::new();
+    for seed in 1..=30 {
+        let actions = transfer.handle(Event::Candidate(peer(seed)), ms(1));
+        if actions.iter().any(|action| matches!(action, Action::Ask { known: 0, .. })) {
+            asked.insert(peer(seed));
+            // One that has something is asked again at once: it still counts as one.
+            transfer.handle(Event::Provider(peer(seed), Availability::Partial(some.clone())), ms(1));
+        }
+    }
+    assert_eq!(asked.len(), MAX_NEIGHBOURS);
+}
+
+#[test]
+fn a_busy_peer_is_left_alone_for_about_a_chunks_time() {
+    // Chunks that come each so many milliseconds, and then a "busy": when is it asked again?
+    let pause = |each: u64| {
+        let (mut transfer, _) = fresh(100);
+        let mut actions = transfer.handle(Event::Provider(peer(1), Availability::Complete), ms(0));
+        let mut queue = std::collections::VecDeque::from(requests(&actions));
+        for step in 1..60 {
+            let (id, ..) = queue.pop_front().unwrap();
+            actions = transfer.handle(Event::Chunk(id), ms(step * each));
+            queue.extend(requests(&actions));
+        }
+        let now = ms(59 * each);
+        while let Some((id, ..)) = queue.pop_front() {
+            actions = transfer.handle(Event::ChunkFailed(id, ChunkFailure::Busy), now);
+            if requests(&actions).is_empty() {
+                break;
+            }
+        }
+        let timer = actions.iter().find_map(|action| match action {
+            Action::SetTimer(at) => Some(*at - now),
+            _ => None,
+        });
+        timer.unwrap()
+    };
+    assert!((ms(2)..ms(6)).contains(&pause(3)), "{:?}", pause(3));
+    assert_eq!(pause(100), ms(25));
+}
+
+#[test]
 fn a_bitmap_of_another_size_is_not_believed() {
     let (mut transfer, _) = fresh(9);
     let bits = FixedBitSet::with_capacity(1_000_000);

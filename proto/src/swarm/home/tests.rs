@@ -125,7 +125,7 @@ fn a_node_alone_is_its_own_home() {
     let mut fleet = Fleet::new(1);
     let me = fleet.ranked()[0];
     let membership = fleet.member(me, me, report(0..0));
-    assert_eq!(membership.lease.unwrap().chunks, 0..64);
+    assert_eq!(membership.lease.unwrap().chunks, 0..32);
     assert_eq!(membership.members, []);
 }
 
@@ -143,7 +143,7 @@ fn whoever_is_asked_knows_the_home_and_leases_do_not_overlap() {
     let progress = Report { lease: Some(first.clone()), ..report(0..1) };
     assert_eq!(fleet.member(ranked[5], home, progress).lease, Some(first.clone()));
     let second = fleet.member(ranked[6], home, report(0..0)).lease.unwrap();
-    assert_eq!((first.chunks, second.chunks), (0..64, 64..128));
+    assert_eq!((first.chunks, second.chunks), (0..32, 32..64));
 }
 
 #[test]
@@ -176,7 +176,7 @@ fn a_standby_goes_on_with_the_leases_of_a_home_that_died() {
         fleet.feed(node, Event::Down(home));
     }
     let other = fleet.member(two, standby, report(0..0)).lease.unwrap();
-    assert_eq!(other.chunks, 64..128);
+    assert_eq!(other.chunks, 32..64);
     assert!(other.epoch > lease.epoch);
     assert_eq!(fleet.member(one, standby, have).lease.unwrap().chunks, lease.chunks);
 }

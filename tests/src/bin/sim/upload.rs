@@ -1,0 +1,189 @@
+//! Chunks from node to node: slots, the sender's uplink, the receiver's downlink.
+//!
+//! A chunk crosses the sender's uplink, which all its uploads share evenly, and then has its turn at the receiver's
+//! downlink. Both work at once: where the downlink is free a chunk costs the time of one link. A full downlink does not
+//! slow the uplink down: what is in flight is bounded by the core, as TCP bounds it.
+
+use std::collections::{HashMap, VecDeque};
+use std::time::Duration;
+
+use shoal_proto::transfer::{ChunkFailure, Event as Happens};
+
+use crate::clock::{Event, Wanted};
+use crate::fleet::{Blob, Fleet};
+use crate::link::Link;
+
+/// What one peer's requests are served at once: two lanes, each read two ahead.
+const OF_ONE_PEER: u32 = 4;
+/// A request that brings nothing for so long has stalled.
+const STALLED: Duration = Duration::from_secs(4);
+
+#[derive(Debug, Default)]
+struct Lanes {
+    active: u32,
+    waiting: VecDeque<Wanted>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Uploads {
+    link: Link<Wanted>,
+    slots: u32,
+    lanes: HashMap<u32, Lanes>,
+    /// Bytes of control that the next chunk waits for.
+    control: f64,
+}
+
+impl Uploads {
+    pub(crate) fn new(rate: f64, cap: f64) -> Self {
+        Self { link: Link::new(rate, cap), slots: 0, lanes: HashMap::new(), control: 0.0 }
+    }
+
+    /// The uplink carries these bytes of control as well.
+    pub(crate) fn also(&mut self, bytes: f64) {
+        self.control += bytes;
+    }
+}
+
+impl Fleet {
+    pub(crate) fn asked_for_chunk(&mut self, wanted: Wanted) {
+        if !self.node(wanted.of).alive {
+            self.is_gone(wanted);
+            return;
+        }
+        let lanes = self.node(wanted.of).uploads.lanes.entry(wanted.by.node).or_default();
+        if lanes.active >= OF_ONE_PEER {
+            lanes.waiting.push_back(wanted);
+        } else {
+            self.serve(wanted);
+        }
+    }
+
+    /// Serves a request or refuses it; says whether it takes a slot.
+    fn serve(&mut self, wanted: Wanted) -> bool {
+        let now = self.clock.now;
+        let control = &self.scenario.control;
+        let done = self.works(wanted.of, control.message_cpu_us + control.chunk_cpu_us);
+        let back = done + self.membership.latency(wanted.of, wanted.by.node);
+        let there = crate::clock::At { node: wanted.of, ..wanted.by };
+        let has = match self.blob(there) {
+            Blob::Held => true,
+            Blob::Running(running) => running.transfer.have().contains(wanted.chunk as usize),
+            Blob::Absent | Blob::Failed => false,
+        };
+        let bytes = self.layer(there).bytes_of(wanted.chunk);
+        let slots = self.scenario.node.upload_slots;
+        let uploads = &mut self.node(wanted.of).uploads;
+        if uploads.slots >= slots {
+            self.figures.was_busy(now);
+            self.clock.at(back, Event::Busy(wanted));
+            return false;
+        }
+        if !has {
+            self.clock.at(back, Event::Missing(wanted));
+            return false;
+        }
+        uploads.slots += 1;
+        uploads.lanes.entry(wanted.by.node).or_default().active += 1;
+        let control = std::mem::take(&mut uploads.control);
+        uploads.link.begin(bytes + control, wanted, now);
+        self.watch_uplink(wanted.of);
+        true
+    }
+
+    fn watch_uplink(&mut self, node: u32) {
+        if let Some(due) = self.node(node).uploads.link.watch() {
+            self.clock.at(due, Event::Uplink(node));
+        }
+    }
+
+    pub(crate) fn uplink(&mut self, node: u32) {
+        let now = self.clock.now;
+        self.node(node).uploads.link.looked(now);
+        while let Some(wanted) = self.node(node).uploads.link.ended(now) {
+            let bytes = self.layer(wanted.by).bytes_of(wanted.chunk);
+            let sent = now + self.membership.latency(node, wanted.by.node);
+            let there = self.received(wanted.by.node, bytes, sent);
+            let same_zone = self.membership.same_zone(node, wanted.by.node);
+            self.figures.between_peers(bytes, same_zone, now);
+            self.clock.at(there, Event::Chunk(wanted));
+            let uploads = &mut self.node(node).uploads;
+            uploads.slots -= 1;
+            if let Some(lanes) = uploads.lanes.get_mut(&wanted.by.node) {
+                lanes.active -= 1;
+            }
+            self.next_of_peer(node, wanted.by.node);
+        }
+        self.watch_uplink(node);
+    }
+
+    /// A peer's next request has its turn, and those after it if it is refused.
+    fn next_of_peer(&mut self, node: u32, peer: u32) {
+        loop {
+            let all = &mut self.node(node).uploads.lanes;
+            let Some(lanes) = all.get_mut(&peer) else { return };
+            let Some(wanted) = lanes.waiting.pop_front() else {
+                if lanes.active == 0 {
+                    all.remove(&peer);
+                }
+                return;
+            };
+            if self.serve(wanted) {
+                return;
+            }
+        }
+    }
+
+    /// The answer to a chunk request is there.
+    pub(crate) fn chunk_answered(&mut self, event: Event) {
+        let (wanted, failure) = match event {
+            Event::Chunk(wanted) => (wanted, None),
+            Event::Busy(wanted) => (wanted, Some(ChunkFailure::Busy)),
+            Event::Missing(wanted) => (wanted, Some(ChunkFailure::Missing)),
+            Event::Gone(wanted) => (wanted, Some(ChunkFailure::Gone)),
+            _ => return,
+        };
+        let at = wanted.by;
+        if !self.node(at.node).alive {
+            return;
+        }
+        let bytes = self.layer(at).bytes_of(wanted.chunk);
+        let place = self.running(at).and_then(|running| {
+            let place = running.asked.iter().position(|&asked| asked == wanted.id)?;
+            Some(running.asked.swap_remove(place))
+        });
+        if place.is_none() {
+            // Nobody waits for it any more.
+            self.figures.wasted += if failure.is_none() { bytes } else { 0.0 };
+            return;
+        }
+        let Some(failure) = failure else {
+            self.works(at.node, self.scenario.control.chunk_cpu_us);
+            self.feed(at, Happens::Chunk(wanted.id));
+            self.after_chunk(at);
+            return;
+        };
+        self.feed(at, Happens::ChunkFailed(wanted.id, failure));
+    }
+
+    /// Nobody is there to serve it.
+    fn is_gone(&mut self, wanted: Wanted) {
+        let latency = self.membership.latency(wanted.of, wanted.by.node);
+        let wait = if self.scenario.failures.silent { STALLED } else { latency };
+        self.clock.at(self.clock.now + wait, Event::Gone(wanted));
+    }
+
+    /// A node died: what it was asked for does not come.
+    pub(crate) fn drop_uploads(&mut self, node: u32) {
+        let now = self.clock.now;
+        let uploads = &mut self.node(node).uploads;
+        let mut lost: Vec<Wanted> =
+            uploads.link.stop(now, |_| true).into_iter().map(|(_, wanted)| wanted).collect();
+        let mut waiting: Vec<(u32, Lanes)> = uploads.lanes.drain().collect();
+        // A map's order is not the seed's.
+        waiting.sort_unstable_by_key(|(peer, _)| *peer);
+        lost.extend(waiting.into_iter().flat_map(|(_, lanes)| lanes.waiting));
+        for wanted in lost {
+            self.is_gone(wanted);
+        }
+    }
+}
