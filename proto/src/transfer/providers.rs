@@ -219,7 +219,7 @@ mod tests {
                 match what {
                     0 => providers.remove(&peer),
                     1 => providers.tell(peer, Availability::Complete),
-                    2 => { providers.failed(&peer, have.len() as u32, ChunkFailure::Missing, Duration::ZERO); }
+                    2 => { providers.failed(&peer, u32::try_from(have.len()).unwrap(), ChunkFailure::Missing, Duration::ZERO); }
                     _ => providers.tell(peer, availability(150, &have)),
                 }
             }

@@ -327,7 +327,7 @@ fn a_busy_peer_is_left_alone_for_about_a_chunks_time() {
             }
         }
         let timer = actions.iter().find_map(|action| match action {
-            Action::SetTimer(at) => Some(*at - now),
+            Action::SetTimer(at) => Some(at.saturating_sub(now)),
             _ => None,
         });
         timer.unwrap()
