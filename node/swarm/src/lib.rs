@@ -87,7 +87,8 @@ impl Config {
             bootstrap: Vec::new(),
             resolver: bootstrap::Resolver::default(),
             provider_ttl: Duration::from_hours(2),
-            upload_slots: 32,
+            // More would slice a slow link so thin that everybody waits for a first chunk to pass on.
+            upload_slots: 8,
             max_connections: 2048,
         }
     }

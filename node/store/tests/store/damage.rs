@@ -1,7 +1,6 @@
 //! What a disk that changes, fails or fills does to held blobs.
 
 use std::path::Path;
-use std::time::Duration;
 
 use shoal_proto::digest::Algorithm;
 use shoal_store::disk::Disk;
