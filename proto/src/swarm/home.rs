@@ -6,7 +6,7 @@
 //! is known to hold the blob already.
 //!
 //! Why a frozen home does no harm: a home grants only while a claim of its own was confirmed within the last
-//! [`CONFIRMED`]. One that wakes up after a pause has to claim again first, and hears of its successor.
+//! two seconds. One that wakes up after a pause has to claim again first, and hears of its successor.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
