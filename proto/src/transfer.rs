@@ -317,7 +317,7 @@ impl Transfer {
                 self.provider_found(peer, availability);
             }
             Event::Candidate(peer) => self.candidate(peer, &mut actions),
-            Event::HasNothing(peer) => self.has_nothing(peer),
+            Event::HasNothing(peer) => self.has_nothing(peer, now),
             Event::Homes(homes) => self.member.homes(homes),
             Event::Reported(id, standing) => self.reported(id, standing, now, &mut actions),
             Event::UpstreamWhole(fetch) => {

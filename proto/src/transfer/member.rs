@@ -18,6 +18,8 @@ pub struct ReportId(pub u64);
 
 /// How long a peer that was not reached is not reported to.
 const LOST: Duration = Duration::from_secs(5);
+/// For how long the home is told that a peer does not have the blob.
+const ABSENT: Duration = Duration::from_secs(30);
 /// The wait after none of the homes was reached, for each node of the fleet.
 const WAIT_A_NODE: Duration = Duration::from_millis(20);
 /// The longest such wait.
@@ -53,6 +55,8 @@ pub(super) struct Member {
     home: Option<PeerId>,
     /// Who was not reached, and until when it is not asked.
     lost: BTreeMap<PeerId, Duration>,
+    /// Who was said to have the blob and does not, or does not answer: the home must not count on them.
+    absent: BTreeMap<PeerId, Duration>,
     outstanding: Option<(ReportId, PeerId)>,
     next_id: u64,
     /// When to report next; `None` for at once.
@@ -81,6 +85,7 @@ impl Member {
             homes,
             home: None,
             lost: BTreeMap::new(),
+            absent: BTreeMap::new(),
             outstanding: None,
             next_id: 0,
             next: None,
@@ -176,6 +181,7 @@ impl Member {
             return None;
         }
         self.lost.retain(|_, until| *until > now);
+        self.absent.retain(|_, until| *until > now);
         if let Some(home) = self.home {
             return Some(home);
         }
@@ -203,7 +209,7 @@ impl Member {
             lease: self.lease.clone(),
             ended: self.ended,
             whole: self.whole,
-            unreachable: self.lost.keys().copied().take(MAX_UNREACHABLE).collect(),
+            unreachable: self.lost.keys().chain(self.absent.keys()).copied().take(MAX_UNREACHABLE).collect(),
             leaving: false,
         }
     }
@@ -337,7 +343,12 @@ impl Transfer {
         }
     }
 
-    pub(super) fn has_nothing(&mut self, peer: PeerId) {
+    pub(super) fn has_nothing(&mut self, peer: PeerId, now: Duration) {
+        self.member.absent.insert(peer, now + ABSENT);
+        if self.providers.is_empty() {
+            // Whoever was counted on is not there: the home hears of it at once.
+            self.member.next = None;
+        }
         self.asking.remove(&peer);
         if self.providers.get(&peer).is_none_or(Provider::is_partial) {
             self.providers.remove(&peer);
