@@ -15,12 +15,14 @@
 //! | [`ranking`] | how close nodes are to a digest |
 //! | [`lease`] | which ranges of one blob are being fetched from upstream, and by whom |
 //! | [`home`] | the swarms that a node keeps, as home or as standby |
+//! | [`slots`] | how many chunks a node sends at once |
 //! | [`message`] | what members, homes and standbys say to each other |
 
 pub mod home;
 pub mod lease;
 pub mod message;
 pub mod ranking;
+pub mod slots;
 
 /// A peer id for tests.
 #[cfg(test)]
