@@ -252,7 +252,7 @@ pub struct Transfer {
     taken: FixedBitSet,
     upstream: Upstream,
     member: Member,
-    /// Peers that were asked what they have and have not answered.
+    /// Peers not known yet that were asked what they have and have not answered.
     asking: BTreeSet<PeerId>,
     readers: BTreeMap<ReaderId, u32>,
     discovery: Discovery,

@@ -312,25 +312,20 @@ impl Transfer {
     pub(super) fn candidate(&mut self, peer: PeerId, actions: &mut Vec<Action>) {
         let known = self.providers.contains(&peer) || self.asking.contains(&peer);
         let dropped = self.dropped.get(&peer).is_some_and(|&times| times >= MAX_DROPS);
-        if known || dropped || peer == self.member.homes.local || self.neighbours() >= MAX_NEIGHBOURS {
+        if known
+            || dropped
+            || peer == self.member.homes.local
+            || self.providers.len() + self.asking.len() >= MAX_NEIGHBOURS
+        {
             return;
         }
         self.asking.insert(peer);
         actions.push(Action::Ask { peer, known: 0 });
     }
 
-    /// How many peers are followed or asked whether they can be; one that is followed is asked again and again.
-    fn neighbours(&self) -> usize {
-        self.providers.len() + self.asking.iter().filter(|peer| !self.providers.contains(peer)).count()
-    }
-
     /// Asks those who do not have everything yet what they have got meanwhile.
     pub(super) fn follow(&mut self, actions: &mut Vec<Action>) {
-        for (&peer, provider) in self.providers.iter() {
-            if provider.is_partial() && self.asking.insert(peer) {
-                actions.push(Action::Ask { peer, known: provider.known() });
-            }
-        }
+        self.providers.follow(|peer, known| actions.push(Action::Ask { peer, known }));
     }
 
     pub(super) fn has_nothing(&mut self, peer: PeerId) {

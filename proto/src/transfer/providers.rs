@@ -56,6 +56,15 @@ impl Providers {
         }
     }
 
+    /// Has everyone asked what it has got meanwhile, who does not have everything and is not being asked.
+    pub(super) fn follow(&mut self, mut ask: impl FnMut(PeerId, u32)) {
+        for (&peer, provider) in &mut self.all {
+            if provider.is_partial() && !std::mem::replace(&mut provider.followed, true) {
+                ask(peer, provider.known());
+            }
+        }
+    }
+
     /// Notes a failure of a peer; says whether the peer is kept, if it is known.
     pub(super) fn failed(
         &mut self,
