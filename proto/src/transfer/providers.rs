@@ -107,6 +107,12 @@ impl Providers {
         }
     }
 
+    /// A peer that has no chunk beyond these.
+    pub(super) fn useless(&self, have: &FixedBitSet) -> Option<PeerId> {
+        let of_use = |provider: &Provider| untaken(provider, have, 0).next().is_some();
+        self.all.iter().find(|(_, provider)| !of_use(provider)).map(|(&peer, _)| peer)
+    }
+
     pub(super) fn iter(&self) -> impl Iterator<Item = (&PeerId, &Provider)> {
         self.all.iter()
     }
