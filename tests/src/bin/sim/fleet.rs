@@ -178,7 +178,7 @@ impl Fleet {
             Event::Serve(wanted) => self.asked_for_chunk(wanted),
             Event::Uplink(node) => self.uplink(node),
             Event::Chunk(_) | Event::Busy(_) | Event::Missing(_) | Event::Gone(_) => {
-                self.chunk_answered(event)
+                self.chunk_answered(event);
             }
             Event::Upstream => self.upstream_sent(),
             Event::FetchNext(at, id) => self.fetch_next(at, id),

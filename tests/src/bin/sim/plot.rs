@@ -16,7 +16,7 @@ pub(crate) fn svg(title: &str, ends: &[f64], bound: f64) -> String {
     let mut path = format!("M{:.1} {:.1}", x(0.0), y(0.0));
     // More points than pixels say nothing more.
     let step = ends.len().div_ceil(1000).max(1);
-    for (count, end) in (1_u32..).zip(ends).filter(|(count, _)| *count as usize % step == 0) {
+    for (count, end) in (1_u32..).zip(ends).filter(|(count, _)| (*count as usize).is_multiple_of(step)) {
         // Infallible: it is written to a string.
         write!(path, "H{:.1}V{:.1}", x(*end), y(f64::from(count))).unwrap_or_default();
     }

@@ -77,7 +77,8 @@ impl Outcome {
         let figures = &fleet.figures;
         let image = fleet.scenario.image();
         let ends = sorted(fleet.nodes.iter().filter_map(|node| node.ended));
-        let times = sorted(fleet.nodes.iter().filter_map(|node| Some(node.ended? - node.began?)));
+        let times =
+            sorted(fleet.nodes.iter().filter_map(|node| Some(node.ended?.saturating_sub(node.began?))));
         let first = sorted(figures.first_bytes.iter().copied());
         let (messages, bytes) = figures.control_a_node();
         let (cpu, busiest) = figures.cpu();

@@ -180,7 +180,9 @@ impl Fleet {
         let reader = running.reader;
         if reader > before {
             if before == 0 && at.layer == 0 {
-                self.figures.first_bytes.extend(self.nodes[at.node as usize].began.map(|began| now - began));
+                self.figures
+                    .first_bytes
+                    .extend(self.nodes[at.node as usize].began.map(|began| now.saturating_sub(began)));
             }
             if (reader as usize) < count {
                 self.feed(at, Happens::ReaderAt(READER, reader));

@@ -114,7 +114,7 @@ impl Fleet {
             self.figures.between_peers(bytes, same_zone, now);
             self.clock.at(there, Event::Chunk(wanted));
             let uploads = &mut self.node(node).uploads;
-            uploads.slots.release(Some(now - began));
+            uploads.slots.release(Some(now.saturating_sub(began)));
             if let Some(lanes) = uploads.lanes.get_mut(&wanted.by.node) {
                 lanes.active -= 1;
             }
