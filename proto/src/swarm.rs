@@ -16,12 +16,14 @@
 //! | [`lease`] | which ranges of one blob are being fetched from upstream, and by whom |
 //! | [`home`] | the swarms that a node keeps, as home or as standby |
 //! | [`turn`] | one request upstream for the fleet, for tags and manifests |
+//! | [`slots`] | how many chunks a node sends at once |
 //! | [`message`] | what members, homes and standbys say to each other |
 
 pub mod home;
 pub mod lease;
 pub mod message;
 pub mod ranking;
+pub mod slots;
 pub mod turn;
 
 /// A peer id for tests.

@@ -252,8 +252,10 @@ pub struct Transfer {
     taken: FixedBitSet,
     upstream: Upstream,
     member: Member,
-    /// Peers that were asked what they have and have not answered.
+    /// Peers not known yet that were asked what they have and have not answered.
     asking: BTreeSet<PeerId>,
+    /// When a neighbour was left for another.
+    left_at: Duration,
     readers: BTreeMap<ReaderId, u32>,
     discovery: Discovery,
     /// After a mismatch: who must not bring these chunks again.
@@ -292,6 +294,7 @@ impl Transfer {
             upstream: Upstream::default(),
             member: Member::new(homes, options.seed),
             asking: BTreeSet::new(),
+            left_at: now,
             readers: BTreeMap::new(),
             discovery: Discovery::Idle,
             excluded: BTreeMap::new(),
@@ -316,7 +319,7 @@ impl Transfer {
                 self.asking.remove(&peer);
                 self.provider_found(peer, availability);
             }
-            Event::Candidate(peer) => self.candidate(peer, &mut actions),
+            Event::Candidate(peer) => self.candidate(peer, now, &mut actions),
             Event::HasNothing(peer) => self.has_nothing(peer, now),
             Event::Homes(homes) => self.member.homes(homes),
             Event::Reported(id, standing) => self.reported(id, standing, now, &mut actions),
@@ -408,6 +411,7 @@ impl Transfer {
         let Some(asked) = self.settle(request) else { return };
         let bytes = self.layout.range(asked.chunk).map_or(0, crate::range::ByteRange::len);
         self.providers.arrived(&asked.peer, bytes, now.saturating_sub(asked.at), now);
+        self.member.fed();
         self.store(asked.chunk, actions);
     }
 

@@ -88,7 +88,7 @@ impl Config {
             resolver: bootstrap::Resolver::default(),
             provider_ttl: Duration::from_hours(2),
             // More would slice a slow link so thin that everybody waits for a first chunk to pass on.
-            upload_slots: 8,
+            upload_slots: 32,
             max_connections: 2048,
         }
     }

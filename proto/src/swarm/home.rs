@@ -18,6 +18,7 @@ use super::ranking::Ranking;
 use crate::chunk::ChunkLayout;
 use crate::digest::Digest;
 
+mod passers;
 mod swarm;
 
 use swarm::{REPORT, Role, Swarm, Waiting};

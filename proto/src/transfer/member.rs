@@ -28,6 +28,8 @@ const MAX_WAIT: Duration = Duration::from_secs(5);
 const STARVED: Duration = Duration::from_secs(3);
 /// A home that has put this member off for so long in a row is as good as silent.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// A neighbour of no use is left no more often than this.
+const LEAVE: Duration = Duration::from_millis(500);
 /// So many nodes in a row that send on to another, and the next ask waits.
 const MAX_HOPS: u32 = 4;
 /// The pause then.
@@ -120,6 +122,11 @@ impl Member {
             LeaseEnd::Refused => UpstreamFailure::Final,
             LeaseEnd::Trouble { .. } | LeaseEnd::Done => UpstreamFailure::Retry,
         })
+    }
+
+    /// A chunk came from a peer: all goes well.
+    pub(super) fn fed(&mut self) {
+        self.progress += 1;
     }
 
     /// A chunk of the lease came. The first one is told at once: others may then have leases too.
@@ -314,33 +321,40 @@ impl Transfer {
             }
         }
         for peer in members {
-            self.candidate(peer, actions);
+            self.candidate(peer, now, actions);
         }
     }
 
     /// A peer that may have something: asked, if there is room.
-    pub(super) fn candidate(&mut self, peer: PeerId, actions: &mut Vec<Action>) {
+    pub(super) fn candidate(&mut self, peer: PeerId, now: Duration, actions: &mut Vec<Action>) {
         let known = self.providers.contains(&peer) || self.asking.contains(&peer);
         let dropped = self.dropped.get(&peer).is_some_and(|&times| times >= MAX_DROPS);
-        if known || dropped || peer == self.member.homes.local || self.neighbours() >= MAX_NEIGHBOURS {
+        if known || dropped || peer == self.member.homes.local {
+            return;
+        }
+        let is_full = self.providers.len() + self.asking.len() >= MAX_NEIGHBOURS;
+        if is_full && !self.make_room(now) {
             return;
         }
         self.asking.insert(peer);
         actions.push(Action::Ask { peer, known: 0 });
     }
 
-    /// How many peers are followed or asked whether they can be; one that is followed is asked again and again.
-    fn neighbours(&self) -> usize {
-        self.providers.len() + self.asking.iter().filter(|peer| !self.providers.contains(peer)).count()
+    /// Leaves a neighbour that has nothing of use, if this node has nothing else to do: neighbours that all wait for the
+    /// same chunks would wait for ever. One at a time, so that a swarm that waits for upstream keeps its neighbours.
+    fn make_room(&mut self, now: Duration) -> bool {
+        if !self.asked.is_empty() || now < self.left_at + LEAVE {
+            return false;
+        }
+        let Some(useless) = self.providers.useless(&self.have) else { return false };
+        self.providers.remove(&useless);
+        self.left_at = now;
+        true
     }
 
     /// Asks those who do not have everything yet what they have got meanwhile.
     pub(super) fn follow(&mut self, actions: &mut Vec<Action>) {
-        for (&peer, provider) in self.providers.iter() {
-            if provider.is_partial() && self.asking.insert(peer) {
-                actions.push(Action::Ask { peer, known: provider.known() });
-            }
-        }
+        self.providers.follow(|peer, known| actions.push(Action::Ask { peer, known }));
     }
 
     pub(super) fn has_nothing(&mut self, peer: PeerId, now: Duration) {

@@ -72,13 +72,13 @@ impl Transfer {
     fn overdue(&self, peer: PeerId, now: Duration) -> Option<u32> {
         self.flights
             .iter()
-            .filter(|&(&chunk, _)| self.can_give(peer, chunk))
-            .find(|(_, requests)| {
+            .find(|&(&chunk, requests)| {
                 requests.len() < 3
                     && requests
                         .iter()
                         .filter_map(|request| self.asked.get(request))
                         .all(|asked| asked.overdue <= now && asked.peer != peer)
+                    && self.can_give(peer, chunk)
             })
             .map(|(&chunk, _)| chunk)
     }

@@ -28,6 +28,8 @@ pub(super) struct Provider {
     paused_until: Duration,
     busy_in_a_row: u32,
     stalls: u32,
+    /// It was asked what it has got meanwhile, and has not answered.
+    pub(super) followed: bool,
 }
 
 impl Provider {
@@ -41,11 +43,13 @@ impl Provider {
             paused_until: Duration::ZERO,
             busy_in_a_row: 0,
             stalls: 0,
+            followed: false,
         }
     }
 
     /// Notes what it says it has; gives back what it said before.
     pub(super) fn update(&mut self, availability: Availability) -> Availability {
+        self.followed = false;
         std::mem::replace(&mut self.availability, availability)
     }
 

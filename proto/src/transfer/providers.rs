@@ -56,6 +56,15 @@ impl Providers {
         }
     }
 
+    /// Has everyone asked what it has got meanwhile, who does not have everything and is not being asked.
+    pub(super) fn follow(&mut self, mut ask: impl FnMut(PeerId, u32)) {
+        for (&peer, provider) in &mut self.all {
+            if provider.is_partial() && !std::mem::replace(&mut provider.followed, true) {
+                ask(peer, provider.known());
+            }
+        }
+    }
+
     /// Notes a failure of a peer; says whether the peer is kept, if it is known.
     pub(super) fn failed(
         &mut self,
@@ -96,6 +105,12 @@ impl Providers {
         if let Some(provider) = self.all.get_mut(peer) {
             provider.cancelled();
         }
+    }
+
+    /// A peer that has no chunk beyond these.
+    pub(super) fn useless(&self, have: &FixedBitSet) -> Option<PeerId> {
+        let of_use = |provider: &Provider| untaken(provider, have, 0).next().is_some();
+        self.all.iter().find(|(_, provider)| !of_use(provider)).map(|(&peer, _)| peer)
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = (&PeerId, &Provider)> {

@@ -308,6 +308,31 @@ fn as_many_neighbours_as_allowed_are_followed() {
 }
 
 #[test]
+fn neighbours_of_no_use_make_room_one_at_a_time() {
+    let (mut transfer, _) = fresh(10);
+    let nothing = FixedBitSet::with_capacity(10);
+    for seed in 1..=16 {
+        transfer.handle(Event::Candidate(peer(seed)), ms(1));
+        transfer.handle(Event::Provider(peer(seed), Availability::Partial(nothing.clone())), ms(1));
+    }
+    let is_asked = |transfer: &mut Transfer, seed: u8, now: u64| {
+        let actions = transfer.handle(Event::Candidate(peer(seed)), ms(now));
+        actions.contains(&Action::Ask { peer: peer(seed), known: 0 })
+    };
+    assert!(!is_asked(&mut transfer, 20, 100), "too soon");
+    assert!(is_asked(&mut transfer, 20, 600));
+    assert!(!is_asked(&mut transfer, 21, 700), "one at a time");
+    // Who is of use stays.
+    let mut some = nothing;
+    some.insert(3);
+    let others = (1..=16).chain([20]);
+    for seed in others {
+        transfer.handle(Event::Provider(peer(seed), Availability::Partial(some.clone())), ms(800));
+    }
+    assert!(!is_asked(&mut transfer, 22, 2000));
+}
+
+#[test]
 fn a_busy_peer_is_left_alone_for_about_a_chunks_time() {
     // Chunks that come each so many milliseconds, and then a "busy": when is it asked again?
     let pause = |each: u64| {

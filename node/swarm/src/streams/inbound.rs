@@ -1,17 +1,19 @@
 //! What peers ask of this node: one task a stream, all of them bounded.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use bytes::Bytes;
 use futures::stream::{FuturesOrdered, FuturesUnordered, StreamExt as _};
 use libp2p::PeerId;
 use shoal_proto::attestation::Attestation;
+use shoal_proto::swarm::slots::Slots;
 use shoal_proto::wire::{
     ChunkReply, ChunkRequest, Holding, Refusal, SessionMessage, WireError, generated, negotiate,
 };
-use tokio::sync::{Semaphore, SemaphorePermit, mpsc};
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -45,7 +47,7 @@ pub(crate) async fn run(
     given: Arc<Given>,
     shutdown: CancellationToken,
 ) {
-    let slots = Arc::new(Semaphore::new(upload_slots));
+    let slots = Arc::new(Mutex::new(Slots::new(upload_slots)));
     let mut open: HashMap<PeerId, usize> = HashMap::new();
     let mut tasks = JoinSet::new();
     loop {
@@ -163,18 +165,42 @@ async fn answer(
     }
 }
 
+/// The upload slots of this node. A std mutex, held for an addition.
+type UploadSlots = Mutex<Slots>;
+
+/// An upload slot, free again when this is dropped.
+struct Slot<'a> {
+    slots: &'a UploadSlots,
+    since: Instant,
+    sent: bool,
+}
+
+impl<'a> Slot<'a> {
+    fn take(slots: &'a UploadSlots) -> Option<Self> {
+        let taken = slots.lock().unwrap_or_else(PoisonError::into_inner).take();
+        taken.then(|| Self { slots, since: Instant::now(), sent: false })
+    }
+}
+
+impl Drop for Slot<'_> {
+    fn drop(&mut self) {
+        let took = self.sent.then(|| self.since.elapsed());
+        self.slots.lock().unwrap_or_else(PoisonError::into_inner).release(took);
+    }
+}
+
 /// A reply, and the upload slot that it keeps until it is sent.
 struct Reply<'a> {
     id: u64,
     chunk: Result<(Bytes, Attestation), Refusal>,
-    _slot: Option<SemaphorePermit<'a>>,
+    slot: Option<Slot<'a>>,
 }
 
 async fn chunks(
     mut reader: Reader,
     mut writer: Writer,
     serve: &dyn Serve,
-    slots: &Semaphore,
+    slots: &UploadSlots,
     given: &Given,
 ) -> Result<(), StreamError> {
     greet(&mut reader, &mut writer).await?;
@@ -197,22 +223,22 @@ async fn chunks(
 async fn chunk<'a>(
     request: ChunkRequest,
     serve: &dyn Serve,
-    slots: &'a Semaphore,
+    slots: &'a UploadSlots,
     given: &Given,
 ) -> Reply<'a> {
-    let Ok(slot) = slots.try_acquire() else {
+    let Some(slot) = Slot::take(slots) else {
         given.busy.fetch_add(1, Ordering::Relaxed);
-        return Reply { id: request.id, chunk: Err(Refusal::Busy), _slot: None };
+        return Reply { id: request.id, chunk: Err(Refusal::Busy), slot: None };
     };
     let reply = serve.chunk(request.digest, request.size, request.chunk);
     let reply = tokio::time::timeout(SERVE, reply).await.unwrap_or(Err(Refusal::Missing));
     if reply.is_ok() {
         given.chunks.fetch_add(1, Ordering::Relaxed);
     }
-    Reply { id: request.id, chunk: reply, _slot: Some(slot) }
+    Reply { id: request.id, chunk: reply, slot: Some(slot) }
 }
 
-async fn send(writer: &mut Writer, Reply { id, chunk, _slot }: Reply<'_>) -> Result<(), StreamError> {
+async fn send(writer: &mut Writer, Reply { id, chunk, mut slot }: Reply<'_>) -> Result<(), StreamError> {
     match chunk {
         Err(refusal) => writer.queue(&ChunkReply::Refused(refusal).into_wire(id)),
         Ok((bytes, attestation)) => {
@@ -220,6 +246,9 @@ async fn send(writer: &mut Writer, Reply { id, chunk, _slot }: Reply<'_>) -> Res
             let length = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
             writer.queue(&ChunkReply::Chunk { attestation, length }.into_wire(id));
             writer.send(&bytes).await?;
+            if let Some(slot) = &mut slot {
+                slot.sent = true;
+            }
         }
     }
     writer.flush().await

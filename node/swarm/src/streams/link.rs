@@ -18,6 +18,8 @@ use crate::{AskError, ChunkError};
 const LANES: usize = 2;
 /// Questions that may wait to be sent.
 const QUESTIONS: usize = 64;
+/// How often a chunk is asked for: one lane may die as the request was made, and one while it was being opened.
+const TRIES: usize = 3;
 /// How long a stream may take to open, the dial included.
 const OPEN: Duration = Duration::from_secs(5);
 /// How long the swarm may take to hear that a connection ended.
@@ -41,6 +43,8 @@ struct Senders {
     lanes: Vec<Lane>,
     /// Lanes opened so far.
     opened: u64,
+    /// Lanes up to this number may be on a connection that died: nothing more is asked of them.
+    suspect: u64,
 }
 
 #[derive(Debug, Clone)]
@@ -48,6 +52,16 @@ struct Lane {
     asks: mpsc::Sender<lane::Ask>,
     /// The how-manieth it is.
     number: u64,
+}
+
+impl Senders {
+    /// A lane died. The others that are open by then may have been on the same connection; those opened since the
+    /// first of them died are not.
+    fn died(&mut self, number: u64) {
+        if number > self.suspect {
+            self.suspect = self.opened;
+        }
+    }
 }
 
 impl Link {
@@ -85,18 +99,18 @@ impl Link {
     /// Asks for a chunk and waits until it is here, or the lane has stalled.
     ///
     /// A lane that dies before it answers says nothing of the peer, which may have come back meanwhile: the request
-    /// is made once more, on a lane that is newer than all that were open.
+    /// is made again, on a lane that is newer than all that were open then. If the peer is gone for good, no such lane
+    /// can be opened.
     pub(crate) async fn chunk(&self, request: ChunkRequest) -> Result<(Bytes, Attestation), ChunkError> {
-        let mut old = 0;
-        for _ in 0..2 {
-            let lane = self.lane(old).await?;
-            old = self.senders().opened;
+        for _ in 0..TRIES {
+            let lane = self.lane().await?;
             let (reply, answer) = oneshot::channel();
-            if lane.send(lane::Ask { request, reply }).await.is_ok()
+            if lane.asks.send(lane::Ask { request, reply }).await.is_ok()
                 && let Ok(answer) = answer.await
             {
                 return answer;
             }
+            self.senders().died(lane.number);
         }
         Err(ChunkError::Gone)
     }
@@ -124,21 +138,22 @@ impl Link {
         Ok(session)
     }
 
-    /// The lane with the most room, or `None` if another should be opened first. Those up to number `old` are left to
-    /// end with what was asked of them.
-    fn open_lane(&self, old: u64) -> Option<mpsc::Sender<lane::Ask>> {
+    /// The lane with the most room, or `None` if another should be opened first. Suspect ones are left to end with
+    /// what was asked of them.
+    fn open_lane(&self) -> Option<Lane> {
         let mut senders = self.senders();
-        senders.lanes.retain(|lane| !lane.asks.is_closed() && lane.number > old);
-        let roomiest = senders.lanes.iter().map(|lane| &lane.asks).max_by_key(|asks| asks.capacity())?;
-        (roomiest.capacity() == PIPELINE || senders.lanes.len() >= LANES).then(|| roomiest.clone())
+        let suspect = senders.suspect;
+        senders.lanes.retain(|lane| !lane.asks.is_closed() && lane.number > suspect);
+        let roomiest = senders.lanes.iter().max_by_key(|lane| lane.asks.capacity())?;
+        (roomiest.asks.capacity() == PIPELINE || senders.lanes.len() >= LANES).then(|| roomiest.clone())
     }
 
-    async fn lane(&self, old: u64) -> Result<mpsc::Sender<lane::Ask>, OpenError> {
-        if let Some(lane) = self.open_lane(old) {
+    async fn lane(&self) -> Result<Lane, OpenError> {
+        if let Some(lane) = self.open_lane() {
             return Ok(lane);
         }
         let _turn = self.opening.lock().await;
-        if let Some(lane) = self.open_lane(old) {
+        if let Some(lane) = self.open_lane() {
             return Ok(lane);
         }
         let stream = self.open(Kind::Chunks).await?;
@@ -146,9 +161,9 @@ impl Link {
         tokio::spawn(lane::run(stream, inbox));
         let mut senders = self.senders();
         senders.opened += 1;
-        let number = senders.opened;
-        senders.lanes.push(Lane { asks: asks.clone(), number });
-        Ok(asks)
+        let lane = Lane { asks, number: senders.opened };
+        senders.lanes.push(lane.clone());
+        Ok(lane)
     }
 
     /// Opens a stream. A connection that ends under it is no answer: there may be a newer one, or none, which a dial

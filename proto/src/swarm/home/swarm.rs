@@ -6,6 +6,7 @@ use std::time::Duration;
 use fixedbitset::FixedBitSet;
 use libp2p_identity::PeerId;
 
+use super::passers::Passers;
 use super::{Action, Options, QuestionId};
 use crate::chunk::ChunkLayout;
 use crate::swarm::lease::Leases;
@@ -57,6 +58,8 @@ pub(super) struct Swarm {
     pub(super) members: BTreeMap<PeerId, Member>,
     /// Holders of the whole blob that take no part: by their records, until somebody finds them gone.
     pub(super) providers: BTreeSet<PeerId>,
+    /// Those who take part and of whom no track is kept.
+    passers: Passers,
     pub(super) leases: Leases,
     /// When somebody last spoke of it.
     pub(super) used: Duration,
@@ -73,6 +76,7 @@ impl Swarm {
             role: Role::Claiming { since: now, pending: BTreeSet::new(), waiting: Vec::new() },
             members: BTreeMap::new(),
             providers: BTreeSet::new(),
+            passers: Passers::default(),
             leases: Leases::new(layout, leases),
             used: now,
             turn: 0,
@@ -103,6 +107,7 @@ impl Swarm {
             actions.extend(answers.map(|question| Action::Answer(question, Standing::Elsewhere(home))));
         }
         self.members.clear();
+        self.passers.clear();
         self.leases.clear();
     }
 
@@ -110,6 +115,7 @@ impl Swarm {
     pub(super) fn lose(&mut self, peer: &PeerId) {
         self.members.remove(peer);
         self.providers.remove(peer);
+        self.passers.remove(peer);
         self.leases.release(peer);
         if self.members.is_empty() {
             // Nobody waits for it any more: whoever comes next has a try of its own.
@@ -136,6 +142,7 @@ impl Swarm {
     pub(super) fn note(&mut self, from: PeerId, report: &Report, options: Options, now: Duration) {
         for lost in &report.unreachable {
             self.providers.remove(lost);
+            self.passers.remove(lost);
             if self.members.get(lost).is_some_and(|member| member.have == Availability::Complete) {
                 self.members.remove(lost);
             }
@@ -168,6 +175,9 @@ impl Swarm {
         if self.members.len() < options.members || self.members.contains_key(&from) {
             let member = Member { have: have.clone(), can_fetch: report.can_fetch, seen: now };
             self.members.insert(from, member);
+            self.passers.remove(&from);
+        } else {
+            self.passers.insert(from);
         }
     }
 
@@ -240,20 +250,23 @@ impl Swarm {
 
     /// Others to talk to. Each asker gets the next ones, so that the members' graph is a random one.
     fn sample(&mut self, asker: &PeerId) -> Vec<PeerId> {
-        let others: Vec<PeerId> = self
+        let known: Vec<PeerId> = self
             .members
             .keys()
             .chain(self.providers.iter().filter(|peer| !self.members.contains_key(peer)))
             .filter(|peer| *peer != asker)
             .copied()
             .collect();
-        if others.len() <= MAX_NAMED {
-            return others;
+        let total = known.len() + self.passers.len();
+        let one = |place: usize| known.get(place).copied().or_else(|| self.passers.get(place - known.len()));
+        if total <= MAX_NAMED {
+            return (0..total).filter_map(one).filter(|peer| peer != asker).collect();
         }
         // A step without a common divisor with most lengths: neighbours of neighbours are others again.
         self.turn = self.turn.wrapping_add(7919);
         (0..MAX_NAMED)
-            .map(|n| others[(self.turn.wrapping_add(n * 31)) % others.len()])
+            .filter_map(|n| one(self.turn.wrapping_add(n * 31) % total))
+            .filter(|peer| peer != asker)
             .collect::<BTreeSet<_>>()
             .into_iter()
             .collect()

@@ -252,12 +252,17 @@ fn only_so_many_are_kept_track_of() {
         homes.options.members = 20;
     }
     let mut tracked = 0;
+    let mut named = BTreeSet::new();
     for seed in 10..60 {
         let membership = fleet.member(test_peer(seed), home, report(0..0));
         assert!(membership.members.len() <= MAX_NAMED);
+        assert!(!membership.members.contains(&test_peer(seed)));
+        named.extend(membership.members);
         tracked += usize::from(membership.again.is_some());
     }
     assert_eq!(tracked, 20);
+    // The others are named all the same: their uplinks count as much.
+    assert!(named.len() > 40, "{}", named.len());
     // The silent are forgotten.
     fleet.pass(ms(5000));
     assert!(fleet.member(test_peer(200), home, report(0..0)).again.is_some());

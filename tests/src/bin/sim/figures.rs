@@ -101,7 +101,7 @@ impl Figures {
         &mut self.beats[second]
     }
 
-    pub(crate) fn upstream_gave(&mut self, bytes: f64, now: Duration) {
+    pub(crate) fn upstream_sent(&mut self, bytes: f64, now: Duration) {
         self.upstream_bytes += bytes;
         self.beat(now).upstream_bytes += bytes;
     }

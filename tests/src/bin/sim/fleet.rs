@@ -102,7 +102,11 @@ impl Fleet {
             blobs: layers.iter().map(|_| Blob::Absent).collect(),
             began: None,
             ended: None,
-            uploads: Uploads::new(Scenario::carries(scenario.links.up_mbit), down),
+            uploads: Uploads::new(
+                Scenario::carries(scenario.links.up_mbit),
+                down,
+                scenario.node.upload_slots,
+            ),
             down_free: Duration::ZERO,
             cpu_free: Duration::ZERO,
             keeper: None,

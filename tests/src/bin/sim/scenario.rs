@@ -67,8 +67,8 @@ pub(crate) struct Links {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct Node {
-    /// Uploads at once; one more is told "busy".
-    pub(crate) upload_slots: u32,
+    /// The most uploads at once; one more is told "busy".
+    pub(crate) upload_slots: usize,
     /// Layers that a client fetches at once.
     pub(crate) layers_at_once: usize,
     /// From a layer's last chunk to its proof.

@@ -7,6 +7,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
+use shoal_proto::swarm::slots::Slots;
 use shoal_proto::transfer::{ChunkFailure, Event as Happens};
 
 use crate::clock::{Event, Wanted};
@@ -24,18 +25,25 @@ struct Lanes {
     waiting: VecDeque<Wanted>,
 }
 
+/// A chunk under way, since when.
+#[derive(Debug)]
+struct Upload {
+    wanted: Wanted,
+    began: Duration,
+}
+
 #[derive(Debug)]
 pub(crate) struct Uploads {
-    link: Link<Wanted>,
-    slots: u32,
+    link: Link<Upload>,
+    slots: Slots,
     lanes: HashMap<u32, Lanes>,
     /// Bytes of control that the next chunk waits for.
     control: f64,
 }
 
 impl Uploads {
-    pub(crate) fn new(rate: f64, cap: f64) -> Self {
-        Self { link: Link::new(rate, cap), slots: 0, lanes: HashMap::new(), control: 0.0 }
+    pub(crate) fn new(rate: f64, cap: f64, slots: usize) -> Self {
+        Self { link: Link::new(rate, cap), slots: Slots::new(slots), lanes: HashMap::new(), control: 0.0 }
     }
 
     /// The uplink carries these bytes of control as well.
@@ -71,21 +79,20 @@ impl Fleet {
             Blob::Absent | Blob::Failed => false,
         };
         let bytes = self.layer(there).bytes_of(wanted.chunk);
-        let slots = self.scenario.node.upload_slots;
         let uploads = &mut self.node(wanted.of).uploads;
-        if uploads.slots >= slots {
+        if !uploads.slots.take() {
             self.figures.was_busy(now);
             self.clock.at(back, Event::Busy(wanted));
             return false;
         }
         if !has {
+            uploads.slots.release(None);
             self.clock.at(back, Event::Missing(wanted));
             return false;
         }
-        uploads.slots += 1;
         uploads.lanes.entry(wanted.by.node).or_default().active += 1;
         let control = std::mem::take(&mut uploads.control);
-        uploads.link.begin(bytes + control, wanted, now);
+        uploads.link.begin(bytes + control, Upload { wanted, began: now }, now);
         self.watch_uplink(wanted.of);
         true
     }
@@ -99,7 +106,7 @@ impl Fleet {
     pub(crate) fn uplink(&mut self, node: u32) {
         let now = self.clock.now;
         self.node(node).uploads.link.looked(now);
-        while let Some(wanted) = self.node(node).uploads.link.ended(now) {
+        while let Some(Upload { wanted, began }) = self.node(node).uploads.link.ended(now) {
             let bytes = self.layer(wanted.by).bytes_of(wanted.chunk);
             let sent = now + self.membership.latency(node, wanted.by.node);
             let there = self.received(wanted.by.node, bytes, sent);
@@ -107,7 +114,7 @@ impl Fleet {
             self.figures.between_peers(bytes, same_zone, now);
             self.clock.at(there, Event::Chunk(wanted));
             let uploads = &mut self.node(node).uploads;
-            uploads.slots -= 1;
+            uploads.slots.release(Some(now.saturating_sub(began)));
             if let Some(lanes) = uploads.lanes.get_mut(&wanted.by.node) {
                 lanes.active -= 1;
             }
@@ -177,7 +184,7 @@ impl Fleet {
         let now = self.clock.now;
         let uploads = &mut self.node(node).uploads;
         let mut lost: Vec<Wanted> =
-            uploads.link.stop(now, |_| true).into_iter().map(|(_, wanted)| wanted).collect();
+            uploads.link.stop(now, |_| true).into_iter().map(|(_, upload)| upload.wanted).collect();
         let mut waiting: Vec<(u32, Lanes)> = uploads.lanes.drain().collect();
         // A map's order is not the seed's.
         waiting.sort_unstable_by_key(|(peer, _)| *peer);

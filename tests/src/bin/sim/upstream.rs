@@ -39,7 +39,7 @@ impl Fleet {
             // What came of the chunk that was under way came in vain.
             let bytes = self.layer(at).bytes_of(fetch.chunks.start);
             let now = self.clock.now;
-            self.figures.upstream_gave((bytes - lacks).max(0.0), now);
+            self.figures.upstream_sent((bytes - lacks).max(0.0), now);
         }
         self.watch_upstream();
     }
@@ -73,7 +73,7 @@ impl Fleet {
         while let Some(Fetch { at, id, chunks }) = self.upstream.ended(now) {
             let chunk = chunks.start;
             let bytes = self.layer(at).bytes_of(chunk);
-            self.figures.upstream_gave(bytes, now);
+            self.figures.upstream_sent(bytes, now);
             let there = self.received(at.node, bytes, now);
             self.clock.at(there, Event::Fetched(at, id, chunk));
             let Some(fetch) = self.fetch(at, id) else { continue };
