@@ -12,12 +12,14 @@
 //! | [`manifest`] | media types, and what a manifest lists |
 //! | [`range`] | byte ranges and HTTP's `Range` header |
 //! | [`chunk`] | how a blob is cut |
+//! | [`buffer`] | memory for chunks |
 //! | [`attestation`] | who vouches for a chunk |
 //! | [`wire`] | the messages on a stream, and their framing |
 //! | [`tag`] | signed tag mappings |
 //! | [`transfer`] | the sans-IO core of one blob's transfer |
 
 pub mod attestation;
+pub mod buffer;
 pub mod chunk;
 pub mod digest;
 pub mod manifest;

@@ -2,11 +2,12 @@
 
 use std::ops::Range;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use futures::StreamExt as _;
 use shoal_gateway::error::PullError;
 use shoal_gateway::upstream::BlobDownload;
 use shoal_proto::attestation::{Attestation, ChunkHash, Claim};
+use shoal_proto::buffer::ChunkBuffer;
 use shoal_proto::chunk::ChunkLayout;
 use shoal_proto::digest::Digest;
 use shoal_proto::name::Scope;
@@ -82,8 +83,8 @@ impl RangeFetch {
     ) -> Result<(), PullError> {
         let mut skip = range.start.saturating_sub(download.start);
         let Some(mut chunk) = chunks.next() else { return Ok(()) };
-        let mut wanted = length_of(layout, chunk);
-        let mut buffer = BytesMut::with_capacity(wanted);
+        let mut buffer = ChunkBuffer::of(length_of(layout, chunk));
+        let mut filled = 0;
         while let Some(piece) = download.stream.next().await {
             let mut piece = piece?;
             self.ports.metrics.upstream_bytes(piece.len() as u64);
@@ -94,16 +95,17 @@ impl RangeFetch {
                 skip -= skipped as u64;
             }
             while !piece.is_empty() {
-                let part = piece.split_to(piece.len().min(wanted - buffer.len()));
-                buffer.extend_from_slice(&part);
-                if buffer.len() < wanted {
+                let part = piece.split_to(piece.len().min(buffer.len() - filled));
+                buffer[filled..filled + part.len()].copy_from_slice(&part);
+                filled += part.len();
+                if filled < buffer.len() {
                     continue;
                 }
-                self.store_chunk(chunk, buffer.split().freeze()).await?;
+                self.store_chunk(chunk, buffer.freeze()).await?;
                 let Some(next) = chunks.next() else { return Ok(()) };
                 chunk = next;
-                wanted = length_of(layout, chunk);
-                buffer.reserve(wanted);
+                buffer = ChunkBuffer::of(length_of(layout, chunk));
+                filled = 0;
             }
         }
         Err(PullError::Upstream {

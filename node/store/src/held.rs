@@ -3,8 +3,9 @@
 use std::fmt::Display;
 use std::io::ErrorKind;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use shoal_proto::attestation::ChunkHash;
+use shoal_proto::buffer::ChunkBuffer;
 use shoal_proto::chunk::ChunkLayout;
 use shoal_proto::digest::Digest;
 use shoal_proto::range::ByteRange;
@@ -105,7 +106,7 @@ fn noted(
 pub(crate) fn read_range(file: &dyn DiskFile, range: ByteRange) -> std::io::Result<Bytes> {
     // A chunk is at most 4 MiB.
     let length = usize::try_from(range.len()).map_err(std::io::Error::other)?;
-    let mut bytes = BytesMut::zeroed(length);
+    let mut bytes = ChunkBuffer::of(length);
     file.read_exact_at(range.start, &mut bytes)?;
     Ok(bytes.freeze())
 }

@@ -20,6 +20,7 @@
 //! | `held` | reading them |
 //! | `metadata` | media types, repositories, tags |
 //! | [`Partial`] | a blob on its way: what all handles share, hashing, publishing, resuming |
+//! | `recent` | chunks that were just stored |
 //! | `damage` | what is done about a held blob that is no longer what it was |
 //! | `turns` | one at a time for each blob |
 //! | `recovery` | what a start finds and puts right |
@@ -37,6 +38,7 @@ mod held;
 mod layout;
 mod metadata;
 mod partial;
+mod recent;
 mod recovery;
 mod store;
 mod tables;
@@ -58,11 +60,13 @@ pub struct Options {
     pub cache: usize,
     /// How long what is known of a partial blob may be unwritten: so much is fetched again after a crash.
     pub flush: Duration,
+    /// Memory for chunks that were just stored, in bytes: they need not be read back for who asks for them next.
+    pub recent: usize,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { cache: 4 * 1024 * 1024, flush: Duration::from_millis(100) }
+        Self { cache: 4 * 1024 * 1024, flush: Duration::from_millis(100), recent: 16 * 1024 * 1024 }
     }
 }
 

@@ -20,7 +20,6 @@ mod progress;
 mod publish;
 mod resume;
 
-use hashing::Fresh;
 use progress::Phase;
 pub(crate) use progress::State;
 
@@ -49,13 +48,13 @@ impl Partial {
         }
         let from = inner.clone();
         let resumed = blocking(move || resume::resume(&from, &digest, layout)).await?;
-        let state = Arc::new(State::new(digest, layout, resumed));
+        let state = Arc::new(State::new(digest, layout, resumed, inner.recent.clone()));
         let mut partials = inner.partials();
         partials.retain(|_, state| state.strong_count() > 0);
         partials.insert(digest, Arc::downgrade(&state));
         drop(partials);
         let partial = Self { store: inner.clone(), state };
-        partial.hash_on(None);
+        partial.hash_on();
         Ok(partial)
     }
 
@@ -113,7 +112,10 @@ impl Partial {
             }
             // Here and not with the caller, who may leave before it is done.
             if claim.note(vouched, &bytes) {
-                this.hash_on(Some(Fresh { chunk, hash: vouched.hash, bytes }));
+                if !this.state.is_small() {
+                    this.state.recent.put(digest, chunk, vouched.hash, bytes);
+                }
+                this.hash_on();
                 this.flush_soon();
             }
             Ok(())
@@ -228,7 +230,7 @@ impl Partial {
         let change = Change::Forget { digest: self.state.digest, chunks: chunks.to_vec() };
         self.store.writer.write(change).await?;
         // A prefix that is still there is fed again.
-        self.hash_on(None);
+        self.hash_on();
         Ok(())
     }
 }

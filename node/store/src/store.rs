@@ -13,6 +13,7 @@ use crate::change::Change;
 use crate::database::Database;
 use crate::disk::{Disk, DiskLock};
 use crate::partial::{Partial, State};
+use crate::recent::Recent;
 use crate::recovery::{self, Opened, Recovery};
 use crate::tables::{PARTIAL, key};
 use crate::turns::Turns;
@@ -54,6 +55,7 @@ pub(crate) struct Inner {
     pub(crate) database: Arc<Database>,
     pub(crate) writer: Writer,
     pub(crate) options: Options,
+    pub(crate) recent: Arc<Recent>,
     /// Every held blob and its size: what is asked most.
     index: RwLock<BTreeMap<Digest, u64>>,
     /// Partial blobs that somebody works on. Locked for a map access only.
@@ -99,6 +101,7 @@ impl Store {
             writer: Writer::start(database.clone())?,
             database,
             options,
+            recent: Arc::new(Recent::new(options.recent)),
             index: RwLock::new(index),
             partials: Mutex::default(),
             turns: Turns::default(),

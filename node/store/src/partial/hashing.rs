@@ -1,7 +1,5 @@
 //! The digest of a blob on its way follows its prefix.
 
-use bytes::Bytes;
-use shoal_proto::attestation::ChunkHash;
 use shoal_proto::digest::Digest;
 use tokio::task::spawn_blocking;
 
@@ -10,18 +8,10 @@ use super::prefix::Taken;
 use super::progress::Phase;
 use crate::{FinishError, StoreError};
 
-/// A chunk that was just written: it need not be read back.
-#[derive(Debug)]
-pub(super) struct Fresh {
-    pub(super) chunk: u32,
-    pub(super) hash: ChunkHash,
-    pub(super) bytes: Bytes,
-}
-
 impl Partial {
     /// Feeds the digest whatever follows its prefix, unless somebody does already. Nobody waits for it but
     /// [`Partial::prove`].
-    pub(super) fn hash_on(&self, fresh: Option<Fresh>) {
+    pub(super) fn hash_on(&self) {
         let taken = {
             let mut progress = self.state.progress();
             let next = progress.prefix.needs();
@@ -30,14 +20,14 @@ impl Partial {
         };
         let Some(taken) = taken else { return };
         let this = self.clone();
-        spawn_blocking(move || this.feed(taken, fresh.as_ref()));
+        spawn_blocking(move || this.feed(taken));
     }
 
     /// Feeds chunk after chunk, as far as they go. Blocks.
     ///
     /// What is read back is checked first: bytes that the disk changed would show only at the end, as a digest that
     /// does not come out, and whoever sent them would be blamed.
-    fn feed(&self, mut taken: Taken, fresh: Option<&Fresh>) {
+    fn feed(&self, mut taken: Taken) {
         loop {
             let chunk = taken.next;
             let hash = {
@@ -51,11 +41,7 @@ impl Partial {
                     }
                 }
             };
-            let bytes = match fresh {
-                Some(fresh) if fresh.chunk == chunk && fresh.hash == hash => Ok(fresh.bytes.clone()),
-                _ => self.state.read_back(chunk, hash),
-            };
-            match bytes {
+            match self.state.read_back(chunk, hash) {
                 Ok(bytes) => {
                     taken.hasher.update(&bytes);
                     taken.next += 1;
@@ -94,7 +80,7 @@ impl Partial {
                     return Ok(digest);
                 }
             }
-            self.hash_on(None);
+            self.hash_on();
             hashed.await;
         }
     }

@@ -14,6 +14,7 @@ use super::prefix::Prefix;
 use super::resume::Resumed;
 use crate::disk::DiskFile;
 use crate::held::read_range;
+use crate::recent::Recent;
 use crate::tables::Vouched;
 use crate::{MAX_INLINE, StoreError};
 
@@ -28,6 +29,7 @@ pub(crate) struct State {
     pub(super) hashed: Notify,
     /// Tells who waits that a chunk is no longer being written.
     written: Notify,
+    pub(super) recent: Arc<Recent>,
 }
 
 #[derive(Debug)]
@@ -78,7 +80,7 @@ pub(super) struct Claim {
 }
 
 impl State {
-    pub(super) fn new(digest: Digest, layout: ChunkLayout, resumed: Resumed) -> Self {
+    pub(super) fn new(digest: Digest, layout: ChunkLayout, resumed: Resumed, recent: Arc<Recent>) -> Self {
         let mut have = FixedBitSet::with_capacity(layout.count() as usize);
         have.extend(resumed.chunks.keys().map(|&chunk| chunk as usize));
         let progress = Progress {
@@ -92,7 +94,8 @@ impl State {
             flushing: false,
             phase: Phase::Open,
         };
-        Self { digest, layout, progress: Mutex::new(progress), hashed: Notify::new(), written: Notify::new() }
+        let progress = Mutex::new(progress);
+        Self { digest, layout, progress, hashed: Notify::new(), written: Notify::new(), recent }
     }
 
     pub(super) fn progress(&self) -> MutexGuard<'_, Progress> {
@@ -105,6 +108,9 @@ impl State {
 
     /// The bytes of a chunk, if they are still those that were stored. Blocks.
     pub(super) fn read_back(&self, chunk: u32, hash: ChunkHash) -> Result<Bytes, StoreError> {
+        if let Some(bytes) = self.recent.get(&self.digest, chunk, hash) {
+            return Ok(bytes);
+        }
         let bytes = self.bytes(chunk)?;
         if ChunkHash::of(&bytes) == hash { Ok(bytes) } else { Err(StoreError::Row("a chunk's bytes")) }
     }
@@ -160,6 +166,7 @@ impl State {
         progress.file = None;
         progress.small = None;
         drop(progress);
+        self.recent.forget(&self.digest);
         self.hashed.notify_waiters();
     }
 

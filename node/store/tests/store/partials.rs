@@ -96,7 +96,7 @@ fn attestation(digest: &Digest) -> Attestation {
 
 /// A store that writes to its database only when it must: disk calls can be counted.
 fn open_quiet(disk: &MemoryDisk) -> Store {
-    let options = Options { flush: Duration::from_hours(1), ..Options::default() };
+    let options = Options { flush: Duration::from_hours(1), recent: 0, ..Options::default() };
     Store::open(Arc::new(disk.clone()), options).unwrap().0
 }
 
@@ -228,8 +228,9 @@ async fn a_stored_chunk_that_the_disk_changes_is_fetched_again() {
     write(&partial, &bytes, 0).await.unwrap();
     assert!(matches!(partial.finish().await, Err(FinishError::Incomplete { missing: 1 })));
     assert_eq!(partial.missing(), [2]);
-    // A disk that gives nothing back is no better. The hasher goes on where it stopped.
-    disk.fail_call(2);
+    // A disk that gives nothing back is no better: here when chunk 3 is read, after 2 was written and read. The hasher
+    // goes on where it stopped.
+    disk.fail_call(3);
     write(&partial, &bytes, 2).await.unwrap();
     assert!(matches!(partial.finish().await, Err(FinishError::Incomplete { missing: 1 })));
     assert_eq!(partial.missing(), [3]);

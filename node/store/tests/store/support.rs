@@ -16,7 +16,8 @@ use shoal_store::disk::{Disk, DiskFile, DiskLock, Entry};
 use shoal_store::{FinishError, OpenError, Options, Partial, ReadError, Recovery, Store, StoreError};
 
 pub(crate) fn options() -> Options {
-    Options { flush: Duration::from_millis(5), ..Options::default() }
+    // Nothing from memory: what these tests do to the disk is to be seen.
+    Options { flush: Duration::from_millis(5), recent: 0, ..Options::default() }
 }
 
 pub(crate) fn open(disk: &MemoryDisk) -> (Store, Recovery) {

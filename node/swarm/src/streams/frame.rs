@@ -6,6 +6,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use libp2p::swarm::Stream;
 use prost::Message;
+use shoal_proto::buffer::ChunkBuffer;
 use shoal_proto::wire::{self, WireError, decode_frame, encode_frame};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, ReadHalf, WriteHalf};
 use tokio::time::timeout;
@@ -105,15 +106,14 @@ impl Reader {
 
     /// So many raw bytes. Each read may take as long as [`PATIENCE`].
     pub(super) async fn bytes(&mut self, length: usize) -> Result<Bytes, StreamError> {
-        let mut bytes = BytesMut::with_capacity(length);
-        let buffered = self.buffer.len().min(length);
-        bytes.extend_from_slice(&self.buffer.split_to(buffered));
-        let mut rest = (&mut self.half).take((length - buffered) as u64);
-        while bytes.len() < length {
-            let read =
-                timeout(PATIENCE, rest.read_buf(&mut bytes)).await.map_err(|_| StreamError::Stalled)?;
-            if read? == 0 {
-                return Err(StreamError::Ended);
+        let mut bytes = ChunkBuffer::of(length);
+        let mut filled = self.buffer.len().min(length);
+        bytes[..filled].copy_from_slice(&self.buffer.split_to(filled));
+        while filled < length {
+            let read = self.half.read(&mut bytes[filled..]);
+            match timeout(PATIENCE, read).await.map_err(|_| StreamError::Stalled)?? {
+                0 => return Err(StreamError::Ended),
+                read => filled += read,
             }
         }
         Ok(bytes.freeze())
