@@ -13,8 +13,9 @@ use axum::{Json, Router};
 use shoal_store::Store;
 
 use crate::fetch::Fetcher;
+use crate::homes::Homes;
 use crate::metrics::{Count, Metrics};
-use crate::status::{PeerLine, PullLine, Source, Status, StoreLine, Traffic};
+use crate::status::{PeerLine, PullLine, Source, Status, StoreLine, SwarmLine, Traffic};
 
 /// What the admin port looks at.
 #[derive(Debug, Clone)]
@@ -25,6 +26,8 @@ pub struct Views {
     pub peers: shoal_swarm::Handle,
     /// What is being fetched.
     pub fetcher: Fetcher,
+    /// The swarms that it keeps.
+    pub homes: Homes,
     /// What was counted.
     pub metrics: Metrics,
     /// Where the gateway listens.
@@ -58,11 +61,19 @@ impl Views {
             peer_id: peer.peer.to_string(),
             address: peer.address.to_string(),
             connected_seconds: peer.since.elapsed().as_secs(),
+            zone: peer.zone,
         });
         let pulls = self.fetcher.in_progress().await.into_iter().map(|pull| PullLine {
             digest: pull.digest,
             size: pull.size,
             have_bytes: pull.have_bytes(),
+        });
+        let swarms = self.homes.kept().await.into_iter().map(|swarm| SwarmLine {
+            digest: swarm.digest,
+            size: swarm.size,
+            home: swarm.is_home,
+            members: swarm.members,
+            leases: swarm.leases,
         });
         Ok(Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -87,6 +98,7 @@ impl Views {
             uploaded_bytes: self.metrics.uploaded(),
             announced: self.peers.counters().announced,
             pulls: pulls.collect(),
+            swarms: swarms.collect(),
         })
     }
 }
@@ -124,6 +136,8 @@ async fn metrics(State(views): State<Views>) -> Response {
         Err(error) => return failed(&error),
     };
     let open_metrics = [(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")];
+    let counters = views.peers.counters();
+    views.metrics.control_messages(counters.questions, counters.answers);
     match views.metrics.render(views.peers.connected().len(), usage.blobs, usage.bytes) {
         Ok(text) => (open_metrics, text).into_response(),
         Err(error) => failed(&error),

@@ -66,8 +66,14 @@ pub struct Config {
     pub bootstrap: Vec<String>,
     /// The file with the secret that admits peers. Without one, peers on this machine only.
     pub cluster_key_file: Option<PathBuf>,
-    /// The name of what is near: shown to people.
+    /// The name of what is near: peers that name the same are asked first.
     pub zone: Option<String>,
+    /// The most bytes a second that are sent to peers.
+    pub upload_rate: Option<u64>,
+    /// The most bytes a second of blobs that are taken from peers and upstream.
+    pub download_rate: Option<u64>,
+    /// The most bytes a second of blobs that are taken from upstream.
+    pub upstream_rate: Option<u64>,
     /// When the body of a blob that is still being fetched starts.
     pub stream: Stream,
     /// Which registries may be asked, and how each is reached.
@@ -202,6 +208,9 @@ fn resolve(flags: &Flags, environment: &Environment) -> (Loaded, Vec<ToOpen>, Ve
         bootstrap: layers.bootstrap(&flags.bootstrap),
         cluster_key_file,
         zone: layers.one("zone", flags.zone.as_deref(), value::zone),
+        upload_rate: layers.one("upload_rate", flags.upload_rate.as_deref(), value::rate),
+        download_rate: layers.one("download_rate", flags.download_rate.as_deref(), value::rate),
+        upstream_rate: layers.one("upstream_rate", flags.upstream_rate.as_deref(), value::rate),
         stream: layers.one("stream", None, value::stream).unwrap_or_default(),
         upstreams: layers.upstreams(&flags.upstream),
         exit_with_stdin: flags.exit_with_stdin,

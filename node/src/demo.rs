@@ -8,7 +8,6 @@
 //! | `client` | a pull through a node's gateway, every digest checked |
 //! | `table` | how it went |
 //! | `next` | what to try with a fleet that is left running |
-//! | [`size`] | sizes as people write them |
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -18,19 +17,18 @@ use anyhow::{Context as _, bail};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::cli::{explain, print};
+use crate::size::{self, ByteSize};
 
 mod client;
 mod fleet;
 mod image;
 mod next;
 mod registry;
-pub mod size;
 mod table;
 
 use fleet::Fleet;
 use image::Image;
 use registry::Registry;
-use size::ByteSize;
 use table::Line;
 
 /// What the demo's registry is called.

@@ -12,7 +12,6 @@
 //! once at a time. Each transfer is a task that owns its [`shoal_proto::transfer::Transfer`] and its partial
 //! blob. It goes on when its clients leave, and stops with the node; what it stored until then is resumed.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use fixedbitset::FixedBitSet;
@@ -23,15 +22,16 @@ use shoal_proto::digest::Digest;
 use shoal_proto::identity::{Keypair, PeerId};
 use shoal_proto::name::Scope;
 use shoal_store::{Partial, Store};
+use shoal_swarm::RateCap;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use tracing::Instrument as _;
 
 use crate::homes::Homes;
 use crate::metrics::Metrics;
 
 pub mod barred;
+mod desk;
 mod discovery;
 mod driver;
 mod range;
@@ -39,13 +39,10 @@ pub mod reader;
 pub mod small;
 
 use barred::Barred;
+use desk::Desk;
 
-/// The most transfers at once: what comes after waits in the desk's queue for its answer.
-const MAX_TRANSFERS: usize = 512;
 /// Requests to the desk that may wait.
 const DESK_QUEUE: usize = 256;
-/// Questions to one transfer that may wait.
-const TRANSFER_QUEUE: usize = 64;
 
 /// What fetching works with.
 #[derive(Clone)]
@@ -64,6 +61,17 @@ pub struct Ports {
     pub metrics: Metrics,
     /// Peers that are not asked for now.
     pub barred: Barred,
+    /// How fast blobs may come.
+    pub rates: Rates,
+}
+
+/// Caps on what comes, beside the one on uploads, which the swarm keeps.
+#[derive(Debug, Clone, Default)]
+pub struct Rates {
+    /// From peers and upstream together.
+    pub download: RateCap,
+    /// From upstream registries.
+    pub upstream: RateCap,
 }
 
 impl std::fmt::Debug for Ports {
@@ -198,8 +206,7 @@ impl Fetcher {
     /// Starts the desk. It ends with `shutdown`.
     pub fn start(ports: Ports, tasks: &mut JoinSet<()>, shutdown: CancellationToken) -> Self {
         let (commands, queue) = mpsc::channel(DESK_QUEUE);
-        let desk = Desk { ports, running: HashMap::new(), tasks: JoinSet::new() };
-        tasks.spawn(desk.run(queue, shutdown));
+        tasks.spawn(Desk::new(ports).run(queue, shutdown));
         Self { commands }
     }
 
@@ -228,116 +235,5 @@ impl Fetcher {
             return Vec::new();
         }
         answer.await.unwrap_or_default()
-    }
-}
-
-/// The actor that owns the table of running transfers.
-struct Desk {
-    ports: Ports,
-    running: HashMap<Digest, TransferHandle>,
-    tasks: JoinSet<Digest>,
-}
-
-impl Desk {
-    async fn run(mut self, mut queue: mpsc::Receiver<Command>, shutdown: CancellationToken) {
-        loop {
-            // Cancel-safe: both branches only receive.
-            tokio::select! {
-                () = shutdown.cancelled() => break,
-                Some(ended) = self.tasks.join_next(), if !self.tasks.is_empty() => self.ended(ended),
-                command = queue.recv(), if self.running.len() < MAX_TRANSFERS => match command {
-                    Some(command) => self.handle(command).await,
-                    None => break,
-                },
-            }
-        }
-        self.tasks.shutdown().await;
-    }
-
-    fn ended(&mut self, ended: Result<Digest, tokio::task::JoinError>) {
-        match ended {
-            Ok(digest) => {
-                self.running.remove(&digest);
-            }
-            Err(error) => {
-                tracing::error!(%error, "a transfer's task died");
-                // Which one is not said: those whose task is gone no longer take questions.
-                self.running.retain(|_, handle| !handle.questions.is_closed());
-            }
-        }
-    }
-
-    async fn handle(&mut self, command: Command) {
-        // Who asked may have left meanwhile: then nobody minds that the reply is lost.
-        match command {
-            Command::Find { digest, reply } => drop(reply.send(self.live(&digest))),
-            Command::List { reply } => drop(reply.send(self.list())),
-            Command::Open { digest, size, scope, reply } => {
-                let opened = self.open(digest, size, scope).await;
-                drop(reply.send(opened));
-            }
-        }
-    }
-
-    fn live(&self, digest: &Digest) -> Option<TransferHandle> {
-        self.running.get(digest).filter(|handle| !handle.questions.is_closed()).cloned()
-    }
-
-    fn list(&self) -> Vec<InProgress> {
-        let line = |(digest, handle): (&Digest, &TransferHandle)| match *handle.status.borrow() {
-            Status::Running { have } => Some(InProgress { digest: *digest, size: handle.size, have }),
-            _ => None,
-        };
-        self.running.iter().filter_map(line).collect()
-    }
-
-    async fn open(&mut self, digest: Digest, size: u64, scope: Scope) -> Result<TransferHandle, PullError> {
-        if let Some(handle) = self.live(&digest) {
-            if handle.size == size {
-                // Its queue may be full of questions: then this repository is not needed.
-                drop(handle.questions.try_send(Question::AlsoIn(scope)));
-                return Ok(handle);
-            }
-            return Err(PullError::Content(format!(
-                "{digest} is being fetched as {} bytes and was now asked for as {size}",
-                handle.size
-            )));
-        }
-        let partial = self.partial(&digest, size).await?;
-        let (questions, inbox) = mpsc::channel(TRANSFER_QUEUE);
-        if self
-            .ports
-            .store
-            .held(&digest)
-            .await
-            .map_err(|error| PullError::Unavailable(error.to_string()))?
-            .is_some()
-        {
-            // It was completed since the caller looked. Nobody answers questions: readers turn to the store.
-            let (_, status) = watch::channel(Status::Held);
-            return Ok(TransferHandle { size, partial, questions, status });
-        }
-        let (status, watch) = watch::channel(Status::Running { have: 0 });
-        let handle = TransferHandle { size, partial: partial.clone(), questions, status: watch };
-        let driver = driver::Driver::new(self.ports.clone(), digest, scope, partial, status);
-        let span = tracing::info_span!("fetch", %digest);
-        self.tasks.spawn(
-            async move {
-                driver.run(inbox).await;
-                digest
-            }
-            .instrument(span),
-        );
-        self.running.insert(digest, handle.clone());
-        Ok(handle)
-    }
-
-    async fn partial(&self, digest: &Digest, size: u64) -> Result<Partial, PullError> {
-        ChunkLayout::of(size).map_err(|error| PullError::TooLarge(error.to_string()))?;
-        self.ports
-            .store
-            .partial(digest, size)
-            .await
-            .map_err(|error| PullError::Unavailable(error.to_string()))
     }
 }

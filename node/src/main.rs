@@ -29,6 +29,7 @@ pub mod metrics;
 pub mod pull;
 pub mod run;
 pub mod serve;
+pub mod size;
 pub mod source;
 pub mod status;
 pub mod turn;

@@ -1,6 +1,7 @@
 //! What this node counts, and how Prometheus reads it.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, text};
 use prometheus_client::metrics::counter::Counter;
@@ -19,6 +20,33 @@ enum Origin {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct FromOrigin {
     source: Origin,
+}
+
+/// Which way content goes between this node and a peer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
+pub enum Direction {
+    /// From a peer.
+    In,
+    /// To a peer.
+    Out,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
+enum Zone {
+    Same,
+    Other,
+    Unknown,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct BetweenZones {
+    direction: Direction,
+    zone: Zone,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Control {
+    kind: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -42,6 +70,8 @@ pub struct Metrics {
     requests: Family<FromOrigin, Counter>,
     bytes: Family<FromOrigin, Counter>,
     uploaded: Counter,
+    zones: Family<BetweenZones, Counter>,
+    control: Family<Control, Counter>,
     corrupt_chunks: Counter,
     digest_mismatches: Counter,
     false_attestations: Counter,
@@ -71,6 +101,20 @@ impl Default for Metrics {
             Unit::Bytes,
             Family::clone(&bytes),
         );
+        let zones = Family::default();
+        registry.register_with_unit(
+            "peer_zone",
+            "Content bytes from and to peers by where they say they are: in this node's zone, in another, or \
+             unknown because either does not say",
+            Unit::Bytes,
+            Family::clone(&zones),
+        );
+        let control = Family::default();
+        registry.register(
+            "control_messages",
+            "Messages sent to peers that carry no content: questions and answers",
+            Family::clone(&control),
+        );
         let answers = Family::default();
         registry.register("gateway_answers", "Answers to clients by status", Family::clone(&answers));
         let mut counter = |name: &str, help: &str| {
@@ -96,6 +140,8 @@ impl Default for Metrics {
             requests,
             bytes,
             uploaded,
+            zones,
+            control,
             corrupt_chunks,
             digest_mismatches,
             false_attestations,
@@ -167,6 +213,16 @@ impl Metrics {
         self.uploaded.inc_by(bytes);
     }
 
+    /// Bytes from or to a peer; `near` is whether it is in this node's zone, if that is known.
+    pub fn between_zones(&self, direction: Direction, near: Option<bool>, bytes: u64) {
+        let zone = match near {
+            Some(true) => Zone::Same,
+            Some(false) => Zone::Other,
+            None => Zone::Unknown,
+        };
+        self.zones.get_or_create(&BetweenZones { direction, zone }).inc_by(bytes);
+    }
+
     /// A peer sent a chunk that failed its check.
     pub fn corrupt_chunk(&self) {
         self.corrupt_chunks.inc();
@@ -212,6 +268,13 @@ impl Metrics {
         self.uploaded.get()
     }
 
+    /// Messages sent to peers so far, as the swarm counts them.
+    pub fn control_messages(&self, questions: u64, answers: u64) {
+        for (kind, count) in [("question", questions), ("answer", answers)] {
+            self.control.get_or_create(&Control { kind }).inner().store(count, Ordering::Relaxed);
+        }
+    }
+
     /// Everything in the `OpenMetrics` text format. The gauges are set first, from what the caller saw.
     ///
     /// # Errors
@@ -239,7 +302,11 @@ mod tests {
         metrics.upstream_bytes(7);
         assert_eq!(metrics.from_peers(), Count { requests: 1, bytes: 5 });
         assert_eq!(metrics.from_upstream(), Count { requests: 0, bytes: 7 });
+        metrics.between_zones(Direction::In, Some(false), 5);
+        metrics.control_messages(8, 9);
         let text = metrics.render(3, 1, 2).unwrap();
+        assert!(text.contains("shoal_peer_zone_bytes_total{direction=\"In\",zone=\"Other\"} 5"), "{text}");
+        assert!(text.contains("shoal_control_messages_total{kind=\"answer\"} 9"), "{text}");
         assert!(text.contains("shoal_source_bytes_total{source=\"Peer\"} 5"), "{text}");
         assert!(text.contains("shoal_source_requests_total{source=\"Store\"} 0"), "{text}");
         assert!(text.contains("shoal_connected_peers 3"), "{text}");

@@ -13,6 +13,7 @@ use shoal_gateway::upstream::Upstreams;
 use shoal_proto::identity::Keypair;
 use shoal_store::Store;
 use shoal_store::disk::real::RealDisk;
+use shoal_swarm::RateCap;
 use shoal_swarm::bootstrap::Address;
 use shoal_swarm::cluster_key::ClusterKey;
 use tokio::net::TcpListener;
@@ -22,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 use crate::admin::{self, Views};
 use crate::config::Config;
 use crate::fetch::barred::Barred;
-use crate::fetch::{Fetcher, Ports};
+use crate::fetch::{Fetcher, Ports, Rates};
 use crate::homes::Homes;
 use crate::metrics::Metrics;
 use crate::serve::NodeServe;
@@ -62,7 +63,13 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let admin = listen(config.admin_addr, "admin-addr").await?;
 
     let serve = NodeServe::new(store.clone(), keypair.clone(), metrics.clone());
-    let (peers, swarm) = join_swarm(&config, (*keypair).clone(), serve.clone(), shutdown.clone()).await?;
+    let cap = |rate: Option<u64>| rate.map_or_else(RateCap::default, RateCap::of);
+    let rates = Rates { download: cap(config.download_rate), upstream: cap(config.upstream_rate) };
+    let mut swarm = shoal_swarm::Config::new((*keypair).clone(), config.peer_addr);
+    swarm.zone.clone_from(&config.zone);
+    swarm.upload = cap(config.upload_rate);
+    swarm.download = rates.download.clone();
+    let (peers, swarm) = join_swarm(&config, swarm, serve.clone(), shutdown.clone()).await?;
     let homes = Homes::start(store.clone(), peers.clone(), &mut tasks, shutdown.clone());
     let ports = Ports {
         store: store.clone(),
@@ -72,6 +79,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         keypair,
         metrics: metrics.clone(),
         barred: Barred::default(),
+        rates,
     };
     let fetcher = Fetcher::start(ports.clone(), &mut tasks, shutdown.clone());
     serve.complete(fetcher.clone(), homes.clone(), peers.clone());
@@ -90,6 +98,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         store,
         peers,
         fetcher: fetcher.clone(),
+        homes,
         metrics: metrics.clone(),
         gateway: served.said.gateway,
         zone: config.zone.clone(),
@@ -179,7 +188,7 @@ async fn listen(address: SocketAddr, key: &str) -> anyhow::Result<TcpListener> {
 
 async fn join_swarm(
     config: &Config,
-    keypair: Keypair,
+    mut swarm: shoal_swarm::Config,
     serve: NodeServe,
     shutdown: CancellationToken,
 ) -> anyhow::Result<(shoal_swarm::Handle, tokio::task::JoinHandle<()>)> {
@@ -192,7 +201,6 @@ async fn join_swarm(
         );
         None
     };
-    let mut swarm = shoal_swarm::Config::new(keypair, config.peer_addr);
     swarm.cluster_key = cluster_key;
     swarm.bootstrap = bootstrap(config)?;
     Ok(shoal_swarm::start(swarm, Arc::new(serve), shutdown).await?)

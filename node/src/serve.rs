@@ -21,7 +21,7 @@ use tokio::time::timeout;
 
 use crate::fetch::{Fetcher, Status, TransferHandle};
 use crate::homes::Homes;
-use crate::metrics::Metrics;
+use crate::metrics::{Direction, Metrics};
 
 /// How long one who follows a running transfer waits for news.
 const NEWS: Duration = Duration::from_secs(1);
@@ -141,7 +141,7 @@ impl NodeServe {
         (answer, whereabouts)
     }
 
-    async fn gives(self, claim: Claim) -> Result<(Bytes, Attestation), Refusal> {
+    async fn gives(self, to: PeerId, claim: Claim) -> Result<(Bytes, Attestation), Refusal> {
         let given = match self.store.held(&claim.digest).await {
             Ok(Some(held)) if held.size == claim.size => self.held_chunk(claim).await,
             Ok(Some(_)) => Err(Refusal::Invalid),
@@ -151,7 +151,11 @@ impl NodeServe {
                 Err(Refusal::Missing)
             }
         }?;
-        self.metrics.uploaded_bytes(given.0.len() as u64);
+        let bytes = given.0.len() as u64;
+        self.metrics.uploaded_bytes(bytes);
+        if let Some(later) = self.later.get() {
+            self.metrics.between_zones(Direction::Out, later.peers.is_near(&to), bytes);
+        }
         Ok(given)
     }
 
@@ -258,11 +262,12 @@ impl Serve for NodeServe {
 
     fn chunk(
         &self,
+        from: PeerId,
         digest: Digest,
         size: u64,
         chunk: u32,
     ) -> BoxFuture<'static, Result<(Bytes, Attestation), Refusal>> {
-        self.clone().gives(Claim { digest, size, chunk }).boxed()
+        self.clone().gives(from, Claim { digest, size, chunk }).boxed()
     }
 
     fn tag(&self, scope: Scope, tag: Tag) -> BoxFuture<'static, Vec<SignedTagMapping>> {

@@ -48,6 +48,9 @@ pub struct Status {
     pub announced: u64,
     /// The blobs that it is fetching now.
     pub pulls: Vec<PullLine>,
+    /// The swarms that it keeps: of blobs that several nodes are fetching now.
+    #[serde(default)]
+    pub swarms: Vec<SwarmLine>,
 }
 
 /// A connected peer.
@@ -59,6 +62,9 @@ pub struct PeerLine {
     pub address: String,
     /// For how long, in seconds.
     pub connected_seconds: u64,
+    /// Its zone, if it says so.
+    #[serde(default)]
+    pub zone: Option<String>,
 }
 
 /// What a node holds.
@@ -103,6 +109,21 @@ pub struct PullLine {
     pub size: u64,
     /// How many of them are here.
     pub have_bytes: u64,
+}
+
+/// A swarm that the node keeps.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SwarmLine {
+    /// The blob's digest.
+    pub digest: Digest,
+    /// The blob's size in bytes.
+    pub size: u64,
+    /// Whether this node is the swarm's home, which says who may ask upstream; else it stands by for it.
+    pub home: bool,
+    /// The nodes that fetch or hold the blob, as far as they are kept track of.
+    pub members: usize,
+    /// The ranges that are being fetched from upstream now.
+    pub leases: usize,
 }
 
 /// What `shoal status` may be told.

@@ -163,6 +163,7 @@ impl Serve for Serving {
 
     fn chunk(
         &self,
+        _: PeerId,
         digest: Digest,
         size: u64,
         chunk: u32,

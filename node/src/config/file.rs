@@ -13,8 +13,18 @@ use super::open;
 use super::problem::{Given, Problem, Source, Wrong, shown};
 
 /// The keys of the file's top level that hold one text.
-const TEXTS: [&str; 7] =
-    ["data_dir", "gateway_addr", "peer_addr", "admin_addr", "cluster_key_file", "zone", "stream"];
+const TEXTS: [&str; 10] = [
+    "data_dir",
+    "gateway_addr",
+    "peer_addr",
+    "admin_addr",
+    "cluster_key_file",
+    "zone",
+    "upload_rate",
+    "download_rate",
+    "upstream_rate",
+    "stream",
+];
 /// The other keys of the top level.
 const OTHERS: [&str; 3] = ["bootstrap", "policy", "upstream"];
 

@@ -30,9 +30,18 @@ pub struct Flags {
     /// without. Several: repeat it, or separate them by spaces or commas.
     #[arg(long, value_name = "NAME=URL", num_args = 1..)]
     pub upstream: Vec<String>,
-    /// Zone of this node, as in eu-west-1a, which `shoal status` shows.
+    /// Zone of this node, as in eu-west-1a: peers that name the same are asked first.
     #[arg(long, value_name = "NAME")]
     pub zone: Option<String>,
+    /// The most bytes a second to send to peers, as in 50MiB [default: no cap].
+    #[arg(long, value_name = "RATE")]
+    pub upload_rate: Option<String>,
+    /// The most bytes a second of blobs to take, from peers and upstream together [default: no cap].
+    #[arg(long, value_name = "RATE")]
+    pub download_rate: Option<String>,
+    /// The most bytes a second of blobs to take from upstream registries [default: no cap].
+    #[arg(long, value_name = "RATE")]
+    pub upstream_rate: Option<String>,
     /// Stop when standard input ends.
     #[arg(long, hide = true)]
     pub exit_with_stdin: bool,

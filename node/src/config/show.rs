@@ -26,6 +26,10 @@ pub fn effective(loaded: &Loaded) -> String {
     key("bootstrap", Some(list(&config.bootstrap)));
     key("cluster_key_file", config.cluster_key_file.as_deref().map(path));
     key("zone", config.zone.as_deref().map(quoted));
+    let rate = |rate: Option<u64>| rate.map(|rate| quoted(&format!("{rate}B")));
+    key("upload_rate", rate(config.upload_rate));
+    key("download_rate", rate(config.download_rate));
+    key("upstream_rate", rate(config.upstream_rate));
     key("stream", Some(quoted(stream(config.stream))));
     upstreams(&mut out, &config.upstreams);
     out

@@ -49,6 +49,9 @@ fn defaults_need_nothing() {
         bootstrap: Vec::new(),
         cluster_key_file: None,
         zone: None,
+        upload_rate: None,
+        download_rate: None,
+        upstream_rate: None,
         stream: Stream::Early,
         upstreams: Settings::default(),
         exit_with_stdin: false,
@@ -99,7 +102,7 @@ type Row = (&'static str, fn(&mut Flags, String), fn(&Config) -> String, [&'stat
 /// Every key that holds one text: flag over variable over file, and what each said is where it came from.
 #[test]
 fn flag_over_environment_over_file() {
-    let rows: [Row; 5] = [
+    let rows: [Row; 8] = [
         (
             "data_dir",
             |flags, value| flags.data_dir = Some(value),
@@ -129,6 +132,24 @@ fn flag_over_environment_over_file() {
             |flags, value| flags.zone = Some(value),
             |config| config.zone.clone().unwrap_or_default(),
             ["a", "b", "c"],
+        ),
+        (
+            "upload_rate",
+            |flags, value| flags.upload_rate = Some(value),
+            |config| crate::size::ByteSize(config.upload_rate.unwrap_or(0)).to_string().replace(".0 ", ""),
+            ["1MiB", "2MiB", "3MiB"],
+        ),
+        (
+            "download_rate",
+            |flags, value| flags.download_rate = Some(value),
+            |config| crate::size::ByteSize(config.download_rate.unwrap_or(0)).to_string().replace(".0 ", ""),
+            ["1MiB", "2MiB", "3MiB"],
+        ),
+        (
+            "upstream_rate",
+            |flags, value| flags.upstream_rate = Some(value),
+            |config| crate::size::ByteSize(config.upstream_rate.unwrap_or(0)).to_string().replace(".0 ", ""),
+            ["1MiB", "2MiB", "3MiB"],
         ),
     ];
     for (key, set, see, [by_flag, by_variable, by_file]) in rows {
@@ -285,6 +306,11 @@ const MISTAKES: &[(&str, &str)] = &[
         "shoal.toml:1: admin_addr is 5057, of the kind integer (allowed: a text in quotes)",
     ),
     (
+        "upload_rate = \"512KiB\"",
+        "shoal.toml:1: upload_rate = \"512KiB\" is not a rate (allowed: bytes a second, 1MiB or more, as in 50MiB or \
+             1GiB; leave it out for no cap)",
+    ),
+    (
         "zone = \"eu west\"",
         "shoal.toml:1: zone = \"eu west\" is not a zone name (allowed: 1 to 63 letters, digits, dots, dashes and \
              underscores, as in eu-west-1a)",
@@ -311,12 +337,13 @@ const MISTAKES: &[(&str, &str)] = &[
     (
         "data-dir = \"/a\"",
         "shoal.toml:1: data-dir is not a known key: did you mean data_dir? (known here: data_dir, gateway_addr, \
-             peer_addr, admin_addr, cluster_key_file, zone, stream, bootstrap, policy, upstream)",
+             peer_addr, admin_addr, cluster_key_file, zone, upload_rate, download_rate, upstream_rate, stream, \
+             bootstrap, policy, upstream)",
     ),
     (
         "colour = \"red\"",
         "shoal.toml:1: colour is not a known key (known here: data_dir, gateway_addr, peer_addr, admin_addr, \
-             cluster_key_file, zone, stream, bootstrap, policy, upstream)",
+             cluster_key_file, zone, upload_rate, download_rate, upstream_rate, stream, bootstrap, policy, upstream)",
     ),
     (
         "[policy]\nallowed = []",
@@ -607,6 +634,8 @@ fn the_effective_configuration_means_itself() {
     let file = r#"
         cluster_key_file = "cluster.key"
         zone = "z"
+        upload_rate = "50MiB"
+        upstream_rate = "1GiB"
         stream = "proven"
         bootstrap = ["dns:a:1", "[::1]:2"]
         [policy]

@@ -8,6 +8,7 @@ use shoal_proto::name::Registry;
 
 use super::Stream;
 use super::problem::Wrong;
+use crate::size::ByteSize;
 
 /// Longest zone name: cloud zones are about 20 characters, a host name is at most 63.
 const MAX_ZONE: usize = 63;
@@ -56,6 +57,20 @@ pub(super) fn zone(text: &str) -> Result<String, Wrong> {
         ));
     }
     Ok(text.to_owned())
+}
+
+/// The least that a rate may be capped to: below it peers would take this node for one that stands still.
+const LEAST_RATE: u64 = 1 << 20;
+
+/// Bytes a second.
+pub(super) fn rate(text: &str) -> Result<u64, Wrong> {
+    let rate = text.parse().ok().filter(|ByteSize(rate)| *rate >= LEAST_RATE);
+    rate.map(|ByteSize(rate)| rate).ok_or_else(|| {
+        Wrong::new(
+            "is not a rate",
+            "allowed: bytes a second, 1MiB or more, as in 50MiB or 1GiB; leave it out for no cap",
+        )
+    })
 }
 
 /// When a body starts.

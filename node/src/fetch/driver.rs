@@ -26,6 +26,7 @@ use tokio::time::{Instant, sleep_until};
 use super::discovery::{Found, Search};
 use super::range::{Arrival, RangeFetch};
 use super::{Given, Ports, Question, Status};
+use crate::metrics::Direction;
 
 /// What the driver's tasks may have said and it not yet read.
 const EVENTS: usize = 32;
@@ -210,7 +211,14 @@ impl Driver {
                 self.finished = Some(result);
                 Vec::new()
             }
-            Said::Found(found) => core.handle(Event::Provider(found.peer, found.availability), now),
+            Said::Found(found) => {
+                let mut actions = Vec::new();
+                if self.ports.peers.is_near(&found.peer) == Some(true) {
+                    actions = core.handle(Event::Near(found.peer), now);
+                }
+                actions.extend(core.handle(Event::Provider(found.peer, found.availability), now));
+                actions
+            }
             Said::DiscoveryEnded => core.handle(Event::DiscoveryEnded, now),
             Said::Chunk { id, chunk, bytes } => {
                 self.requests.remove(&id);
@@ -606,6 +614,7 @@ async fn request(
         .await
         .map_err(|error| RequestError::Peer(failure(&error)))?;
     ports.metrics.peer_bytes(bytes.len() as u64);
+    ports.metrics.between_zones(Direction::In, ports.peers.is_near(&peer), bytes.len() as u64);
     if excluded == Some(attestation.signer) {
         // Not this peer's fault, but it has nothing better to offer.
         return Err(RequestError::Peer(ChunkFailure::Missing));

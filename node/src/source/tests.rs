@@ -74,6 +74,7 @@ impl Node {
             keypair,
             metrics,
             barred: Barred::default(),
+            rates: crate::fetch::Rates::default(),
         };
         let fetcher = Fetcher::start(ports.clone(), &mut tasks, stop.clone());
         serve.complete(fetcher.clone(), homes, peers.clone());

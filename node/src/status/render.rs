@@ -7,7 +7,7 @@ use indicatif::BinaryBytes;
 
 use crate::cli::count;
 
-use super::{PeerLine, PullLine, Source, Status};
+use super::{PeerLine, PullLine, Source, Status, SwarmLine};
 
 /// The most peers and pulls listed; the rest is counted.
 const LISTED: usize = 20;
@@ -35,6 +35,9 @@ pub(super) fn for_people(status: &Status) -> String {
     field(&mut out, "uploaded", &BinaryBytes(status.uploaded_bytes).to_string());
     traffic(&mut out, status);
     list(&mut out, "pulls running", &status.pulls, pull_line);
+    if !status.swarms.is_empty() {
+        list(&mut out, "swarms kept", &status.swarms, swarm_line);
+    }
     list(&mut out, "peers connected", &status.peers, peer_line);
     out
 }
@@ -65,8 +68,20 @@ fn pull_line(pull: &PullLine) -> String {
     format!("{percent:>3} %  {} of {}  {}", BinaryBytes(pull.have_bytes), BinaryBytes(pull.size), pull.digest)
 }
 
+fn swarm_line(swarm: &SwarmLine) -> String {
+    let role = if swarm.home { "home" } else { "standby" };
+    format!(
+        "{role:<7} {}, {} of upstream  {}  {}",
+        count(swarm.members as u64, "member"),
+        count(swarm.leases as u64, "range"),
+        BinaryBytes(swarm.size),
+        swarm.digest
+    )
+}
+
 fn peer_line(peer: &PeerLine) -> String {
-    format!("{}  {}  for {}", peer.peer_id, peer.address, span(peer.connected_seconds))
+    let zone = peer.zone.as_deref().map_or_else(String::new, |zone| format!("  in {zone}"));
+    format!("{}  {}  for {}{zone}", peer.peer_id, peer.address, span(peer.connected_seconds))
 }
 
 fn field(out: &mut String, name: &str, value: &str) {

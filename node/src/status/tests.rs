@@ -20,6 +20,7 @@ fn busy() -> Status {
             peer_id: "12D3KooWPeer".into(),
             address: "10.0.0.7:5056".into(),
             connected_seconds: 125,
+            zone: Some("eu-west-1b".into()),
         }],
         store: StoreLine { blobs: 12, bytes: 1_288_490_189, partials: 1, partial_bytes: 31_457_280 },
         traffic: Traffic {
@@ -30,6 +31,13 @@ fn busy() -> Status {
         uploaded_bytes: 2_048,
         announced: 12,
         pulls: vec![PullLine { digest: Digest::sha256_of(b"x"), size: 41_943_040, have_bytes: 31_457_280 }],
+        swarms: vec![SwarmLine {
+            digest: Digest::sha256_of(b"x"),
+            size: 41_943_040,
+            home: true,
+            members: 5,
+            leases: 1,
+        }],
     }
 }
 
@@ -44,6 +52,7 @@ fn fresh() -> Status {
         uploaded_bytes: 0,
         announced: 0,
         pulls: Vec::new(),
+        swarms: Vec::new(),
         peer_addrs: vec!["127.0.0.1:5056".into()],
         ..busy()
     }
@@ -71,8 +80,11 @@ served to clients    requests         bytes
 pulls running: 1
    75 %  30.00 MiB of 40.00 MiB  sha256:2d711642b726b04401627ca9fbac32f5c8530fb1903cc4db02258717921a4881
 
+swarms kept: 1
+  home    5 members, 1 range of upstream  40.00 MiB  sha256:2d711642b726b04401627ca9fbac32f5c8530fb1903cc4db02258717921a4881
+
 peers connected: 1
-  12D3KooWPeer  10.0.0.7:5056  for 2m 5s
+  12D3KooWPeer  10.0.0.7:5056  for 2m 5s  in eu-west-1b
 ";
     assert_eq!(render::for_people(&busy()), expected);
 }
@@ -117,12 +129,14 @@ fn the_json_has_these_names() {
         "version": "0.1.0", "peer_id": "12D3KooWNode", "gateway_addr": "127.0.0.1:5055",
         "peer_addrs": ["10.0.0.1:5056", "[fd00::1]:5056"], "zone": "eu-west-1a", "uptime_seconds": 273_659,
         "ready": true,
-        "peers": [{"peer_id": "12D3KooWPeer", "address": "10.0.0.7:5056", "connected_seconds": 125}],
+        "peers": [{"peer_id": "12D3KooWPeer", "address": "10.0.0.7:5056", "connected_seconds": 125,
+                   "zone": "eu-west-1b"}],
         "store": {"blobs": 12, "bytes": 1_288_490_189, "partials": 1, "partial_bytes": 31_457_280},
         "traffic": {"store": {"requests": 1_234, "bytes": 5_368_709_120_u64},
                     "peer": {"requests": 8, "bytes": 1_048_576}, "upstream": {"requests": 0, "bytes": 0}},
         "uploaded_bytes": 2_048, "announced": 12,
         "pulls": [{"digest": digest.to_string(), "size": 41_943_040, "have_bytes": 31_457_280}],
+        "swarms": [{"digest": digest.to_string(), "size": 41_943_040, "home": true, "members": 5, "leases": 1}],
     });
     let written = serde_json::to_value(busy()).unwrap();
     assert_eq!(written, expected);

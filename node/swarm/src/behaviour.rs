@@ -8,7 +8,7 @@ use libp2p::{StreamProtocol, connection_limits, identify, kad, ping};
 
 use crate::book::{self, Book};
 use crate::records::Records;
-use crate::{Config, denial, streams};
+use crate::{Config, denial, streams, zone};
 
 /// Kademlia, under a name of Shoal's own.
 const KAD_PROTOCOL: StreamProtocol = StreamProtocol::new("/shoal/kad/1");
@@ -54,7 +54,7 @@ impl Behaviour {
             kad: kademlia(config),
             identify: identify::Behaviour::new(
                 identify::Config::new(IDENTIFY_PROTOCOL.to_owned(), config.keypair.public())
-                    .with_agent_version(concat!("shoal/", env!("CARGO_PKG_VERSION")).to_owned())
+                    .with_agent_version(zone::agent_version(config.zone.as_deref()))
                     .with_push_listen_addr_updates(true),
             ),
             ping: ping::Behaviour::new(

@@ -23,7 +23,7 @@ use crate::neighbours::{Neighbours, PeerSummary, is_dialable};
 use crate::streams::Open;
 use crate::streams::inbound::Given;
 use crate::streams::link::Link;
-use crate::{AskError, ChunkError};
+use crate::{AskError, ChunkError, RateCap};
 
 /// How long an answer to a question is waited for.
 const ANSWER: Duration = Duration::from_secs(5);
@@ -50,6 +50,10 @@ pub struct Counters {
     pub chunks_given: u64,
     /// Chunk requests that were told to go elsewhere.
     pub busy: u64,
+    /// Questions asked of peers.
+    pub questions: u64,
+    /// Answers given to peers.
+    pub answers: u64,
 }
 
 /// What the node's task is told.
@@ -69,12 +73,16 @@ pub(crate) struct Shown {
     pub(crate) announced: AtomicU64,
     pub(crate) keys_kept: AtomicU64,
     pub(crate) given: Arc<Given>,
+    /// Asked of peers.
+    pub(crate) questions: AtomicU64,
 }
 
 /// The swarm, for the rest of the node. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Handle {
     pub(crate) local: PeerId,
+    pub(crate) zone: Option<String>,
+    pub(crate) download: RateCap,
     pub(crate) commands: mpsc::Sender<Command>,
     pub(crate) opens: mpsc::Sender<Open>,
     pub(crate) shown: Arc<Shown>,
@@ -97,6 +105,12 @@ impl Handle {
     /// Who is connected.
     pub fn connected(&self) -> Vec<PeerSummary> {
         self.shown.neighbours.summaries()
+    }
+
+    /// Whether a connected peer is in this node's zone; `None` if either does not say where it is.
+    pub fn is_near(&self, peer: &PeerId) -> Option<bool> {
+        let own = self.zone.as_ref()?;
+        self.shown.neighbours.zone_of(peer).map(|zone| zone == *own)
     }
 
     /// Counts how often a peer came or went; changes with [`Handle::connected`].
@@ -139,6 +153,8 @@ impl Handle {
             keys_kept: self.shown.keys_kept.load(Ordering::Relaxed),
             chunks_given: self.shown.given.chunks.load(Ordering::Relaxed),
             busy: self.shown.given.busy.load(Ordering::Relaxed),
+            questions: self.shown.questions.load(Ordering::Relaxed),
+            answers: self.shown.given.answers.load(Ordering::Relaxed),
         }
     }
 
@@ -258,6 +274,7 @@ impl Handle {
 
     async fn ask(&self, peer: PeerId, question: SessionMessage) -> Result<SessionMessage, AskError> {
         let link = self.link(peer);
+        self.shown.questions.fetch_add(1, Ordering::Relaxed);
         tokio::time::timeout(ANSWER, link.ask(question)).await.map_err(|_| AskError::Gone)?
     }
 
@@ -282,6 +299,9 @@ impl Handle {
         if links.len() >= MAX_LINKS && !links.contains_key(&peer) {
             links.retain(|peer, _| self.shown.neighbours.contains(peer));
         }
-        links.entry(peer).or_insert_with(|| Link::new(peer, self.opens.clone())).clone()
+        links
+            .entry(peer)
+            .or_insert_with(|| Link::new(peer, self.opens.clone(), self.download.clone()))
+            .clone()
     }
 }

@@ -15,6 +15,8 @@
 //! | `announce` | which keys are announced, and when |
 //! | `records` | the provider records kept for the cluster |
 //! | `closeness` | how close peers are to keys |
+//! | `zone` | what is near |
+//! | `rate` | caps on rates |
 //! | `streams` | long-lived streams with bounded queues |
 //! | [`handle`] | what the rest of the node asks of it |
 
@@ -29,10 +31,12 @@ pub mod handle;
 pub mod identity;
 mod neighbours;
 mod node;
+mod rate;
 mod records;
 mod streams;
 pub mod transport;
 mod upgrade;
+mod zone;
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -52,6 +56,7 @@ use shoal_proto::wire::{AskBlob, Holding, Refusal, Whereabouts};
 pub use handle::{Counters, Handle, Joined};
 pub use neighbours::PeerSummary;
 pub use node::{StartError, start};
+pub use rate::RateCap;
 
 /// When a member asks a node again that keeps no swarms.
 const LATER: Duration = Duration::from_secs(1);
@@ -71,6 +76,12 @@ pub struct Config {
     pub resolver: bootstrap::Resolver,
     /// How long a provider record lasts that a peer gave this node. They are repeated each half an hour.
     pub provider_ttl: Duration,
+    /// The name of what is near, which peers are told.
+    pub zone: Option<String>,
+    /// How fast chunks are sent to peers, all together.
+    pub upload: RateCap,
+    /// How fast chunks are taken from peers, all together.
+    pub download: RateCap,
     /// Chunks that are sent at once; who asks for more is told that this node is busy.
     pub upload_slots: usize,
     /// Connections at the most.
@@ -87,7 +98,10 @@ impl Config {
             bootstrap: Vec::new(),
             resolver: bootstrap::Resolver::default(),
             provider_ttl: Duration::from_hours(2),
-            // More would slice a slow link so thin that everybody waits for a first chunk to pass on.
+            zone: None,
+            upload: RateCap::default(),
+            download: RateCap::default(),
+            // What a slow link bears is found out.
             upload_slots: 32,
             max_connections: 2048,
         }
@@ -137,6 +151,7 @@ pub trait Serve: Send + Sync + 'static {
     /// A chunk of the blob of this size, and who vouches for it.
     fn chunk(
         &self,
+        from: PeerId,
         digest: Digest,
         size: u64,
         chunk: u32,

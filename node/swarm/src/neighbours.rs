@@ -26,6 +26,8 @@ pub struct PeerSummary {
     pub since: Instant,
     /// How many connections. Two are one too many: both ends have dialled at once.
     pub connections: u32,
+    /// Its zone, as it says.
+    pub zone: Option<String>,
 }
 
 #[derive(Debug)]
@@ -34,6 +36,7 @@ struct Neighbour {
     since: Instant,
     connections: u32,
     told: Vec<SocketAddr>,
+    zone: Option<String>,
 }
 
 /// Where peers can be reached. A peer that dialled this node may be seen where it does not listen; where it
@@ -64,7 +67,8 @@ impl Neighbours {
 
     /// A connection stands. Says whether it is the only one to this peer.
     pub(crate) fn established(&self, peer: PeerId, address: Multiaddr) -> bool {
-        let fresh = || Neighbour { address, since: Instant::now(), connections: 0, told: Vec::new() };
+        let fresh =
+            || Neighbour { address, since: Instant::now(), connections: 0, told: Vec::new(), zone: None };
         let first = self.changed(|table| {
             let neighbour = table.entry(peer).or_insert_with(fresh);
             neighbour.connections += 1;
@@ -106,6 +110,20 @@ impl Neighbours {
             neighbour.told.clone_from(&told);
             told
         })
+    }
+
+    /// A peer says in which zone it is, if it says anything.
+    pub(crate) fn told_zone(&self, peer: PeerId, zone: Option<String>) {
+        self.changed(|table| {
+            if let Some(neighbour) = table.get_mut(&peer) {
+                neighbour.zone = zone;
+            }
+        });
+    }
+
+    /// The zone of a connected peer, as it says.
+    pub(crate) fn zone_of(&self, peer: &PeerId) -> Option<String> {
+        self.table().get(peer)?.zone.clone()
     }
 
     /// Where a connected peer can be reached, as it says.
@@ -151,6 +169,7 @@ impl Neighbours {
             address: neighbour.address.clone(),
             since: neighbour.since,
             connections: neighbour.connections,
+            zone: neighbour.zone.clone(),
         };
         self.table().iter().map(summary).collect()
     }

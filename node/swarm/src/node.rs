@@ -28,7 +28,7 @@ use crate::closeness;
 use crate::handle::{Command, Handle, Shown};
 use crate::streams::{self, inbound};
 use crate::transport::{self, TransportBuildError};
-use crate::{Config, Serve};
+use crate::{Config, Serve, zone};
 use finding::Lookup;
 use joining::Joining;
 
@@ -91,11 +91,14 @@ pub async fn start(
     };
     node.listen(config.listen).await?;
     tracing::info!(peer_id = %local, addresses = ?node.listening(), "listening for peers");
-    let serving = inbound::run(to_serve, serve, config.upload_slots, given, shutdown.clone());
+    let uploads = (config.upload_slots, config.upload);
+    let serving = inbound::run(to_serve, serve, uploads.0, uploads.1, given, shutdown.clone());
     let task = tokio::spawn(async move {
         tokio::join!(node.run(shutdown), serving);
     });
-    let handle = Handle { local, commands, opens, shown, joined, book, links: Arc::default() };
+    let (zone, download) = (config.zone, config.download);
+    let links = Arc::default();
+    let handle = Handle { local, zone, download, commands, opens, shown, joined, book, links };
     Ok((handle, task))
 }
 
@@ -206,6 +209,7 @@ impl Node {
         match event {
             BehaviourEvent::Identify(identify::Event::Received { peer_id, info, .. }) => {
                 self.learn_addresses(peer_id, &info.listen_addrs);
+                self.shown.neighbours.told_zone(peer_id, zone::told(&info.agent_version));
             }
             BehaviourEvent::Ping(ping::Event { peer, connection, result: Err(error) }) => {
                 tracing::info!(%peer, %error, "no heartbeat: disconnecting");

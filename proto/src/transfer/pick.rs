@@ -17,16 +17,18 @@ impl Transfer {
         let chunk_size = self.layout.chunk_size();
         let most = usize::try_from(self.options.max_in_flight / chunk_size).unwrap_or(usize::MAX).max(2);
         while self.asked.len() < most {
-            // Who would bring one more chunk soonest goes first.
-            let mut peers: Vec<(Duration, PeerId)> = self
+            // Who is near goes first, then who would bring one more chunk soonest.
+            let mut peers: Vec<(bool, Duration, PeerId)> = self
                 .providers
                 .iter()
                 .filter(|(_, provider)| provider.room(chunk_size, now) > 0)
-                .map(|(&peer, provider)| (provider.expected(chunk_size), peer))
+                .map(|(&peer, provider)| {
+                    (!self.providers.is_near(&peer), provider.expected(chunk_size), peer)
+                })
                 .collect();
             peers.sort_unstable();
             let choice =
-                peers.into_iter().find_map(|(_, peer)| self.pick(peer, now).map(|chunk| (peer, chunk)));
+                peers.into_iter().find_map(|(_, _, peer)| self.pick(peer, now).map(|chunk| (peer, chunk)));
             let Some((peer, chunk)) = choice else { return };
             self.ask(peer, chunk, now, actions);
         }

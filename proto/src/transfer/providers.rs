@@ -3,7 +3,7 @@
 //! The counts are kept, not taken when they are needed: a chunk is picked after every event, and walking all peers for
 //! each of a blob's two thousand chunks costs a node more than hashing them does.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use fixedbitset::FixedBitSet;
@@ -19,6 +19,8 @@ const PAUSE: (Duration, Duration) = (Duration::from_millis(2), Duration::from_mi
 #[derive(Debug)]
 pub(super) struct Providers {
     all: BTreeMap<PeerId, Provider>,
+    /// Those in this node's zone, whether they can be asked now or not.
+    near: BTreeSet<PeerId>,
     /// Of those that have some chunks only, how many have each.
     holders: Vec<u16>,
     /// How many have everything.
@@ -32,6 +34,7 @@ impl Providers {
     pub(super) fn new(chunks: u32) -> Self {
         Self {
             all: BTreeMap::new(),
+            near: BTreeSet::new(),
             holders: vec![0; chunks as usize],
             complete: 0,
             last_arrival: None,
@@ -48,6 +51,15 @@ impl Providers {
             count(&mut self.holders, &mut self.complete, None, Some(&availability));
             self.all.insert(peer, Provider::new(availability));
         }
+    }
+
+    /// A peer is in this node's zone.
+    pub(super) fn near(&mut self, peer: PeerId) {
+        self.near.insert(peer);
+    }
+
+    pub(super) fn is_near(&self, peer: &PeerId) -> bool {
+        self.near.contains(peer)
     }
 
     pub(super) fn remove(&mut self, peer: &PeerId) {

@@ -12,6 +12,8 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, ReadHalf, WriteHalf};
 use tokio::time::timeout;
 use tokio_util::compat::{Compat, FuturesAsyncReadCompatExt as _};
 
+use crate::RateCap;
+
 /// How long a stream may stand still while something is due on it.
 pub(super) const PATIENCE: Duration = Duration::from_secs(4);
 /// How much is read at a time, at the least.
@@ -104,8 +106,9 @@ impl Reader {
         message?.ok_or(StreamError::Ended)
     }
 
-    /// So many raw bytes. Each read may take as long as [`PATIENCE`].
-    pub(super) async fn bytes(&mut self, length: usize) -> Result<Bytes, StreamError> {
+    /// So many raw bytes, no faster than `rate`: whoever sends faster is held up by the stream's window. Each read may
+    /// take as long as [`PATIENCE`].
+    pub(super) async fn bytes(&mut self, length: usize, rate: &RateCap) -> Result<Bytes, StreamError> {
         let mut bytes = ChunkBuffer::of(length);
         let mut filled = self.buffer.len().min(length);
         bytes[..filled].copy_from_slice(&self.buffer.split_to(filled));
@@ -113,7 +116,10 @@ impl Reader {
             let read = self.half.read(&mut bytes[filled..]);
             match timeout(PATIENCE, read).await.map_err(|_| StreamError::Stalled)?? {
                 0 => return Err(StreamError::Ended),
-                read => filled += read,
+                read => {
+                    filled += read;
+                    rate.pass(read).await;
+                }
             }
         }
         Ok(bytes.freeze())

@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::frame::{self, Reader, StreamError, Writer};
 use super::{Inbound, Kind};
-use crate::Serve;
+use crate::{RateCap, Serve};
 
 /// Streams of one peer at a time; more are refused.
 const MAX_STREAMS: usize = 8;
@@ -28,6 +28,8 @@ const MAX_STREAMS: usize = 8;
 const MAX_QUESTIONS: usize = 64;
 /// Chunks of one stream that are read ahead of the one being sent.
 const READ_AHEAD: usize = 2;
+/// Bytes that are sent at a time: where uploads are capped they take turns.
+const PIECE: usize = 128 * 1024;
 /// How long this node's own store may take for one answer: what is slower is as good as missing, and must not
 /// hold a slot for ever.
 const SERVE: std::time::Duration = std::time::Duration::from_secs(10);
@@ -37,6 +39,16 @@ const SERVE: std::time::Duration = std::time::Duration::from_secs(10);
 pub(crate) struct Given {
     pub(crate) chunks: AtomicU64,
     pub(crate) busy: AtomicU64,
+    /// Answers to questions.
+    pub(crate) answers: AtomicU64,
+}
+
+/// What all streams that peers opened are served from.
+struct Uploads {
+    serve: Arc<dyn Serve>,
+    slots: UploadSlots,
+    rate: RateCap,
+    given: Arc<Given>,
 }
 
 /// Takes the streams that peers open, and serves each.
@@ -44,10 +56,11 @@ pub(crate) async fn run(
     mut streams: mpsc::Receiver<Inbound>,
     serve: Arc<dyn Serve>,
     upload_slots: usize,
+    rate: RateCap,
     given: Arc<Given>,
     shutdown: CancellationToken,
 ) {
-    let slots = Arc::new(Mutex::new(Slots::new(upload_slots)));
+    let uploads = Arc::new(Uploads { serve, slots: Mutex::new(Slots::new(upload_slots)), rate, given });
     let mut open: HashMap<PeerId, usize> = HashMap::new();
     let mut tasks = JoinSet::new();
     loop {
@@ -77,12 +90,12 @@ pub(crate) async fn run(
                     continue;
                 }
                 *count += 1;
-                let (serve, slots, given) = (serve.clone(), slots.clone(), given.clone());
+                let uploads = uploads.clone();
                 tasks.spawn(async move {
                     let (reader, writer) = frame::split(stream);
                     let ended = match kind {
-                        Kind::Session => session(peer, reader, writer, &*serve).await,
-                        Kind::Chunks => chunks(reader, writer, &*serve, &slots, &given).await,
+                        Kind::Session => session(peer, reader, writer, &uploads).await,
+                        Kind::Chunks => chunks(peer, reader, writer, &uploads).await,
                     };
                     if let Err(error) = ended {
                         tracing::debug!(%peer, %error, "a stream of a peer ended");
@@ -105,7 +118,7 @@ async fn session(
     peer: PeerId,
     mut reader: Reader,
     mut writer: Writer,
-    serve: &dyn Serve,
+    Uploads { serve, given, .. }: &Uploads,
 ) -> Result<(), StreamError> {
     greet(&mut reader, &mut writer).await?;
     let mut answers = FuturesUnordered::new();
@@ -115,10 +128,11 @@ async fn session(
             message = reader.message::<generated::SessionMessage>(), if answers.len() < MAX_QUESTIONS => {
                 let Some(message) = message? else { return Ok(()) };
                 let (id, question) = SessionMessage::from_wire(message)?;
-                answers.push(async move { (id, answer(peer, question, serve).await) });
+                answers.push(async move { (id, answer(peer, question, &**serve).await) });
             }
             Some((id, answer)) = answers.next(), if !answers.is_empty() => {
                 let answer: Result<SessionMessage, WireError> = answer;
+                given.answers.fetch_add(1, Ordering::Relaxed);
                 writer.queue(&answer?.into_wire(id));
                 writer.flush().await?;
             }
@@ -197,11 +211,10 @@ struct Reply<'a> {
 }
 
 async fn chunks(
+    peer: PeerId,
     mut reader: Reader,
     mut writer: Writer,
-    serve: &dyn Serve,
-    slots: &UploadSlots,
-    given: &Given,
+    uploads: &Uploads,
 ) -> Result<(), StreamError> {
     greet(&mut reader, &mut writer).await?;
     let mut replies = FuturesOrdered::new();
@@ -213,24 +226,25 @@ async fn chunks(
             message = reader.message_if::<generated::ChunkRequest>(replies.len() < READ_AHEAD) => {
                 let Some(message) = message? else { return Ok(()) };
                 let request = ChunkRequest::from_wire(&message)?;
-                replies.push_back(chunk(request, serve, slots, given));
+                replies.push_back(chunk(peer, request, uploads));
             }
-            Some(reply) = replies.next(), if !replies.is_empty() => send(&mut writer, reply).await?,
+            Some(reply) = replies.next(), if !replies.is_empty() => {
+                send(&mut writer, reply, &uploads.rate).await?;
+            }
         }
     }
 }
 
-async fn chunk<'a>(
+async fn chunk(
+    peer: PeerId,
     request: ChunkRequest,
-    serve: &dyn Serve,
-    slots: &'a UploadSlots,
-    given: &Given,
-) -> Reply<'a> {
+    Uploads { serve, slots, given, .. }: &Uploads,
+) -> Reply<'_> {
     let Some(slot) = Slot::take(slots) else {
         given.busy.fetch_add(1, Ordering::Relaxed);
         return Reply { id: request.id, chunk: Err(Refusal::Busy), slot: None };
     };
-    let reply = serve.chunk(request.digest, request.size, request.chunk);
+    let reply = serve.chunk(peer, request.digest, request.size, request.chunk);
     let reply = tokio::time::timeout(SERVE, reply).await.unwrap_or(Err(Refusal::Missing));
     if reply.is_ok() {
         given.chunks.fetch_add(1, Ordering::Relaxed);
@@ -238,14 +252,21 @@ async fn chunk<'a>(
     Reply { id: request.id, chunk: reply, slot: Some(slot) }
 }
 
-async fn send(writer: &mut Writer, Reply { id, chunk, mut slot }: Reply<'_>) -> Result<(), StreamError> {
+async fn send(
+    writer: &mut Writer,
+    Reply { id, chunk, mut slot }: Reply<'_>,
+    rate: &RateCap,
+) -> Result<(), StreamError> {
     match chunk {
         Err(refusal) => writer.queue(&ChunkReply::Refused(refusal).into_wire(id)),
         Ok((bytes, attestation)) => {
             // A chunk is at most 4 MiB.
             let length = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
             writer.queue(&ChunkReply::Chunk { attestation, length }.into_wire(id));
-            writer.send(&bytes).await?;
+            for piece in bytes.chunks(PIECE) {
+                rate.pass(piece.len()).await;
+                writer.send(piece).await?;
+            }
             if let Some(slot) = &mut slot {
                 slot.sent = true;
             }

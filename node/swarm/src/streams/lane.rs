@@ -8,7 +8,7 @@ use shoal_proto::wire::{ChunkReply, ChunkRequest, Refusal, WireError, generated,
 use tokio::sync::{mpsc, oneshot};
 
 use super::frame::{self, Reader, StreamError, Writer};
-use crate::ChunkError;
+use crate::{ChunkError, RateCap};
 
 /// Requests that may be on their way on one lane.
 pub(super) const PIPELINE: usize = 8;
@@ -24,12 +24,12 @@ pub(super) struct Ask {
 ///
 /// A request that is dropped without a reply was not answered, not even in part: it may be asked again elsewhere.
 /// Whatever ends one half ends the lane, and with it the stream: the peer sees the reset and frees its slot.
-pub(super) async fn run(stream: libp2p::swarm::Stream, mut asks: mpsc::Receiver<Ask>) {
+pub(super) async fn run(stream: libp2p::swarm::Stream, mut asks: mpsc::Receiver<Ask>, rate: RateCap) {
     let (reader, writer) = frame::split(stream);
     let (sent, mut due) = mpsc::channel(PIPELINE);
     let mut current = None;
     let ended = {
-        let mut reading = std::pin::pin!(read(reader, &mut due, &mut current));
+        let mut reading = std::pin::pin!(read(reader, &rate, &mut due, &mut current));
         // Not cancel-safe, and need not be: the stream is given up with the half that is dropped.
         tokio::select! {
             read = &mut reading => read,
@@ -84,6 +84,7 @@ async fn write(
 /// `current` until the first of its reply is here.
 async fn read(
     mut reader: Reader,
+    rate: &RateCap,
     due: &mut mpsc::Receiver<Ask>,
     current: &mut Option<Ask>,
 ) -> Result<(), StreamError> {
@@ -116,7 +117,9 @@ async fn read(
         }
         let Some(ask) = current else { continue };
         let answer = match head(&mut reader, &ask.request).await? {
-            Ok((attestation, length)) => reader.bytes(length).await.map(|bytes| Ok((bytes, attestation))),
+            Ok((attestation, length)) => {
+                reader.bytes(length, rate).await.map(|bytes| Ok((bytes, attestation)))
+            }
             Err(refusal) => Ok(Err(ChunkError::Refused(refusal))),
         };
         let Some(Ask { reply, .. }) = current.take() else { continue };

@@ -12,7 +12,7 @@ use tokio::time::timeout;
 
 use super::lane::{self, PIPELINE};
 use super::{Kind, Open, OpenError, session};
-use crate::{AskError, ChunkError};
+use crate::{AskError, ChunkError, RateCap};
 
 /// Chunk streams to one peer: a second one covers the gap while the first waits for its window.
 const LANES: usize = 2;
@@ -30,6 +30,7 @@ const ENDED: Duration = Duration::from_millis(50);
 pub(crate) struct Link {
     peer: PeerId,
     opens: mpsc::Sender<Open>,
+    rate: RateCap,
     /// Senders to the tasks that run the streams; a closed one is replaced. A std mutex, never held across an
     /// await.
     senders: Arc<Mutex<Senders>>,
@@ -65,8 +66,8 @@ impl Senders {
 }
 
 impl Link {
-    pub(crate) fn new(peer: PeerId, opens: mpsc::Sender<Open>) -> Self {
-        Self { peer, opens, senders: Arc::default(), opening: Arc::default() }
+    pub(crate) fn new(peer: PeerId, opens: mpsc::Sender<Open>, rate: RateCap) -> Self {
+        Self { peer, opens, rate, senders: Arc::default(), opening: Arc::default() }
     }
 
     /// Asks a question and waits for its answer, for as long as the caller does.
@@ -158,7 +159,7 @@ impl Link {
         }
         let stream = self.open(Kind::Chunks).await?;
         let (asks, inbox) = mpsc::channel(PIPELINE);
-        tokio::spawn(lane::run(stream, inbox));
+        tokio::spawn(lane::run(stream, inbox, self.rate.clone()));
         let mut senders = self.senders();
         senders.opened += 1;
         let lane = Lane { asks, number: senders.opened };

@@ -46,6 +46,7 @@ impl Serve for Blobs {
 
     fn chunk(
         &self,
+        _: PeerId,
         digest: Digest,
         size: u64,
         chunk: u32,

@@ -1,0 +1,191 @@
+//! The table of running transfers, and the actor that owns it.
+
+use std::collections::HashMap;
+
+use shoal_gateway::error::PullError;
+use shoal_proto::chunk::ChunkLayout;
+use shoal_proto::digest::Digest;
+use shoal_proto::name::Scope;
+use shoal_store::{Partial, Store};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::{JoinError, JoinSet};
+use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
+
+use super::{Command, InProgress, Ports, Question, Status, TransferHandle, driver};
+
+/// The most transfers at once: what comes after waits in the desk's queue for its answer.
+const MAX_TRANSFERS: usize = 512;
+/// Questions to one transfer that may wait.
+const TRANSFER_QUEUE: usize = 64;
+
+type Reply = oneshot::Sender<Result<TransferHandle, PullError>>;
+
+/// See the module.
+pub(super) struct Desk {
+    ports: Ports,
+    opening: HashMap<Digest, Opening>,
+    opened: JoinSet<(Digest, Result<Opened, PullError>)>,
+    running: HashMap<Digest, TransferHandle>,
+    tasks: JoinSet<Digest>,
+}
+
+/// A blob whose transfer is about to begin: of one that is resumed, all that is there is read and checked first, which
+/// for gigabytes takes seconds. Others are not held up by that.
+struct Opening {
+    size: u64,
+    /// The repositories that it was asked for in, and who waits.
+    waiting: Vec<(Scope, Reply)>,
+}
+
+struct Opened {
+    partial: Partial,
+    /// It was completed since the caller looked.
+    held: bool,
+}
+
+impl Desk {
+    pub(super) fn new(ports: Ports) -> Self {
+        Self {
+            ports,
+            opening: HashMap::new(),
+            opened: JoinSet::new(),
+            running: HashMap::new(),
+            tasks: JoinSet::new(),
+        }
+    }
+
+    pub(super) async fn run(mut self, mut queue: mpsc::Receiver<Command>, shutdown: CancellationToken) {
+        loop {
+            // Cancel-safe: all branches only receive.
+            tokio::select! {
+                () = shutdown.cancelled() => break,
+                Some(ended) = self.tasks.join_next(), if !self.tasks.is_empty() => self.ended(ended),
+                Some(opened) = self.opened.join_next(), if !self.opened.is_empty() => self.begin(opened),
+                command = queue.recv(), if self.running.len() + self.opening.len() < MAX_TRANSFERS => match command {
+                    Some(command) => self.handle(command),
+                    None => break,
+                },
+            }
+        }
+        self.opened.shutdown().await;
+        self.tasks.shutdown().await;
+    }
+
+    fn ended(&mut self, ended: Result<Digest, JoinError>) {
+        match ended {
+            Ok(digest) => {
+                self.running.remove(&digest);
+            }
+            Err(error) => {
+                tracing::error!(%error, "a transfer's task died");
+                // Which one is not said: those whose task is gone no longer take questions.
+                self.running.retain(|_, handle| !handle.questions.is_closed());
+            }
+        }
+    }
+
+    fn handle(&mut self, command: Command) {
+        // Who asked may have left meanwhile: then nobody minds that the reply is lost.
+        match command {
+            Command::Find { digest, reply } => drop(reply.send(self.live(&digest))),
+            Command::List { reply } => drop(reply.send(self.list())),
+            Command::Open { digest, size, scope, reply } => self.open(digest, size, scope, reply),
+        }
+    }
+
+    fn live(&self, digest: &Digest) -> Option<TransferHandle> {
+        self.running.get(digest).filter(|handle| !handle.questions.is_closed()).cloned()
+    }
+
+    fn list(&self) -> Vec<InProgress> {
+        let line = |(digest, handle): (&Digest, &TransferHandle)| match *handle.status.borrow() {
+            Status::Running { have } => Some(InProgress { digest: *digest, size: handle.size, have }),
+            _ => None,
+        };
+        self.running.iter().filter_map(line).collect()
+    }
+
+    fn open(&mut self, digest: Digest, size: u64, scope: Scope, reply: Reply) {
+        let other_size = |known: u64| {
+            PullError::Content(format!(
+                "{digest} is being fetched as {known} bytes and was now asked for as {size}"
+            ))
+        };
+        if let Some(handle) = self.live(&digest) {
+            let same = handle.size == size;
+            if same {
+                // Its queue may be full of questions: then this repository is not needed.
+                drop(handle.questions.try_send(Question::AlsoIn(scope)));
+            }
+            drop(reply.send(if same { Ok(handle) } else { Err(other_size(handle.size)) }));
+            return;
+        }
+        if let Some(opening) = self.opening.get_mut(&digest) {
+            if opening.size == size {
+                opening.waiting.push((scope, reply));
+            } else {
+                drop(reply.send(Err(other_size(opening.size))));
+            }
+            return;
+        }
+        self.opening.insert(digest, Opening { size, waiting: vec![(scope, reply)] });
+        let store = self.ports.store.clone();
+        self.opened.spawn(async move { (digest, opened(&store, &digest, size).await) });
+    }
+
+    /// Begins a transfer whose partial blob is open now, and tells those who wait.
+    fn begin(&mut self, opened: Result<(Digest, Result<Opened, PullError>), JoinError>) {
+        let (digest, opened) = match opened {
+            Ok(opened) => opened,
+            Err(error) => {
+                tracing::error!(%error, "a task that opens a partial blob died");
+                // Which one is not said; those who wait ask again.
+                self.opening.clear();
+                return;
+            }
+        };
+        let Some(Opening { size, waiting }) = self.opening.remove(&digest) else { return };
+        let mut waiting = waiting.into_iter();
+        let Some((scope, first)) = waiting.next() else { return };
+        let handle = opened.map(|opened| self.transfer(digest, size, scope, opened));
+        for (scope, reply) in waiting {
+            if let Ok(handle) = &handle {
+                drop(handle.questions.try_send(Question::AlsoIn(scope)));
+            }
+            drop(reply.send(handle.clone()));
+        }
+        drop(first.send(handle));
+    }
+
+    fn transfer(&mut self, digest: Digest, size: u64, scope: Scope, opened: Opened) -> TransferHandle {
+        let Opened { partial, held } = opened;
+        let (questions, inbox) = mpsc::channel(TRANSFER_QUEUE);
+        if held {
+            // Nobody answers questions: readers turn to the store.
+            let (_, status) = watch::channel(Status::Held);
+            return TransferHandle { size, partial, questions, status };
+        }
+        let (status, watch) = watch::channel(Status::Running { have: 0 });
+        let handle = TransferHandle { size, partial: partial.clone(), questions, status: watch };
+        let driver = driver::Driver::new(self.ports.clone(), digest, scope, partial, status);
+        let span = tracing::info_span!("fetch", %digest);
+        self.tasks.spawn(
+            async move {
+                driver.run(inbox).await;
+                digest
+            }
+            .instrument(span),
+        );
+        self.running.insert(digest, handle.clone());
+        handle
+    }
+}
+
+async fn opened(store: &Store, digest: &Digest, size: u64) -> Result<Opened, PullError> {
+    ChunkLayout::of(size).map_err(|error| PullError::TooLarge(error.to_string()))?;
+    let failed = |error: shoal_store::StoreError| PullError::Unavailable(error.to_string());
+    let partial = store.partial(digest, size).await.map_err(failed)?;
+    let held = store.held(digest).await.map_err(failed)?.is_some();
+    Ok(Opened { partial, held })
+}
