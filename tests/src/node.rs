@@ -72,6 +72,8 @@ pub struct Status {
 pub struct Peer {
     /// Its identity.
     pub peer_id: String,
+    /// Its zone, as it says.
+    pub zone: Option<String>,
 }
 
 /// What a node holds.

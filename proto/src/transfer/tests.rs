@@ -123,6 +123,30 @@ fn a_complete_peer_spares_upstream_and_the_reader_is_served_in_order() {
 }
 
 #[test]
+fn who_is_near_is_asked_before_others() {
+    let (mut transfer, _) =
+        Transfer::start(layout(64), FixedBitSet::new(), homes(), Options::default(), ms(0));
+    let (far, near) = (peer(1), peer(2));
+    transfer.handle(Event::Near(near), ms(1));
+    let mut actions = transfer.handle(Event::Provider(near, Availability::Complete), ms(1));
+    actions.extend(transfer.handle(Event::Provider(far, Availability::Complete), ms(1)));
+    // As one that is fast is found to be: then all fits into what may be in flight at it.
+    let mut near_chunks = 0;
+    let mut far_chunks = 0;
+    let mut now = 1;
+    while near_chunks + far_chunks < 64 {
+        let asked = requests(&actions);
+        actions.clear();
+        for (id, of, _) in asked {
+            now += 1;
+            *(if of == near { &mut near_chunks } else { &mut far_chunks }) += 1;
+            actions.extend(transfer.handle(Event::Chunk(id), ms(now)));
+        }
+    }
+    assert!(far_chunks <= 4, "{far_chunks} chunks were asked of one that is far");
+}
+
+#[test]
 fn a_lost_peer_costs_upstream_only_what_is_missing() {
     let (mut transfer, _) = fresh(8);
     let mut pending = requests(&transfer.handle(Event::Provider(peer(1), Availability::Complete), ms(0)));
