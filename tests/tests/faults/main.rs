@@ -6,10 +6,16 @@
 //!
 //! | module | what breaks |
 //! | --- | --- |
-//! | `nodes` | nodes of the fleet: killed, frozen, without a route |
+//! | `nodes` | nodes of the fleet: killed, frozen |
+//! | `upstream` | the way to upstream: cut, frozen, for all or for one, or altering bytes |
+//! | `peers` | what a member of the fleet gives |
+//! | `partition` | the network between the nodes |
 //! | `rollout` | nothing: what the others have in common |
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod nodes;
+mod partition;
+mod peers;
 mod rollout;
+mod upstream;

@@ -1,4 +1,6 @@
-//! Nodes of the fleet break: killed, frozen, without a route.
+//! Nodes of the fleet break.
+
+use shoal_tests::fleet::REGISTRY;
 
 use crate::rollout::Rollout;
 
@@ -30,6 +32,26 @@ async fn a_home_is_frozen_and_thaws() {
     rollout.node(home).thaw().unwrap();
     rollout.complete([home]).await;
     rollout.cost_at_most(1.3);
+}
+
+/// It still has its connections, so all others rank it first.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_home_is_frozen_before_the_rollout_begins() {
+    let mut rollout = Rollout::new(NODES).await;
+    let home = rollout.homes()[0];
+    // Tags and manifests have homes of their own: all this is about the layer.
+    for number in rollout.numbers() {
+        let client = rollout.node(number).client().unwrap();
+        client.manifest(&format!("{REGISTRY}/rollout"), "1").await.unwrap();
+    }
+    rollout.node(home).freeze().unwrap();
+    let rest: Vec<usize> = rollout.numbers().filter(|&number| number != home).collect();
+    rollout.begin(rest.clone());
+    rollout.complete(rest).await;
+    rollout.node(home).thaw().unwrap();
+    rollout.begin([home]);
+    rollout.complete([home]).await;
+    rollout.cost_at_most(1.1);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,7 +1,7 @@
 //! One image that a fleet pulls, and what it cost upstream.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use shoal_proto::digest::Digest;
 use shoal_proto::identity::PeerId;
@@ -31,13 +31,13 @@ impl Rollout {
     /// A fleet of `count` nodes and an image that nobody has yet.
     pub(crate) async fn new(count: usize) -> Self {
         let fleet = Fleet::behind_a_link(Kind::Distribution, RATE, count).await.unwrap();
-        Self::of(fleet, |_| true).await
+        Self::of(fleet, SIZE, |_, _| true).await
     }
 
-    /// An image whose layer is one that is `wanted`, by its digest.
-    pub(crate) async fn of(fleet: Fleet<Linked>, wanted: impl Fn(&str) -> bool) -> Self {
-        let image = (1..).map(|seed| synthetic::image(fleet.home(), seed, &[SIZE]).unwrap());
-        let image = image.into_iter().find(|image| wanted(&image.layers[0].digest)).unwrap();
+    /// An image with a layer of `size` bytes that is `wanted` for these nodes, by its digest.
+    pub(crate) async fn of(fleet: Fleet<Linked>, size: u64, wanted: impl Fn(&[Node], &str) -> bool) -> Self {
+        let mut images = (1..).map(|seed| synthetic::image(fleet.home(), seed, &[size]).unwrap());
+        let image = images.find(|image| wanted(&fleet.nodes, &image.layers[0].digest)).unwrap();
         fleet.registry.registry.push("rollout", "1", &image).await.unwrap();
         Self { fleet, image, pulls: BTreeMap::new() }
     }
@@ -110,27 +110,68 @@ impl Rollout {
         }
     }
 
+    /// The clients of these nodes get the image, and try again as engines do, so often at most.
+    #[expect(clippy::print_stderr, reason = "how the first attempts failed belongs to a failure")]
+    pub(crate) async fn complete_within(&mut self, most: u32, numbers: impl IntoIterator<Item = usize>) {
+        let mut attempts: BTreeMap<usize, u32> = BTreeMap::new();
+        let end = Instant::now() + PATIENCE;
+        let mut waiting: Vec<usize> = numbers.into_iter().collect();
+        while !waiting.is_empty() {
+            for number in std::mem::take(&mut waiting) {
+                *attempts.entry(number).or_default() += 1;
+                let pull = self.pulls.remove(&number).unwrap();
+                let left = end.saturating_duration_since(Instant::now());
+                let pulled = tokio::time::timeout(left, pull).await;
+                let pulled =
+                    pulled.unwrap_or_else(|_| panic!("the pull of node {number} hangs: {attempts:?}"));
+                if let Err(error) = pulled.unwrap() {
+                    eprintln!("node {number}: {error:#}");
+                    waiting.push(number);
+                }
+            }
+            let tired = waiting.iter().find(|number| attempts[number] >= most);
+            assert_eq!(tired, None, "a client failed too often: {attempts:?}");
+            self.begin(waiting.iter().copied());
+        }
+    }
+
     /// What upstream gave so far, in images.
     pub(crate) fn copies(&self) -> f64 {
         self.fleet.registry.link.carried() as f64 / self.image.size() as f64
     }
 
     /// Upstream gave no more than this.
-    #[expect(clippy::print_stderr, reason = "the figure is what the test is about")]
-    pub(crate) fn cost_at_most(&self, copies: f64) {
-        eprintln!("upstream gave {:.3} copies, {copies} at most", self.copies());
-        assert!(self.copies() <= copies, "upstream gave {:.3} copies, {copies} at most", self.copies());
+    pub(crate) fn cost_at_most(&self, most: f64) {
+        at_most(self.copies(), most);
     }
+}
+
+/// So many copies of the image are no more than `most`.
+#[expect(clippy::print_stderr, reason = "the figure is what the test is about")]
+pub(crate) fn at_most(copies: f64, most: f64) {
+    let text = format!("upstream gave {copies:.3} copies, {most} at most");
+    eprintln!("{text}");
+    assert!(copies <= most, "{text}");
 }
 
 /// The nodes in the order of their closeness to a digest.
 pub(crate) fn closest(nodes: &[Node], digest: &str) -> Vec<usize> {
-    let peers: Vec<PeerId> = nodes.iter().map(|node| node.serving.peer_id.parse().unwrap()).collect();
+    let peers: Vec<PeerId> = nodes.iter().map(id).collect();
+    let place = |peer| peers.iter().position(|&one| one == peer).unwrap();
+    ranked(&peers, digest).into_iter().map(place).collect()
+}
+
+/// A node's identity.
+pub(crate) fn id(node: &Node) -> PeerId {
+    node.serving.peer_id.parse().unwrap()
+}
+
+/// Peers in the order of their closeness to a digest.
+pub(crate) fn ranked(peers: &[PeerId], digest: &str) -> Vec<PeerId> {
     let mut ranking = Ranking::new(peers[0]);
-    for &peer in &peers {
+    for &peer in peers {
         ranking.insert(peer);
     }
     let digest: Digest = digest.parse().unwrap();
-    let place = |peer| peers.iter().position(|&one| one == peer).unwrap();
-    ranking.closest(&digest, peers.len()).into_iter().map(place).collect()
+    ranking.closest(&digest, peers.len())
 }
