@@ -8,6 +8,7 @@ use anyhow::Result;
 use shoal_swarm::cluster_key::ClusterKey;
 
 use crate::faulty::Faulty;
+use crate::link::Link;
 use crate::node::{Node, Settings};
 use crate::process::output;
 use crate::registry::{Kind, Registry};
@@ -51,6 +52,30 @@ impl Fleet<Faulty> {
         let registry = Faulty::start().await?;
         let url = registry.url();
         Self::assemble(home()?, registry, url, count).await
+    }
+}
+
+/// A registry that nodes reach over a link.
+#[derive(Debug)]
+pub struct Linked {
+    /// The registry, to push to.
+    pub registry: Registry,
+    /// The way to it.
+    pub link: Link,
+}
+
+impl Fleet<Linked> {
+    /// Starts a registry of `kind` behind a link of `rate` bytes a second, and `count` nodes, connected with one
+    /// another.
+    ///
+    /// # Errors
+    /// If a part does not start.
+    pub async fn behind_a_link(kind: Kind, rate: u32, count: usize) -> Result<Self> {
+        let home = home()?;
+        let registry = Registry::start(kind, home.path(), "registry").await?;
+        let link = Link::start(registry.address(), rate)?;
+        let url = link.url();
+        Self::assemble(home, Linked { registry, link }, url, count).await
     }
 }
 

@@ -5,6 +5,7 @@
 //!   │
 //!   ├────► registry   Debian's docker-registry or distribution 3.1 as a process, its access log read back
 //!   │        ▲ image  an image of a real Debian root filesystem, or of any size, pushed to it
+//!   │        ▲ link   the way to it, of a given rate, that counts bytes and can be cut or alter them
 //!   ├────► faulty     an upstream that lies, refuses, stalls
 //!   ├────► peer       a peer that lies, stalls, vanishes; raw: one that says any bytes at all
 //!   └────► client     a client of our own that checks every byte
@@ -25,6 +26,7 @@ pub mod docker;
 pub mod faulty;
 pub mod fleet;
 pub mod image;
+pub mod link;
 pub mod netns;
 pub mod network;
 pub mod node;

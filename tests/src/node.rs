@@ -134,6 +134,22 @@ impl Node {
         self.process.kill();
     }
 
+    /// Has it stand still (SIGSTOP), until [`Self::thaw`].
+    ///
+    /// # Errors
+    /// If there is no shell.
+    pub fn freeze(&self) -> Result<()> {
+        self.process.freeze()
+    }
+
+    /// Lets it go on (SIGCONT).
+    ///
+    /// # Errors
+    /// If there is no shell.
+    pub fn thaw(&self) -> Result<()> {
+        self.process.thaw()
+    }
+
     /// Starts it again with the same data, identity and peer address.
     ///
     /// # Errors

@@ -64,7 +64,20 @@ impl Peer {
         habit: Habit,
         blobs: impl IntoIterator<Item = Bytes>,
     ) -> Result<Self> {
-        let keypair = Keypair::generate_ed25519();
+        Self::join_as(Keypair::generate_ed25519(), bootstrap, key, habit, blobs).await
+    }
+
+    /// The same, as this identity.
+    ///
+    /// # Errors
+    /// As [`Self::join`].
+    pub async fn join_as(
+        keypair: Keypair,
+        bootstrap: SocketAddr,
+        key: ClusterKey,
+        habit: Habit,
+        blobs: impl IntoIterator<Item = Bytes>,
+    ) -> Result<Self> {
         let stop = CancellationToken::new();
         let mut config = Config::new(keypair.clone(), SocketAddr::from(([127, 0, 0, 1], 0)));
         config.cluster_key = Some(key);

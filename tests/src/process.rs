@@ -164,11 +164,32 @@ impl Process {
         self.signal("INT", patience)
     }
 
+    /// Has it stand still (SIGSTOP): its connections stay, and it answers nothing.
+    ///
+    /// # Errors
+    /// If there is no shell.
+    pub fn freeze(&self) -> Result<()> {
+        self.send("STOP")
+    }
+
+    /// Undoes [`Self::freeze`] (SIGCONT).
+    ///
+    /// # Errors
+    /// If there is no shell.
+    pub fn thaw(&self) -> Result<()> {
+        self.send("CONT")
+    }
+
     fn signal(&mut self, signal: &str, patience: Duration) -> Result<ExitStatus> {
+        self.send(signal)?;
+        self.wait(patience)
+    }
+
+    fn send(&self, signal: &str) -> Result<()> {
         // The shell's own `kill`: signals without unsafe code.
         let id = self.child.id().to_string();
         Command::new("/bin/sh").args(["-c", "kill -\"$1\" \"$2\"", "sh", signal, &id]).status()?;
-        self.wait(patience)
+        Ok(())
     }
 
     /// Waits for its end.

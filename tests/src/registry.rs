@@ -122,6 +122,22 @@ impl Registry {
         self.process.kill();
     }
 
+    /// Has it stand still (SIGSTOP), until [`Self::thaw`].
+    ///
+    /// # Errors
+    /// If there is no shell.
+    pub fn freeze(&self) -> Result<()> {
+        self.process.freeze()
+    }
+
+    /// Lets it go on (SIGCONT).
+    ///
+    /// # Errors
+    /// If there is no shell.
+    pub fn thaw(&self) -> Result<()> {
+        self.process.thaw()
+    }
+
     /// Starts it again, where it was.
     ///
     /// # Errors

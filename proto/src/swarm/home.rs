@@ -403,6 +403,8 @@ impl Homes {
         }
         let done = pending.is_empty();
         match answer {
+            // It knows no term of that home and only ranks it closer, and whoever asks has lost it.
+            Some(ClaimAnswer::HeldBy { home, epoch: 0 }) if swarm.is_lost(&home) => {}
             Some(ClaimAnswer::HeldBy { home, epoch })
                 if home != local && (epoch >= swarm.epoch || matches!(swarm.role, Role::Claiming { .. })) =>
             {

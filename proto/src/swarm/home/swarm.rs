@@ -111,6 +111,12 @@ impl Swarm {
         self.leases.clear();
     }
 
+    /// Whether all who wait for the claim have lost this home.
+    pub(super) fn is_lost(&self, home: &PeerId) -> bool {
+        matches!(&self.role, Role::Claiming { waiting, .. }
+            if waiting.iter().all(|waiting| waiting.report.unreachable.contains(home)))
+    }
+
     /// A peer is gone.
     pub(super) fn lose(&mut self, peer: &PeerId) {
         self.members.remove(peer);

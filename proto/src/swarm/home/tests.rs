@@ -205,6 +205,21 @@ fn a_frozen_home_is_followed_and_cedes_when_it_wakes() {
 }
 
 #[test]
+fn a_home_that_was_frozen_before_anybody_asked_is_passed_over() {
+    let mut fleet = Fleet::new(8);
+    let ranked = fleet.ranked();
+    let (home, standby) = (ranked[0], ranked[1]);
+    fleet.frozen.insert(home);
+    let lost = Report { unreachable: vec![home], ..report(0..0) };
+    // The other standby has not lost it, and ranks it closer.
+    fleet.report(ranked[5], standby, lost);
+    fleet.pass(CLAIM + TICK);
+    assert!(fleet.member(ranked[6], standby, report(0..0)).lease.is_none());
+    let kept = fleet.nodes[&standby].kept();
+    assert!(kept[0].is_home && kept[0].leases == 1, "{kept:?}");
+}
+
+#[test]
 fn a_holder_known_to_a_standby_spares_upstream() {
     let mut fleet = Fleet::new(4);
     let ranked = fleet.ranked();
