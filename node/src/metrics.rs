@@ -101,20 +101,6 @@ impl Default for Metrics {
             Unit::Bytes,
             Family::clone(&bytes),
         );
-        let zones = Family::default();
-        registry.register_with_unit(
-            "peer_zone",
-            "Content bytes from and to peers by where they say they are: in this node's zone, in another, or \
-             unknown because either does not say",
-            Unit::Bytes,
-            Family::clone(&zones),
-        );
-        let control = Family::default();
-        registry.register(
-            "control_messages",
-            "Messages sent to peers that carry no content: questions and answers",
-            Family::clone(&control),
-        );
         let answers = Family::default();
         registry.register("gateway_answers", "Answers to clients by status", Family::clone(&answers));
         let mut counter = |name: &str, help: &str| {
@@ -140,8 +126,8 @@ impl Default for Metrics {
             requests,
             bytes,
             uploaded,
-            zones,
-            control,
+            zones: zones(&mut registry),
+            control: control(&mut registry),
             corrupt_chunks,
             digest_mismatches,
             false_attestations,
@@ -159,6 +145,28 @@ impl Default for Metrics {
         }
         metrics
     }
+}
+
+fn zones(registry: &mut Registry) -> Family<BetweenZones, Counter> {
+    let zones = Family::default();
+    registry.register_with_unit(
+        "peer_zone",
+        "Content bytes from and to peers by where they say they are: in this node's zone, in another, or unknown \
+         because either does not say",
+        Unit::Bytes,
+        Family::clone(&zones),
+    );
+    zones
+}
+
+fn control(registry: &mut Registry) -> Family<Control, Counter> {
+    let control = Family::default();
+    registry.register(
+        "control_messages",
+        "Messages sent to peers that carry no content: questions and answers",
+        Family::clone(&control),
+    );
+    control
 }
 
 impl Metrics {

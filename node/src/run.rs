@@ -47,6 +47,7 @@ struct Serving {
 ///
 /// # Errors
 /// Whatever keeps it from starting: a data directory in use, a port taken, a key that cannot be read.
+#[expect(clippy::too_many_lines, reason = "one part of the node after the other")]
 pub async fn run(config: Config) -> anyhow::Result<()> {
     let started = Instant::now();
     let shutdown = CancellationToken::new();
@@ -63,13 +64,9 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let admin = listen(config.admin_addr, "admin-addr").await?;
 
     let serve = NodeServe::new(store.clone(), keypair.clone(), metrics.clone());
-    let cap = |rate: Option<u64>| rate.map_or_else(RateCap::default, RateCap::of);
     let rates = Rates { download: cap(config.download_rate), upstream: cap(config.upstream_rate) };
-    let mut swarm = shoal_swarm::Config::new((*keypair).clone(), config.peer_addr);
-    swarm.zone.clone_from(&config.zone);
-    swarm.upload = cap(config.upload_rate);
-    swarm.download = rates.download.clone();
-    let (peers, swarm) = join_swarm(&config, swarm, serve.clone(), shutdown.clone()).await?;
+    let swarm = swarm_config(&config, (*keypair).clone(), rates.download.clone())?;
+    let (peers, swarm) = shoal_swarm::start(swarm, Arc::new(serve.clone()), shutdown.clone()).await?;
     let homes = Homes::start(store.clone(), peers.clone(), &mut tasks, shutdown.clone());
     let ports = Ports {
         store: store.clone(),
@@ -186,24 +183,25 @@ async fn listen(address: SocketAddr, key: &str) -> anyhow::Result<TcpListener> {
     })
 }
 
-async fn join_swarm(
-    config: &Config,
-    mut swarm: shoal_swarm::Config,
-    serve: NodeServe,
-    shutdown: CancellationToken,
-) -> anyhow::Result<(shoal_swarm::Handle, tokio::task::JoinHandle<()>)> {
-    let cluster_key = if let Some(path) = &config.cluster_key_file {
-        Some(ClusterKey::read(path)?)
+fn cap(rate: Option<u64>) -> RateCap {
+    rate.map_or_else(RateCap::default, RateCap::of)
+}
+
+fn swarm_config(config: &Config, keypair: Keypair, download: RateCap) -> anyhow::Result<shoal_swarm::Config> {
+    let mut swarm = shoal_swarm::Config::new(keypair, config.peer_addr);
+    if let Some(path) = &config.cluster_key_file {
+        swarm.cluster_key = Some(ClusterKey::read(path)?);
     } else {
         tracing::warn!(
             "no cluster key: this node speaks to peers on loopback only. `shoal key new` makes a key for \
              all nodes of a cluster"
         );
-        None
-    };
-    swarm.cluster_key = cluster_key;
+    }
     swarm.bootstrap = bootstrap(config)?;
-    Ok(shoal_swarm::start(swarm, Arc::new(serve), shutdown).await?)
+    swarm.zone.clone_from(&config.zone);
+    swarm.upload = cap(config.upload_rate);
+    swarm.download = download;
+    Ok(swarm)
 }
 
 /// Counts and logs each answer to a client.

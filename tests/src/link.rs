@@ -151,10 +151,12 @@ impl Line {
 
     /// Until it is these bytes' turn.
     async fn wait(&self, bytes: usize) {
+        // A piece is what one read gave.
+        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
         let turn = {
             let mut free = self.free.lock().await;
             let turn = (*free).max(Instant::now());
-            *free = turn + Duration::from_secs_f64(bytes as f64 / f64::from(self.rate));
+            *free = turn + Duration::from_secs_f64(f64::from(bytes) / f64::from(self.rate));
             turn
         };
         sleep_until(turn).await;

@@ -101,6 +101,7 @@ type Row = (&'static str, fn(&mut Flags, String), fn(&Config) -> String, [&'stat
 
 /// Every key that holds one text: flag over variable over file, and what each said is where it came from.
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table")]
 fn flag_over_environment_over_file() {
     let rows: [Row; 8] = [
         (

@@ -13,6 +13,7 @@
 //! | `rollout` | nothing: what the others have in common |
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![expect(clippy::cast_precision_loss, reason = "copies of an image, to a hundredth")]
 
 mod nodes;
 mod partition;

@@ -28,7 +28,7 @@ struct Hosts {
     // Before the namespaces that they run in.
     nodes: Vec<Node>,
     _registry: Registry,
-    hosts: Vec<Host>,
+    all: Vec<Host>,
     upstream: Host,
     image: Image,
     _network: Network,
@@ -68,7 +68,7 @@ impl Hosts {
             nodes.push(Node::start(home.path(), &format!("node-{number}"), settings).await.unwrap());
             hosts.push(host);
         }
-        let hosts = Self { nodes, _registry: registry, hosts, upstream, image, _network: network, home };
+        let hosts = Self { nodes, _registry: registry, all: hosts, upstream, image, _network: network, home };
         hosts.settled().await;
         hosts
     }
@@ -78,7 +78,7 @@ impl Hosts {
         for number in 0..NODES {
             let admin = format!("http://{}", self.nodes[number].serving.admin);
             let joined = until("the nodes find each other", PATIENCE, async || {
-                let answer = inside(&self.hosts[number], self.home.path(), &["get", &admin, "/status"]).await;
+                let answer = inside(&self.all[number], self.home.path(), &["get", &admin, "/status"]).await;
                 let status: String = serde_json::from_str(&answer).ok()?;
                 let status: Status = serde_json::from_str(&status).ok()?;
                 (status.peers.len() == NODES - 1).then_some(())
@@ -97,12 +97,12 @@ impl Hosts {
             "begin": Duration::ZERO,
         });
         let words = ["pull", &request.to_string()];
-        spec(&self.hosts[number], &format!("pull-{number}"), self.home.path(), &words).start().unwrap()
+        spec(&self.all[number], &format!("pull-{number}"), self.home.path(), &words).start().unwrap()
     }
 
     /// Lets these two reach each other, or not.
     fn join(&self, one: usize, other: usize, joined: bool) {
-        let (one, other) = (&self.hosts[one], &self.hosts[other]);
+        let (one, other) = (&self.all[one], &self.all[other]);
         one.route(other.address, joined).unwrap();
         other.route(one.address, joined).unwrap();
     }

@@ -75,9 +75,9 @@ impl Rollout {
 
     /// The nodes that get something from upstream just now.
     pub(crate) async fn holders(&self, count: usize) -> Vec<usize> {
-        let mut before = self.from_upstream().await;
+        let mut before = self.upstream_bytes().await;
         until("so many nodes fetch", PATIENCE, async || {
-            let now = self.from_upstream().await;
+            let now = self.upstream_bytes().await;
             let grown = now.iter().zip(&before).enumerate().filter(|(_, (now, before))| now > before);
             let holders: Vec<usize> = grown.map(|(number, _)| number).take(count).collect();
             before = now;
@@ -87,7 +87,7 @@ impl Rollout {
         .unwrap()
     }
 
-    async fn from_upstream(&self) -> Vec<u64> {
+    async fn upstream_bytes(&self) -> Vec<u64> {
         let mut bytes = Vec::new();
         for node in &self.fleet.nodes {
             bytes.push(node.status().await.unwrap().traffic.upstream.bytes);
