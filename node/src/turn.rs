@@ -5,6 +5,7 @@ use std::time::Duration;
 use shoal_gateway::error::PullError;
 use shoal_proto::digest::Digest;
 use shoal_proto::identity::PeerId;
+use shoal_proto::name::Registry;
 use shoal_proto::swarm::lease::LeaseEnd;
 use shoal_proto::swarm::turn::{AskTurn, TurnAnswer, TurnEnded};
 use tokio::time::timeout;
@@ -17,10 +18,59 @@ const WAIT: Duration = Duration::from_millis(4500);
 const MAX_HOPS: u32 = 4;
 /// The most nodes noted as lost.
 const MAX_LOST: usize = 8;
+/// So many nodes that should have it are tried before upstream is asked again.
+const MAX_HOLDERS: usize = 3;
+
+/// Something that one node of the fleet asks upstream for.
+#[derive(Debug, Clone, Copy)]
+pub struct Wish<'a> {
+    /// What it is found under.
+    pub key: Digest,
+    /// An answer is good if it is not older than this.
+    pub fresh: Duration,
+    /// Who is upstream.
+    pub registry: &'a Registry,
+}
+
+impl Wish<'_> {
+    /// Has it from upstream by `fetch` if this node has the turn, or if no home is reached; else by `ask` from the node
+    /// that had it, which gives nothing if that node does not have it after all.
+    ///
+    /// # Errors
+    /// Those of `fetch`, or that others tried and failed.
+    pub async fn once<T, Fetched, Told>(
+        self,
+        ports: &Ports,
+        fetch: impl Fn() -> Fetched,
+        ask: impl Fn(PeerId) -> Told,
+    ) -> Result<T, PullError>
+    where
+        Fetched: Future<Output = Result<T, PullError>>,
+        Told: Future<Output = Option<T>>,
+    {
+        let mut lost = Vec::new();
+        for _ in 0..MAX_HOLDERS {
+            match take(ports, self.key, self.fresh, &lost).await {
+                Turn::Mine(ticket) => {
+                    let fetched = fetch().await;
+                    ticket.end(&fetched);
+                    return fetched;
+                }
+                Turn::Done(by) => match ask(by).await {
+                    Some(told) => return Ok(told),
+                    None => lost.push(by),
+                },
+                Turn::Failed(how) => return Err(failed(self.registry, how)),
+                Turn::Alone => break,
+            }
+        }
+        fetch().await
+    }
+}
 
 /// What the fleet says.
 #[derive(Debug)]
-pub enum Turn {
+enum Turn {
     /// This node asks upstream, and tells how it went.
     Mine(Box<Ticket>),
     /// This node has it.
@@ -33,7 +83,7 @@ pub enum Turn {
 
 /// A turn that this node has. Dropped before its end was told, it counts as failed.
 #[derive(Debug)]
-pub struct Ticket {
+struct Ticket {
     ports: Ports,
     home: PeerId,
     key: Digest,
@@ -43,7 +93,7 @@ pub struct Ticket {
 
 impl Ticket {
     /// Tells the home how it went.
-    pub fn end<T>(mut self, result: &Result<T, PullError>) {
+    fn end<T>(mut self, result: &Result<T, PullError>) {
         self.tell(match result {
             Ok(_) => LeaseEnd::Done,
             Err(PullError::Upstream { .. } | PullError::Throttled { .. } | PullError::Unavailable(_)) => {
@@ -78,7 +128,7 @@ impl Drop for Ticket {
 }
 
 /// Asks for a turn at `key`. `lost` are holders that turned out not to have it.
-pub async fn take(ports: &Ports, key: Digest, fresh: Duration, lost: &[PeerId]) -> Turn {
+async fn take(ports: &Ports, key: Digest, fresh: Duration, lost: &[PeerId]) -> Turn {
     let Some(ranked) = ports.homes.ranked(key).await else { return Turn::Alone };
     let mut lost = lost.to_vec();
     let mut homes = ranked.closest.into_iter();
@@ -114,7 +164,7 @@ pub async fn take(ports: &Ports, key: Digest, fresh: Duration, lost: &[PeerId]) 
 }
 
 /// What a client is told when others tried and failed.
-pub fn failed(registry: &impl ToString, how: LeaseEnd) -> PullError {
+fn failed(registry: &Registry, how: LeaseEnd) -> PullError {
     let registry = registry.to_string();
     match how {
         LeaseEnd::Refused => PullError::NotFound { registry },

@@ -12,8 +12,8 @@
 //! hold ids and ranges and never blob bytes. Time is a [`Duration`] since any fixed instant.
 //!
 //! Its rules:
-//! - A chunk is asked of a peer that says it has it, one in this node's zone before others; the window ahead of a reader comes first, in order, then
-//!   the chunks that fewest peers have.
+//! - A chunk is asked of a peer that says it has it, one in this node's zone before others; the window ahead of a
+//!   reader comes first, in order, then the chunks that fewest peers have.
 //! - How many chunks are in flight at a peer follows its measured rate, and all of them together a byte bound.
 //! - A peer that stalls, disappears or lies costs the chunks asked of it: they are asked of another. A chunk
 //!   that takes much longer than its peer's rate promises is asked of a second peer as well.
@@ -122,8 +122,6 @@ pub enum ChunkFailure {
 pub enum Event {
     /// A peer said what it has of this blob.
     Provider(PeerId, Availability),
-    /// A peer is in this node's zone: what it has is asked of it before others.
-    Near(PeerId),
     /// A peer takes part in the swarm, or may hold the blob: it can be asked what it has.
     Candidate(PeerId),
     /// A peer that [`Action::Ask`] named has nothing of this blob, or does not answer.
@@ -321,7 +319,6 @@ impl Transfer {
                 self.asking.remove(&peer);
                 self.provider_found(peer, availability);
             }
-            Event::Near(peer) => self.providers.near(peer),
             Event::Candidate(peer) => self.candidate(peer, now, &mut actions),
             Event::HasNothing(peer) => self.has_nothing(peer, now),
             Event::Homes(homes) => self.member.homes(homes),
@@ -353,6 +350,11 @@ impl Transfer {
         }
         self.plan(now, &mut actions);
         actions
+    }
+
+    /// A peer is in this node's zone: from its next event on, what it has is asked of it before others.
+    pub fn near(&mut self, peer: PeerId) {
+        self.providers.near(peer);
     }
 
     /// Which chunks are stored.

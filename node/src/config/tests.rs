@@ -99,6 +99,11 @@ fn with_a_key_peers_are_listened_for_everywhere() {
 /// A key, its flag's field, and how to see its value.
 type Row = (&'static str, fn(&mut Flags, String), fn(&Config) -> String, [&'static str; 3]);
 
+/// A rate in whole MiB a second, as it was written.
+fn mib(rate: Option<u64>) -> String {
+    format!("{}MiB", rate.unwrap_or(0) >> 20)
+}
+
 /// Every key that holds one text: flag over variable over file, and what each said is where it came from.
 #[test]
 #[expect(clippy::too_many_lines, reason = "a table")]
@@ -137,19 +142,19 @@ fn flag_over_environment_over_file() {
         (
             "upload_rate",
             |flags, value| flags.upload_rate = Some(value),
-            |config| crate::size::ByteSize(config.upload_rate.unwrap_or(0)).to_string().replace(".0 ", ""),
+            |config| mib(config.upload_rate),
             ["1MiB", "2MiB", "3MiB"],
         ),
         (
             "download_rate",
             |flags, value| flags.download_rate = Some(value),
-            |config| crate::size::ByteSize(config.download_rate.unwrap_or(0)).to_string().replace(".0 ", ""),
+            |config| mib(config.download_rate),
             ["1MiB", "2MiB", "3MiB"],
         ),
         (
             "upstream_rate",
             |flags, value| flags.upstream_rate = Some(value),
-            |config| crate::size::ByteSize(config.upstream_rate.unwrap_or(0)).to_string().replace(".0 ", ""),
+            |config| mib(config.upstream_rate),
             ["1MiB", "2MiB", "3MiB"],
         ),
     ];

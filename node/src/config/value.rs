@@ -5,13 +5,11 @@ use std::path::PathBuf;
 
 use reqwest::Url;
 use shoal_proto::name::Registry;
+use shoal_swarm::zone;
 
 use super::Stream;
 use super::problem::Wrong;
 use crate::size::ByteSize;
-
-/// Longest zone name: cloud zones are about 20 characters, a host name is at most 63.
-const MAX_ZONE: usize = 63;
 
 /// How a text becomes a value.
 pub(super) type Parse<T> = fn(&str) -> Result<T, Wrong>;
@@ -47,12 +45,12 @@ pub(super) fn cluster_key_path(text: &str) -> Result<PathBuf, Wrong> {
 
 /// The name of a zone.
 pub(super) fn zone(text: &str) -> Result<String, Wrong> {
-    let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_');
-    if text.is_empty() || text.len() > MAX_ZONE || !text.bytes().all(plain) {
+    if !zone::is_name(text) {
         return Err(Wrong::new(
             "is not a zone name",
             format!(
-                "allowed: 1 to {MAX_ZONE} letters, digits, dots, dashes and underscores, as in eu-west-1a"
+                "allowed: 1 to {} letters, digits, dots, dashes and underscores, as in eu-west-1a",
+                zone::LONGEST
             ),
         ));
     }

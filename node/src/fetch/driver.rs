@@ -212,12 +212,10 @@ impl Driver {
                 Vec::new()
             }
             Said::Found(found) => {
-                let mut actions = Vec::new();
                 if self.ports.peers.is_near(&found.peer) == Some(true) {
-                    actions = core.handle(Event::Near(found.peer), now);
+                    core.near(found.peer);
                 }
-                actions.extend(core.handle(Event::Provider(found.peer, found.availability), now));
-                actions
+                core.handle(Event::Provider(found.peer, found.availability), now)
             }
             Said::DiscoveryEnded => core.handle(Event::DiscoveryEnded, now),
             Said::Chunk { id, chunk, bytes } => {

@@ -10,12 +10,10 @@ use shoal_proto::name::{Reference, Scope};
 
 use super::{NodeSource, unavailable};
 use crate::fetch::small;
-use crate::turn::{self, Turn};
+use crate::turn::Wish;
 
 /// For how long the fleet remembers who fetched a manifest: its digest does not change.
 const FRESH: std::time::Duration = std::time::Duration::from_mins(1);
-/// So many holders of a manifest are tried before it is fetched again.
-const MAX_HOLDERS: usize = 3;
 
 impl NodeSource {
     /// The manifest, fetched once however many ask.
@@ -32,23 +30,16 @@ impl NodeSource {
         if let Some(manifest) = self.held_manifest(scope, digest).await? {
             return Ok(manifest);
         }
-        let mut lost = Vec::new();
-        for _ in 0..MAX_HOLDERS {
-            match turn::take(&self.ports, *digest, FRESH, &lost).await {
-                Turn::Mine(ticket) => {
-                    let manifest = self.fetch_manifest(scope, digest, accept).await;
-                    ticket.end(&manifest);
-                    return manifest;
-                }
-                Turn::Done(by) => match small::from_peer(&self.ports, by, *digest, MAX_MANIFEST).await {
-                    Some(bytes) => return Ok(self.kept(scope, typed(*digest, bytes, None)).await),
-                    None => lost.push(by),
-                },
-                Turn::Failed(how) => return Err(turn::failed(&scope.registry, how)),
-                Turn::Alone => break,
-            }
-        }
-        self.fetch_manifest(scope, digest, accept).await
+        let wish = Wish { key: *digest, fresh: FRESH, registry: &scope.registry };
+        wish.once(
+            &self.ports,
+            async || self.fetch_manifest(scope, digest, accept).await,
+            async |by| {
+                let bytes = small::from_peer(&self.ports, by, *digest, MAX_MANIFEST).await?;
+                Some(self.kept(scope, typed(*digest, bytes, None)).await)
+            },
+        )
+        .await
     }
 
     /// From a peer that nobody knew of, or from upstream; if that is down, from whoever can be found.

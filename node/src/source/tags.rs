@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Duration, Instant, timeout, timeout_at};
 
 use super::{NodeSource, unavailable};
-use crate::turn::{self, Turn};
+use crate::turn::Wish;
 
 /// How old an upstream check may be to answer for upstream, anywhere in the fleet.
 const FRESH: Duration = Duration::from_secs(2);
@@ -20,8 +20,6 @@ const FRESH: Duration = Duration::from_secs(2);
 const SLACK: Duration = Duration::from_secs(30);
 /// How long the node that asked upstream may take to say what it heard.
 const ONE_PEER: Duration = Duration::from_secs(1);
-/// So many nodes that should know are tried before upstream is asked again.
-const MAX_HOLDERS: usize = 3;
 /// How long peers may take to say what they remember of a tag.
 const PEERS_LIMIT: Duration = Duration::from_millis(600);
 /// The most peers asked for a tag.
@@ -56,35 +54,25 @@ impl NodeSource {
         let key = as_asked(scope, tag, accept);
         let _turn = self.tags_in_flight.turn(&key).await;
         let own = self.ports.store.tags(scope, tag).await.map_err(unavailable)?;
-        if let Some(info) = newest(own, scope, tag, accept, Some(FRESH)) {
-            return Ok(info);
+        if let Some(signed) = newest(own, scope, tag, accept, Some(FRESH)) {
+            return Ok(info_of(&signed.mapping));
         }
-        let mut lost = Vec::new();
-        for _ in 0..MAX_HOLDERS {
-            match turn::take(&self.ports, key, FRESH, &lost).await {
-                Turn::Mine(ticket) => {
-                    let info = self.checked_tag(scope, tag, accept).await;
-                    ticket.end(&info);
-                    return info;
+        let wish = Wish { key, fresh: FRESH, registry: &scope.registry };
+        wish.once(
+            &self.ports,
+            async || self.checked_tag(scope, tag, accept).await,
+            async |by| {
+                let asked = timeout(ONE_PEER, self.ports.peers.ask_tag(by, scope, tag)).await;
+                let told = asked.ok().and_then(Result::ok).unwrap_or_default();
+                let signed = newest(told, scope, tag, accept, Some(FRESH + SLACK))?;
+                let info = info_of(&signed.mapping);
+                if let Err(error) = self.ports.store.put_tag(signed).await {
+                    tracing::warn!(%error, %tag, "could not remember what the tag names");
                 }
-                Turn::Done(by) => {
-                    let asked = timeout(ONE_PEER, self.ports.peers.ask_tag(by, scope, tag)).await;
-                    let told = asked.ok().and_then(Result::ok).unwrap_or_default();
-                    let Some(signed) = newest_signed(told, scope, tag, accept, Some(FRESH + SLACK)) else {
-                        lost.push(by);
-                        continue;
-                    };
-                    let info = info_of(&signed.mapping);
-                    if let Err(error) = self.ports.store.put_tag(signed).await {
-                        tracing::warn!(%error, %tag, "could not remember what the tag names");
-                    }
-                    return Ok(info);
-                }
-                Turn::Failed(how) => return Err(turn::failed(&scope.registry, how)),
-                Turn::Alone => break,
-            }
-        }
-        self.checked_tag(scope, tag, accept).await
+                Some(info)
+            },
+        )
+        .await
     }
 
     async fn checked_tag(
@@ -147,7 +135,7 @@ impl NodeSource {
         });
         let mut known = own;
         known.extend(self.ask_peers(scope, tag).await);
-        newest_signed(known, scope, tag, accept, None).map(|signed| signed.mapping)
+        newest(known, scope, tag, accept, None).map(|signed| signed.mapping)
     }
 
     async fn ask_peers(&self, scope: &Scope, tag: &Tag) -> Vec<SignedTagMapping> {
@@ -229,18 +217,8 @@ fn info_of(mapping: &TagMapping) -> ManifestInfo {
     ManifestInfo { digest: mapping.digest, size: mapping.size, media_type: mapping.media_type.clone() }
 }
 
-fn newest(
-    known: Vec<SignedTagMapping>,
-    scope: &Scope,
-    tag: &Tag,
-    accept: &Accept,
-    within: Option<Duration>,
-) -> Option<ManifestInfo> {
-    newest_signed(known, scope, tag, accept, within).map(|signed| info_of(&signed.mapping))
-}
-
 /// The newest mapping that its signer did sign, of a type that the client accepts, not older than `within`.
-fn newest_signed(
+fn newest(
     mut known: Vec<SignedTagMapping>,
     scope: &Scope,
     tag: &Tag,

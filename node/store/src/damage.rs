@@ -46,9 +46,7 @@ impl Inner {
         }
         Ok(true)
     }
-}
 
-impl Inner {
     /// Makes a change after which a blob is not held. Blocks.
     ///
     /// A change that failed may be made all the same: so the database is asked, and if it does not answer, the blob is

@@ -109,8 +109,7 @@ impl Handle {
 
     /// Whether a connected peer is in this node's zone; `None` if either does not say where it is.
     pub fn is_near(&self, peer: &PeerId) -> Option<bool> {
-        let own = self.zone.as_ref()?;
-        self.shown.neighbours.zone_of(peer).map(|zone| zone == *own)
+        self.shown.neighbours.is_in(peer, self.zone.as_deref()?)
     }
 
     /// Counts how often a peer came or went; changes with [`Handle::connected`].

@@ -15,7 +15,7 @@
 //! | `announce` | which keys are announced, and when |
 //! | `records` | the provider records kept for the cluster |
 //! | `closeness` | how close peers are to keys |
-//! | `zone` | what is near |
+//! | [`zone`] | what is near |
 //! | `rate` | caps on rates |
 //! | `streams` | long-lived streams with bounded queues |
 //! | [`handle`] | what the rest of the node asks of it |
@@ -36,7 +36,7 @@ mod records;
 mod streams;
 pub mod transport;
 mod upgrade;
-mod zone;
+pub mod zone;
 
 use std::net::SocketAddr;
 use std::time::Duration;

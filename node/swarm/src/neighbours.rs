@@ -121,9 +121,9 @@ impl Neighbours {
         });
     }
 
-    /// The zone of a connected peer, as it says.
-    pub(crate) fn zone_of(&self, peer: &PeerId) -> Option<String> {
-        self.table().get(peer)?.zone.clone()
+    /// Whether a connected peer says that it is in this zone; `None` if it does not say where it is.
+    pub(crate) fn is_in(&self, peer: &PeerId, zone: &str) -> Option<bool> {
+        self.table().get(peer)?.zone.as_deref().map(|told| told == zone)
     }
 
     /// Where a connected peer can be reached, as it says.

@@ -91,12 +91,11 @@ pub async fn start(
     };
     node.listen(config.listen).await?;
     tracing::info!(peer_id = %local, addresses = ?node.listening(), "listening for peers");
-    let uploads = (config.upload_slots, config.upload);
-    let serving = inbound::run(to_serve, serve, uploads.0, uploads.1, given, shutdown.clone());
+    let Config { upload_slots, upload, download, zone, .. } = config;
+    let serving = inbound::run(to_serve, serve, upload_slots, upload, given, shutdown.clone());
     let task = tokio::spawn(async move {
         tokio::join!(node.run(shutdown), serving);
     });
-    let (zone, download) = (config.zone, config.download);
     let links = Arc::default();
     let handle = Handle { local, zone, download, commands, opens, shown, joined, book, links };
     Ok((handle, task))

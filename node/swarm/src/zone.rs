@@ -1,9 +1,15 @@
 //! What is near: the zone that a node says it is in, as a product in the agent version that libp2p's identify protocol
 //! carries. Members tell it once a connection; nobody else hears it.
 
-/// The longest zone taken from a peer.
-const LONGEST: usize = 63;
+/// The longest zone name: cloud zones are about 20 characters, a host name is at most 63.
+pub const LONGEST: usize = 63;
 const PRODUCT: &str = "zone/";
+
+/// Whether this can be the name of a zone: letters, digits, dots, dashes and underscores, [`LONGEST`] at the most.
+pub fn is_name(text: &str) -> bool {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_');
+    !text.is_empty() && text.len() <= LONGEST && text.bytes().all(plain)
+}
 
 /// What this node calls itself to peers.
 pub(crate) fn agent_version(zone: Option<&str>) -> String {
@@ -13,10 +19,8 @@ pub(crate) fn agent_version(zone: Option<&str>) -> String {
 
 /// The zone that a peer's agent version names. What is no name of a zone counts as none.
 pub(crate) fn told(agent: &str) -> Option<String> {
-    let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_');
     let zone = agent.split(' ').find_map(|product| product.strip_prefix(PRODUCT))?;
-    let valid = !zone.is_empty() && zone.len() <= LONGEST && zone.bytes().all(plain);
-    valid.then(|| zone.to_owned())
+    is_name(zone).then(|| zone.to_owned())
 }
 
 #[cfg(test)]

@@ -222,11 +222,6 @@ impl Turns {
             self.things.iter().filter(|(_, thing)| late(thing)).map(|(key, _)| *key).collect();
         late.into_iter().flat_map(|key| self.next_turn(key, now)).collect()
     }
-
-    /// Whether time matters: somebody has a turn.
-    pub fn is_active(&self) -> bool {
-        self.things.values().any(|thing| thing.going.is_some())
-    }
 }
 
 #[cfg(test)]

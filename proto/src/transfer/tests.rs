@@ -127,7 +127,7 @@ fn who_is_near_is_asked_before_others() {
     let (mut transfer, _) =
         Transfer::start(layout(64), FixedBitSet::new(), homes(), Options::default(), ms(0));
     let (far, near) = (peer(1), peer(2));
-    transfer.handle(Event::Near(near), ms(1));
+    transfer.near(near);
     let mut actions = transfer.handle(Event::Provider(near, Availability::Complete), ms(1));
     actions.extend(transfer.handle(Event::Provider(far, Availability::Complete), ms(1)));
     // As one that is fast is found to be: then all fits into what may be in flight at it.
