@@ -70,7 +70,7 @@ impl Fleet<Linked> {
     ///
     /// # Errors
     /// If a part does not start.
-    pub async fn behind_a_link(kind: Kind, rate: u32, count: usize) -> Result<Self> {
+    pub async fn behind_a_link(kind: Kind, rate: u64, count: usize) -> Result<Self> {
         let home = home()?;
         let registry = Registry::start(kind, home.path(), "registry").await?;
         let link = Link::start(registry.address(), rate)?;

@@ -6,14 +6,13 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
 
 use anyhow::Result;
+use shoal_swarm::RateCap;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
-use tokio::sync::{Mutex, watch};
+use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
-use tokio::time::{Instant, sleep_until};
 
 /// Pieces in which bytes are sent on.
 const PIECE: usize = 16 << 10;
@@ -31,10 +30,8 @@ pub struct Link {
 #[derive(Debug)]
 struct Line {
     registry: SocketAddr,
-    /// Bytes a second.
-    rate: u32,
-    /// When the line is free again.
-    free: Mutex<Instant>,
+    /// For all connections together.
+    rate: RateCap,
     carried: AtomicU64,
     spoils: AtomicBool,
     up: watch::Sender<bool>,
@@ -45,13 +42,12 @@ impl Link {
     ///
     /// # Errors
     /// If no port is free.
-    pub fn start(registry: SocketAddr, rate: u32) -> Result<Self> {
+    pub fn start(registry: SocketAddr, rate: u64) -> Result<Self> {
         let listener = listen()?;
         let address = listener.local_addr()?;
         let line = Arc::new(Line {
             registry,
-            rate,
-            free: Mutex::new(Instant::now()),
+            rate: RateCap::of(rate),
             carried: AtomicU64::new(0),
             spoils: AtomicBool::new(false),
             up: watch::Sender::new(true),
@@ -138,7 +134,7 @@ impl Line {
                 if length == PIECE && self.spoils.load(Ordering::Relaxed) {
                     piece[PIECE - 1] ^= 1;
                 }
-                self.wait(length).await;
+                self.rate.pass(length).await;
                 to_client.write_all(&piece[..length]).await?;
                 self.carried.fetch_add(length as u64, Ordering::Relaxed);
             }
@@ -147,18 +143,5 @@ impl Line {
             copied = tokio::io::copy(&mut asked, &mut to_registry) => copied.map(drop).map_err(Into::into),
             ended = back => ended,
         }
-    }
-
-    /// Until it is these bytes' turn.
-    async fn wait(&self, bytes: usize) {
-        // A piece is what one read gave.
-        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
-        let turn = {
-            let mut free = self.free.lock().await;
-            let turn = (*free).max(Instant::now());
-            *free = turn + Duration::from_secs_f64(f64::from(bytes) / f64::from(self.rate));
-            turn
-        };
-        sleep_until(turn).await;
     }
 }

@@ -5,14 +5,12 @@
 use std::fs::File;
 use std::io::{Seek as _, SeekFrom, Write as _};
 use std::path::Path;
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use shoal_tests::faulty::Faulty;
 use shoal_tests::fleet::{Fleet, REGISTRY};
 use shoal_tests::image::{Blob, Image, synthetic};
 use shoal_tests::node::Node;
-use shoal_tests::process::output;
 use tokio::io::AsyncWriteExt as _;
 
 const REPOSITORY: &str = "registry.test/some/image";
@@ -110,35 +108,14 @@ async fn a_peer_with_wrong_bytes_costs_only_those_chunks() {
     healed(&fleet.nodes[0], blob).await;
 }
 
-/// SIGSTOP: the connection stands, the process does not answer.
-struct Frozen(u32);
-
-impl Frozen {
-    fn freeze(id: u32) -> Self {
-        signal("STOP", id);
-        Self(id)
-    }
-}
-
-impl Drop for Frozen {
-    fn drop(&mut self) {
-        signal("CONT", self.0);
-    }
-}
-
-fn signal(name: &str, id: u32) {
-    let kill = format!("kill -{name} {id}");
-    output(Command::new("/bin/sh").args(["-c", &kill])).unwrap();
-}
-
 #[tokio::test]
 async fn a_peer_that_stands_still_is_left_alone() {
     let (fleet, image) = holding(2, 37).await;
-    let frozen = Frozen::freeze(fleet.nodes[0].id());
+    fleet.nodes[0].freeze().unwrap();
     let begun = Instant::now();
     fleet.nodes[1].client().unwrap().pull(REPOSITORY, "1", &image).await.unwrap();
     assert!(begun.elapsed() < Duration::from_secs(20), "the pull took {:?}", begun.elapsed());
-    drop(frozen);
+    fleet.nodes[0].thaw().unwrap();
     // And is a peer again afterwards.
     fleet.nodes[0].joined(1).await.unwrap();
 }

@@ -8,10 +8,8 @@ const NODES: usize = 5;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_home_is_killed() {
-    let mut rollout = Rollout::new(NODES).await;
+    let mut rollout = Rollout::under_way(NODES).await;
     let home = rollout.homes()[0];
-    rollout.begin(rollout.numbers());
-    rollout.reaches(0.25).await;
     rollout.fleet.nodes[home].kill();
     let rest = rollout.numbers().filter(|&number| number != home);
     rollout.complete(rest).await;
@@ -21,10 +19,8 @@ async fn a_home_is_killed() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_home_is_frozen_and_thaws() {
-    let mut rollout = Rollout::new(NODES).await;
+    let mut rollout = Rollout::under_way(NODES).await;
     let home = rollout.homes()[0];
-    rollout.begin(rollout.numbers());
-    rollout.reaches(0.25).await;
     rollout.node(home).freeze().unwrap();
     let rest = rollout.numbers().filter(|&number| number != home);
     rollout.complete(rest).await;
@@ -56,10 +52,8 @@ async fn a_home_is_frozen_before_the_rollout_begins() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn lease_holders_freeze_and_thaw() {
-    let mut rollout = Rollout::new(NODES + 1).await;
+    let mut rollout = Rollout::under_way(NODES + 1).await;
     let home = rollout.homes()[0];
-    rollout.begin(rollout.numbers());
-    rollout.reaches(0.25).await;
     // Those that are not the home, which has a test of its own.
     let holders = rollout.holders(3).await;
     let frozen: Vec<usize> = holders.into_iter().filter(|&number| number != home).take(2).collect();

@@ -17,7 +17,7 @@ pub(crate) const MIB: u64 = 1 << 20;
 /// The layer that is pulled. A lease of it is an eighth.
 pub(crate) const SIZE: u64 = 16 * MIB;
 /// Bytes a second from upstream: a rollout takes four seconds.
-pub(crate) const RATE: u32 = 4 << 20;
+pub(crate) const RATE: u64 = 4 << 20;
 /// How long anything may take. The machine may be busy.
 pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
 
@@ -32,6 +32,14 @@ impl Rollout {
     pub(crate) async fn new(count: usize) -> Self {
         let fleet = Fleet::behind_a_link(Kind::Distribution, RATE, count).await.unwrap();
         Self::of(fleet, SIZE, |_, _| true).await
+    }
+
+    /// All of a new fleet pull, and upstream has given a quarter of the image.
+    pub(crate) async fn under_way(count: usize) -> Self {
+        let mut rollout = Self::new(count).await;
+        rollout.begin(rollout.numbers());
+        rollout.reaches(0.25).await;
+        rollout
     }
 
     /// An image with a layer of `size` bytes that is `wanted` for these nodes, by its digest.

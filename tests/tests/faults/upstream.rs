@@ -44,9 +44,7 @@ async fn a_home_has_no_route_to_upstream() {
 /// Connections break, and new ones are refused for a while. Clients are told soon, and try again.
 #[tokio::test(flavor = "multi_thread")]
 async fn upstream_is_cut_off_and_comes_back() {
-    let mut rollout = Rollout::new(NODES).await;
-    rollout.begin(rollout.numbers());
-    rollout.reaches(0.25).await;
+    let mut rollout = Rollout::under_way(NODES).await;
     rollout.fleet.registry.link.cut();
     tokio::time::sleep(AWAY).await;
     rollout.fleet.registry.link.restore();
@@ -58,9 +56,7 @@ async fn upstream_is_cut_off_and_comes_back() {
 /// The registry stands still: connections stay, and say nothing. No client notices.
 #[tokio::test(flavor = "multi_thread")]
 async fn upstream_freezes_and_thaws() {
-    let mut rollout = Rollout::new(NODES).await;
-    rollout.begin(rollout.numbers());
-    rollout.reaches(0.25).await;
+    let mut rollout = Rollout::under_way(NODES).await;
     rollout.fleet.registry.registry.freeze().unwrap();
     tokio::time::sleep(AWAY).await;
     rollout.fleet.registry.registry.thaw().unwrap();
