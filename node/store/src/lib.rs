@@ -58,7 +58,8 @@ use std::time::Duration;
 pub struct Options {
     /// Memory for the database's pages, in bytes.
     pub cache: usize,
-    /// How long what is known of a partial blob may be unwritten: so much is fetched again after a crash.
+    /// How long what is known of a partial blob may be unwritten, unless it is much: so much is fetched again after a
+    /// crash.
     pub flush: Duration,
     /// Memory for chunks that were just stored, in bytes: they need not be read back for who asks for them next.
     pub recent: usize,

@@ -23,6 +23,10 @@ mod resume;
 use progress::Phase;
 pub(crate) use progress::State;
 
+/// So many bytes are written to the database at once: a fast link brings more in the time that they may wait else than
+/// should be fetched again after a kill.
+const MUCH: u64 = 8 * 1024 * 1024;
+
 /// A blob on its way. Cheap to clone; all clones are the same.
 #[derive(Debug, Clone)]
 pub struct Partial {
@@ -142,18 +146,25 @@ impl Partial {
         Ok(Some(progress.file.get_or_insert(file).clone()))
     }
 
-    /// Writes to the database what it does not know yet, in a while.
+    /// Writes to the database what it does not know yet: in a while, or at once where it is much.
     fn flush_soon(&self) {
         {
             let mut progress = self.state.progress();
-            if progress.flushing || progress.unwritten.is_empty() {
+            let unwritten = progress.unwritten.len() as u64 * self.state.layout.chunk_size();
+            if unwritten >= MUCH {
+                self.state.much.notify_one();
+            }
+            if progress.flushing || unwritten == 0 {
                 return;
             }
             progress.flushing = true;
         }
         let this = self.clone();
         tokio::spawn(async move {
-            tokio::time::sleep(this.store.options.flush).await;
+            tokio::select! {
+                () = tokio::time::sleep(this.store.options.flush) => {}
+                () = this.state.much.notified() => {}
+            }
             match this.flush().await {
                 Ok(()) => this.flush_soon(),
                 Err(error) => {

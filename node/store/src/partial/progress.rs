@@ -29,6 +29,8 @@ pub(crate) struct State {
     pub(super) hashed: Notify,
     /// Tells who waits that a chunk is no longer being written.
     written: Notify,
+    /// Tells who flushes that much is unwritten.
+    pub(super) much: Notify,
     pub(super) recent: Arc<Recent>,
 }
 
@@ -95,7 +97,8 @@ impl State {
             phase: Phase::Open,
         };
         let progress = Mutex::new(progress);
-        Self { digest, layout, progress, hashed: Notify::new(), written: Notify::new(), recent }
+        let (hashed, written, much) = (Notify::new(), Notify::new(), Notify::new());
+        Self { digest, layout, progress, hashed, written, much, recent }
     }
 
     pub(super) fn progress(&self) -> MutexGuard<'_, Progress> {
