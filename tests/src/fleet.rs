@@ -89,10 +89,8 @@ impl<U> Fleet<U> {
         let mut fleet = Self { nodes: Vec::new(), registry, url, key, home };
         for _ in 0..count {
             fleet.grow().await?;
-            // One after the other: two nodes that dial each other in the same instant fail both, and leave each other
-            // alone for half a minute.
-            fleet.settled().await?;
         }
+        fleet.settled().await?;
         Ok(fleet)
     }
 

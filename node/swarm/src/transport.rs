@@ -13,6 +13,10 @@ use crate::bootstrap::socket_address;
 use crate::cluster_key::ClusterKey;
 use crate::upgrade::{Upgrade, UpgradeError};
 
+mod fresh_port;
+
+use fresh_port::FreshPort;
+
 /// How long a connection may take until it can be used: TCP, TLS, and the proof of membership.
 const CONNECT: Duration = Duration::from_secs(10);
 
@@ -45,11 +49,10 @@ pub(crate) fn transport_within(
 ) -> Result<Boxed<(PeerId, StreamMuxerBox)>, TransportBuildError> {
     let upgrade =
         Upgrade::new(keypair, key).map_err(|error| TransportBuildError::Certificate(error.to_string()))?;
-    let config = || tcp::Config::default().nodelay(true);
+    let tcp = || FreshPort(tcp::tokio::Transport::new(tcp::Config::default().nodelay(true)));
     // Addresses as they are first: a machine without a resolver can still be given addresses.
-    let names = dns::tokio::Transport::system(tcp::tokio::Transport::new(config()))
-        .map_err(TransportBuildError::Dns)?;
-    let tcp = OrTransport::new(tcp::tokio::Transport::new(config()), names)
+    let names = dns::tokio::Transport::system(tcp()).map_err(TransportBuildError::Dns)?;
+    let tcp = OrTransport::new(tcp(), names)
         .map(|either, _| either.into_inner())
         .map_err(|error| std::io::Error::other(error.to_string()));
     let upgraded = tcp.and_then(move |stream, point| {

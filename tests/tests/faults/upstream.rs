@@ -21,8 +21,8 @@ async fn with_a_link_of_its_own() -> (Fleet<Linked>, Link) {
     fleet.grow_with(settings).await.unwrap();
     for _ in 1..NODES {
         fleet.grow().await.unwrap();
-        fleet.settled().await.unwrap();
     }
+    fleet.settled().await.unwrap();
     (fleet, link)
 }
 

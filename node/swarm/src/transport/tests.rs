@@ -91,6 +91,26 @@ async fn members_learn_each_others_ids_and_exchange_bytes() {
     echo.abort();
 }
 
+/// As libp2p would dial: from the port that it listens on. Then two that dial each other at once meet in one connection.
+#[tokio::test]
+async fn dials_come_from_fresh_ports() {
+    let key = ClusterKey::generate();
+    let keypair = Keypair::generate_ed25519();
+    let mut transports = [0; 2].map(|_| transport(&keypair, Some(key.clone())).unwrap());
+    let mut addresses = Vec::new();
+    for transport in &mut transports {
+        transport.listen_on(ListenerId::next(), "/ip4/127.0.0.1/tcp/0".parse().unwrap()).unwrap();
+        let Some(TransportEvent::NewAddress { listen_addr, .. }) = transport.next().await else { panic!() };
+        addresses.push(listen_addr);
+    }
+    let [one, other] = &mut transports;
+    let opts = DialOpts { role: Endpoint::Dialer, port_use: PortUse::Reuse };
+    let dial = tokio::spawn(one.dial(addresses[1].clone(), opts).unwrap());
+    let Some(TransportEvent::Incoming { send_back_addr, .. }) = other.next().await else { panic!() };
+    assert_ne!(send_back_addr, addresses[0]);
+    dial.abort();
+}
+
 trait NextStream {
     async fn next_inbound(&mut self) -> io::Result<libp2p::core::muxing::SubstreamBox>;
     async fn next_outbound(&mut self) -> io::Result<libp2p::core::muxing::SubstreamBox>;
