@@ -87,6 +87,8 @@ pub enum Status {
     Running {
         /// Chunks stored.
         have: u32,
+        /// Which time it is fetched, from 0.
+        round: u32,
     },
     /// The digest is proven and the blob is held.
     Held,
@@ -103,8 +105,8 @@ enum Question {
     Gone { reader: u64 },
     /// Another repository that the blob is in.
     AlsoIn(Scope),
-    /// Which chunks are stored?
-    Have(oneshot::Sender<FixedBitSet>),
+    /// Which chunks are stored, of use to one who is in this round?
+    Have { round: u32, reply: oneshot::Sender<FixedBitSet> },
     /// A peer follows this transfer: it takes part, and can be asked too.
     Follower(PeerId),
 }
@@ -143,10 +145,10 @@ impl TransferHandle {
         }
     }
 
-    /// Which chunks are stored now.
-    pub async fn have(&self) -> Option<FixedBitSet> {
+    /// Which chunks are stored now, of use to one who is in this round: none where that is a later one.
+    pub async fn have(&self, round: u32) -> Option<FixedBitSet> {
         let (reply, answer) = oneshot::channel();
-        self.questions.send(Question::Have(reply)).await.ok()?;
+        self.questions.send(Question::Have { round, reply }).await.ok()?;
         answer.await.ok()
     }
 

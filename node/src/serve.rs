@@ -74,11 +74,11 @@ impl NodeServe {
         let Some(mut transfer) = self.running(digest).await else { return Holding::None };
         if let Some(known) = ask.following {
             transfer.follower(from);
-            if news(&mut transfer, known).await {
+            if news(&mut transfer, known, ask.round).await {
                 return Holding::Complete { size: transfer.size };
             }
         }
-        match transfer.have().await {
+        match transfer.have(ask.round).await {
             Some(chunks) => Holding::Partial { size: transfer.size, chunks },
             None => Holding::None,
         }
@@ -220,9 +220,13 @@ impl NodeServe {
     }
 }
 
-/// Waits until a running transfer has other than so many chunks; says whether it came to its good end.
-async fn news(transfer: &mut TransferHandle, known: u32) -> bool {
-    let changed = |status: &Status| !matches!(status, Status::Running { have } if *have == known);
+/// Waits until a running transfer has other than so many chunks for one who is in this round; says whether it came to
+/// its good end.
+async fn news(transfer: &mut TransferHandle, known: u32, asked: u32) -> bool {
+    let changed = |status: &Status| match *status {
+        Status::Running { have, round } => known != if round < asked { 0 } else { have },
+        Status::Held | Status::Failed(_) => true,
+    };
     let Ok(waited) = timeout(NEWS, transfer.status.wait_for(changed)).await else { return false };
     drop(waited);
     tokio::time::sleep(GATHER).await;

@@ -21,8 +21,7 @@
 //!   only once discovery has had its time. What peers bring meanwhile shortens the range.
 //! - The home is told once a second how things stand. One that does not answer is followed by the next closest; only
 //!   a node that reaches none of them becomes its own home, after a wait that grows with the fleet.
-//! - A digest that does not come out has every chunk that somebody else vouched for fetched again: from
-//!   upstream if it answers, else from peers other than those that gave them.
+//! - A digest that does not come out has the blob fetched once more, in a round of its own: see `repair.rs`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -32,32 +31,22 @@ use libp2p_identity::PeerId;
 
 use crate::chunk::ChunkLayout;
 
+mod event;
 mod member;
 mod pick;
 mod provider;
 mod providers;
+mod repair;
 mod upstream;
 
+pub use event::{Action, Availability, ChunkFailure, Event, FetchId, Options, ReaderId, RequestId};
 use member::Member;
 pub use member::{Homes, ReportId};
 use provider::Provider;
 use providers::Providers;
+use repair::Repair;
 use upstream::Upstream;
 pub use upstream::UpstreamFailure;
-
-use crate::swarm::message::{Report, Standing};
-
-/// Numbers a chunk request within its transfer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct RequestId(pub u64);
-
-/// Numbers an upstream fetch within its transfer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct FetchId(pub u64);
-
-/// Numbers a reader within its transfer; chosen by the driver.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct ReaderId(pub u64);
 
 /// How often a peer may go away and come back within one transfer.
 const MAX_DROPS: u32 = 3;
@@ -65,148 +54,6 @@ const MAX_DROPS: u32 = 3;
 const MAX_LOSSES: u32 = 3;
 /// The most peers whose holdings are followed at a time.
 const MAX_NEIGHBOURS: usize = 16;
-
-/// What a transfer is tuned by.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Options {
-    /// How many chunks ahead of each reader are fetched in order before anything else.
-    pub window: u32,
-    /// The most bytes asked of peers and not yet arrived. At least two chunks are always allowed.
-    pub max_in_flight: u64,
-    /// No chunk is asked of a second peer sooner than this.
-    pub hedge_after: Duration,
-    /// How long to wait before peers are looked for again.
-    pub rediscover_after: Duration,
-    /// Breaks ties among equally rare chunks: other nodes should choose otherwise.
-    pub seed: u64,
-}
-
-impl Default for Options {
-    fn default() -> Self {
-        Self {
-            window: 8,
-            max_in_flight: 4 * 1024 * 1024,
-            hedge_after: Duration::from_secs(1),
-            rediscover_after: Duration::from_secs(2),
-            seed: 0,
-        }
-    }
-}
-
-/// Which chunks a peer can be asked for.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Availability {
-    /// All of them.
-    Complete,
-    /// Those whose bit is set.
-    Partial(FixedBitSet),
-}
-
-/// Why a chunk request brought no chunk.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ChunkFailure {
-    /// The peer's upload slots are taken: later again.
-    Busy,
-    /// The peer does not have this chunk after all.
-    Missing,
-    /// The peer was silent for too long.
-    Stalled,
-    /// The connection ended, or no connection was to be had.
-    Gone,
-    /// The bytes or their attestation were wrong, or the peer broke the protocol.
-    Corrupt,
-}
-
-/// What happened.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Event {
-    /// A peer said what it has of this blob.
-    Provider(PeerId, Availability),
-    /// A peer takes part in the swarm, or may hold the blob: it can be asked what it has.
-    Candidate(PeerId),
-    /// A peer that [`Action::Ask`] named has nothing of this blob, or does not answer.
-    HasNothing(PeerId),
-    /// The nodes closest to the blob's digest that are live now.
-    Homes(Homes),
-    /// A home answered a report, or could not be reached (`None`).
-    Reported(ReportId, Option<Standing>),
-    /// Upstream ignores `Range`: the whole blob is on its way.
-    UpstreamWhole(FetchId),
-    /// The search for providers that [`Action::Discover`] began is over.
-    DiscoveryEnded,
-    /// A requested chunk arrived, was checked, and is stored.
-    Chunk(RequestId),
-    /// A requested chunk did not arrive.
-    ChunkFailed(RequestId, ChunkFailure),
-    /// Upstream brought this chunk, and it is stored.
-    UpstreamChunk(FetchId, u32),
-    /// An upstream fetch ended: by itself, by failure, or because it was stopped.
-    UpstreamEnded(FetchId, Result<(), UpstreamFailure>),
-    /// A reader waits for this chunk next.
-    ReaderAt(ReaderId, u32),
-    /// A reader left.
-    ReaderGone(ReaderId),
-    /// Chunks that were stored are there no more: the disk damaged them.
-    Lost(Vec<u32>),
-    /// All chunks are there but the digest is another: these came on somebody else's word.
-    Mismatch(Vec<(u32, PeerId)>),
-    /// The time that [`Action::SetTimer`] named has come.
-    Timer,
-}
-
-/// What the driver is to do.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Action {
-    /// Look for providers, and say [`Event::DiscoveryEnded`] when done: within 300 ms.
-    Discover,
-    /// Tell a home how things stand, and say [`Event::Reported`] when it answers: within 2 s.
-    Report {
-        /// Which report.
-        id: ReportId,
-        /// Which home; it may be this node itself.
-        to: PeerId,
-        /// What to say.
-        report: Report,
-    },
-    /// Ask a peer what it has, and say [`Event::Provider`] or [`Event::HasNothing`]. It answers once it has other than
-    /// `known` chunks, or after a second.
-    Ask {
-        /// Whom.
-        peer: PeerId,
-        /// How many chunks it is known to have.
-        known: u32,
-    },
-    /// Ask a peer for a chunk.
-    Request {
-        /// Which request.
-        id: RequestId,
-        /// Of whom.
-        peer: PeerId,
-        /// Which chunk.
-        chunk: u32,
-    },
-    /// A request's answer is no longer of use.
-    Cancel(RequestId),
-    /// Fetch these chunks from upstream, in order.
-    FetchUpstream {
-        /// Which fetch.
-        id: FetchId,
-        /// Which chunks.
-        chunks: std::ops::Range<u32>,
-    },
-    /// End this upstream fetch: others have brought the rest of its range.
-    StopUpstream(FetchId),
-    /// Forget that these chunks are held.
-    Forget(Vec<u32>),
-    /// Wake the core at this time with [`Event::Timer`]. Replaces the time set before.
-    SetTimer(Duration),
-    /// Count this against a peer, by name.
-    Blame(PeerId, ChunkFailure),
-    /// Every chunk is stored: prove the digest.
-    Finish,
-    /// The blob cannot be had now: for the reason upstream gave last.
-    Fail(Option<UpstreamFailure>),
-}
 
 /// A chunk that was asked of a peer.
 #[derive(Debug, Clone, Copy)]
@@ -258,9 +105,7 @@ pub struct Transfer {
     left_at: Duration,
     readers: BTreeMap<ReaderId, u32>,
     discovery: Discovery,
-    /// After a mismatch: who must not bring these chunks again.
-    excluded: BTreeMap<u32, PeerId>,
-    repaired: bool,
+    repair: Repair,
     /// How often the disk has lost chunks.
     losses: u32,
     phase: Phase,
@@ -297,8 +142,7 @@ impl Transfer {
             left_at: now,
             readers: BTreeMap::new(),
             discovery: Discovery::Idle,
-            excluded: BTreeMap::new(),
-            repaired: false,
+            repair: Repair::default(),
             losses: 0,
             phase: Phase::Fetching,
             next_request: 0,
@@ -317,7 +161,7 @@ impl Transfer {
         match event {
             Event::Provider(peer, availability) => {
                 self.asking.remove(&peer);
-                self.provider_found(peer, availability);
+                self.provider_found(peer, availability, now);
             }
             Event::Candidate(peer) => self.candidate(peer, now, &mut actions),
             Event::HasNothing(peer) => self.has_nothing(peer, now),
@@ -345,7 +189,7 @@ impl Transfer {
                 self.readers.remove(&reader);
             }
             Event::Lost(chunks) => self.lost(&chunks, &mut actions),
-            Event::Mismatch(suspects) => self.mismatch(&suspects, &mut actions),
+            Event::Mismatch(signers) => self.mismatch(signers, &mut actions),
             Event::Timer => self.timer = None,
         }
         self.plan(now, &mut actions);
@@ -371,7 +215,7 @@ impl Transfer {
         self.have.contains(chunk as usize)
     }
 
-    fn provider_found(&mut self, peer: PeerId, availability: Availability) {
+    fn provider_found(&mut self, peer: PeerId, availability: Availability, now: Duration) {
         if self.dropped.get(&peer).is_some_and(|&times| times >= MAX_DROPS) {
             return;
         }
@@ -380,7 +224,12 @@ impl Transfer {
             Availability::Partial(chunks) if chunks.len() != self.layout.count() as usize => return,
             availability => availability,
         };
-        if availability == Availability::Complete && self.excluded.is_empty() {
+        if availability == Availability::Complete {
+            if !self.repair.is_believed(&peer) {
+                // What it gives would be on its own word.
+                self.has_nothing(peer, now);
+                return;
+            }
             // From here on this peer can bring everything: upstream finishes the chunk it is at.
             self.upstream.yield_rest();
         }
@@ -429,7 +278,11 @@ impl Transfer {
     ) {
         let Some(asked) = self.settle(request) else { return };
         let Some(keep) = self.providers.failed(&asked.peer, asked.chunk, failure, now) else { return };
-        if !matches!(failure, ChunkFailure::Busy | ChunkFailure::Missing) {
+        if failure == ChunkFailure::Disbelieved {
+            // The home may have sent somebody upstream of whom this node has not heard yet.
+            self.member.report_soon(now);
+        }
+        if !matches!(failure, ChunkFailure::Busy | ChunkFailure::Missing | ChunkFailure::Disbelieved) {
             actions.push(Action::Blame(asked.peer, failure));
         }
         if !keep {
@@ -477,28 +330,6 @@ impl Transfer {
         }
     }
 
-    fn mismatch(&mut self, suspects: &[(u32, PeerId)], actions: &mut Vec<Action>) {
-        self.phase = Phase::Fetching;
-        if suspects.is_empty() || self.repaired {
-            // Upstream itself sent other bytes than the digest promises, or the repair did not help.
-            self.phase = Phase::Failed;
-            actions.push(Action::Fail(Some(UpstreamFailure::WrongBytes)));
-            return;
-        }
-        self.repaired = true;
-        self.upstream.revive();
-        self.member.repairing();
-        for &(chunk, signer) in suspects {
-            if chunk < self.layout.count() {
-                self.have.set(chunk as usize, false);
-                self.taken.set(chunk as usize, self.flights.contains_key(&chunk));
-                self.excluded.insert(chunk, signer);
-            }
-        }
-        self.first_missing = 0;
-        actions.push(Action::Forget(suspects.iter().map(|&(chunk, _)| chunk).collect()));
-    }
-
     /// Decides everything that follows from the state: called after every event.
     fn plan(&mut self, now: Duration, actions: &mut Vec<Action>) {
         if self.phase != Phase::Fetching {
@@ -542,11 +373,9 @@ impl Transfer {
             return;
         }
         let all = 0..self.layout.count();
-        let repairing = !self.excluded.is_empty() && !self.upstream.is_dead();
         // A home may say anything: only chunks that exist are fetched.
         let leased = self.member.leased().map(|chunks| chunks.start.min(all.end)..chunks.end.min(all.end));
-        let within = if repairing { Some(all) } else { leased };
-        let Some(within) = within else {
+        let Some(within) = leased else {
             self.consider_failing(actions);
             return;
         };
@@ -560,9 +389,7 @@ impl Transfer {
         let looked = match self.discovery {
             Discovery::Idle => false,
             Discovery::Running => return,
-            Discovery::Ended(at) => {
-                repairing || !self.providers.is_empty() || now < at + self.options.rediscover_after
-            }
+            Discovery::Ended(at) => !self.providers.is_empty() || now < at + self.options.rediscover_after,
         };
         if !looked {
             self.discovery = Discovery::Running;
@@ -581,9 +408,8 @@ impl Transfer {
 
     /// Gives up when the home says that nobody can fetch the blob, and no peer brings it.
     fn consider_failing(&mut self, actions: &mut Vec<Action>) {
-        let repair_failed = !self.excluded.is_empty() && self.upstream.is_dead();
         let hopeless = self.member.hopeless();
-        if (hopeless.is_some() || repair_failed) && self.asked.is_empty() && !self.any_usable_for_missing() {
+        if hopeless.is_some() && self.asked.is_empty() && !self.any_usable_for_missing() {
             self.phase = Phase::Failed;
             actions.push(Action::Fail(self.upstream.last_failure().or(hopeless)));
         }
@@ -601,11 +427,6 @@ impl Transfer {
             self.timer = earliest;
             actions.extend(earliest.map(Action::SetTimer));
         }
-    }
-
-    /// Whose word on this chunk is not taken again, after a digest did not come out.
-    pub fn excluded_signer(&self, chunk: u32) -> Option<PeerId> {
-        self.excluded.get(&chunk).copied()
     }
 }
 

@@ -145,6 +145,8 @@ pub struct AskBlob {
     /// The asker takes part in the blob's swarm and knows of so many chunks: the answer comes once there are others,
     /// or after a second. `None`: the answer comes at once.
     pub following: Option<u32>,
+    /// Which time the asker fetches it, from 0: what came in an earlier round is of no use to it.
+    pub round: u32,
 }
 
 /// A question or an answer on a session stream, checked.
@@ -187,6 +189,7 @@ impl SessionMessage {
             Body::AskBlob(ask) => Self::AskBlob(AskBlob {
                 digest: digest(&ask.digest)?,
                 following: ask.taking_part.then_some(ask.known),
+                round: ask.round,
             }),
             Body::Report(report) => swarm::report(&report)?,
             Body::Standing(standing) => swarm::standing(standing)?,
@@ -219,6 +222,7 @@ impl SessionMessage {
                 digest: ask.digest.multihash().into(),
                 taking_part: ask.following.is_some(),
                 known: ask.following.unwrap_or_default(),
+                round: ask.round,
             }),
             Self::Report(key, report) => Body::Report(swarm::report_to_wire(&key, &report)),
             Self::Standing(standing, whereabouts) => {

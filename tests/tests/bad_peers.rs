@@ -214,7 +214,7 @@ async fn half_messages_and_peers_that_never_read_cost_bounded_memory() {
     let digest: Digest = image.layers[0].digest.parse().unwrap();
     for id in 0..4000 {
         encode_frame(
-            &SessionMessage::AskBlob(AskBlob { digest, following: None }).into_wire(id),
+            &SessionMessage::AskBlob(AskBlob { digest, following: None, round: 0 }).into_wire(id),
             &mut curious,
         );
     }

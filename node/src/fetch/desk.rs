@@ -100,7 +100,7 @@ impl Desk {
 
     fn list(&self) -> Vec<InProgress> {
         let line = |(digest, handle): (&Digest, &TransferHandle)| match *handle.status.borrow() {
-            Status::Running { have } => Some(InProgress { digest: *digest, size: handle.size, have }),
+            Status::Running { have, .. } => Some(InProgress { digest: *digest, size: handle.size, have }),
             _ => None,
         };
         self.running.iter().filter_map(line).collect()
@@ -166,7 +166,7 @@ impl Desk {
             let (_, status) = watch::channel(Status::Held);
             return TransferHandle { size, partial, questions, status };
         }
-        let (status, watch) = watch::channel(Status::Running { have: 0 });
+        let (status, watch) = watch::channel(Status::Running { have: 0, round: 0 });
         let handle = TransferHandle { size, partial: partial.clone(), questions, status: watch };
         let driver = driver::Driver::new(self.ports.clone(), digest, scope, partial, status);
         let span = tracing::info_span!("fetch", %digest);

@@ -33,21 +33,25 @@ pub(crate) struct Found {
     pub(crate) size: u64,
     /// What it has.
     pub(crate) availability: Availability,
+    /// In which round of the transfer it was asked.
+    pub(crate) round: u32,
 }
 
 /// One search, which yields what it finds as it comes.
 pub(crate) struct Search {
     ports: Ports,
     digest: Digest,
+    round: u32,
     asked: HashSet<PeerId>,
     answers: JoinSet<Option<Found>>,
     found: usize,
 }
 
 impl Search {
-    /// Asks the connected peers.
-    pub(crate) fn begin(ports: Ports, digest: Digest) -> Self {
-        let mut search = Self { ports, digest, asked: HashSet::new(), answers: JoinSet::new(), found: 0 };
+    /// Asks the connected peers, for a transfer that is in this round.
+    pub(crate) fn begin(ports: Ports, digest: Digest, round: u32) -> Self {
+        let mut search =
+            Self { ports, digest, round, asked: HashSet::new(), answers: JoinSet::new(), found: 0 };
         let mut connected: Vec<PeerId> =
             search.ports.peers.connected().iter().map(|peer| peer.peer).collect();
         connected.shuffle(&mut rand::rng());
@@ -61,17 +65,17 @@ impl Search {
         if self.ports.barred.is_barred(&peer) || !self.asked.insert(peer) {
             return;
         }
-        let (peers, digest) = (self.ports.peers.clone(), self.digest);
+        let (peers, round) = (self.ports.peers.clone(), self.round);
+        let ask = AskBlob { digest: self.digest, following: None, round };
         self.answers.spawn(async move {
-            let holding =
-                timeout(LATE, peers.ask_blob(peer, AskBlob { digest, following: None })).await.ok()?.ok()?;
+            let holding = timeout(LATE, peers.ask_blob(peer, ask)).await.ok()?.ok()?;
             match holding {
                 Holding::None => None,
                 Holding::Complete { size } => {
-                    Some(Found { peer, size, availability: Availability::Complete })
+                    Some(Found { peer, size, availability: Availability::Complete, round })
                 }
                 Holding::Partial { size, chunks } => {
-                    Some(Found { peer, size, availability: Availability::Partial(chunks) })
+                    Some(Found { peer, size, availability: Availability::Partial(chunks), round })
                 }
             }
         });

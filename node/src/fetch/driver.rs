@@ -6,8 +6,9 @@ use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use bytes::Bytes;
+use fixedbitset::FixedBitSet;
 use shoal_gateway::error::PullError;
-use shoal_proto::attestation::{Attestation, AttestationError, Claim};
+use shoal_proto::attestation::{Attestation, Claim};
 use shoal_proto::digest::Digest;
 use shoal_proto::identity::PeerId;
 use shoal_proto::name::Scope;
@@ -16,9 +17,8 @@ use shoal_proto::transfer::{
     Action, Availability, ChunkFailure, Event, FetchId, Homes, Options, ReaderId, ReportId, RequestId,
     Transfer, UpstreamFailure,
 };
-use shoal_proto::wire::{AskBlob, Holding, Refusal};
+use shoal_proto::wire::{AskBlob, Holding};
 use shoal_store::{FinishError, Partial};
-use shoal_swarm::ChunkError;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, sleep_until};
@@ -26,7 +26,11 @@ use tokio::time::{Instant, sleep_until};
 use super::discovery::{Found, Search};
 use super::range::{Arrival, RangeFetch};
 use super::{Given, Ports, Question, Status};
-use crate::metrics::Direction;
+
+mod chunk;
+mod outcome;
+
+use chunk::RequestError;
 
 /// What the driver's tasks may have said and it not yet read.
 const EVENTS: usize = 32;
@@ -102,8 +106,8 @@ pub(super) struct Driver {
     finished: Option<Result<(), FinishError>>,
     /// Why upstream failed last: what clients are told.
     upstream_error: Option<PullError>,
-    /// After a mismatch: who vouched for what before.
-    suspects: BTreeMap<u32, Attestation>,
+    /// After a mismatch: who vouched for what in earlier rounds.
+    suspects: Vec<(u32, Attestation)>,
 }
 
 impl Driver {
@@ -132,7 +136,7 @@ impl Driver {
             proven: false,
             finished: None,
             upstream_error: None,
-            suspects: BTreeMap::new(),
+            suspects: Vec::new(),
         }
     }
 
@@ -215,7 +219,13 @@ impl Driver {
                 if self.ports.peers.is_near(&found.peer) == Some(true) {
                     core.near(found.peer);
                 }
-                core.handle(Event::Provider(found.peer, found.availability), now)
+                let outdated = found.round != core.round() && found.availability != Availability::Complete;
+                let event = if outdated {
+                    Event::Candidate(found.peer)
+                } else {
+                    Event::Provider(found.peer, found.availability)
+                };
+                core.handle(event, now)
             }
             Said::DiscoveryEnded => core.handle(Event::DiscoveryEnded, now),
             Said::Chunk { id, chunk, bytes } => {
@@ -259,7 +269,7 @@ impl Driver {
     /// Tells the world that a chunk is stored.
     fn stored(&mut self, core: &Transfer, chunk: u32, bytes: &Bytes) {
         let have = u32::try_from(core.have().count_ones(..)).unwrap_or(u32::MAX);
-        self.status.send_replace(Status::Running { have });
+        self.status.send_replace(Status::Running { have, round: core.round() });
         if chunk + 1 == self.partial.layout().count() {
             // The last byte is given only after the digest is proven: its readers learn of it by the status.
             return;
@@ -273,7 +283,11 @@ impl Driver {
     fn answer(&mut self, core: &mut Transfer, question: Question) -> Vec<Action> {
         let now = self.now();
         match question {
-            Question::Have(reply) => drop(reply.send(core.have().clone())),
+            Question::Have { round, reply } => {
+                let have = core.have();
+                let nothing = || FixedBitSet::with_capacity(have.len());
+                drop(reply.send(if core.round() < round { nothing() } else { have.clone() }));
+            }
             Question::AlsoIn(scope) => {
                 if !self.scopes.contains(&scope) && self.scopes.len() < MAX_SCOPES {
                     self.scopes.push(scope);
@@ -302,11 +316,11 @@ impl Driver {
         let mut actions = std::collections::VecDeque::from(actions);
         while let Some(action) = actions.pop_front() {
             match action {
-                Action::Discover => self.discover(),
-                Action::Report { id, to, report } => self.report(id, to, report),
-                Action::Ask { peer, known } => self.follow(peer, known),
+                Action::Discover => self.discover(core.round()),
+                Action::Report { id, to, report } => self.report(id, to, core.round(), report),
+                Action::Ask { peer, known } => self.follow(peer, known, core.round()),
                 Action::Request { id, peer, chunk } => {
-                    self.request(id, peer, chunk, core.excluded_signer(chunk));
+                    self.request(id, peer, chunk, core.disbelieved());
                 }
                 Action::Cancel(id) => abort(self.requests.remove(&id)),
                 Action::FetchUpstream { id, chunks } => self.fetch_upstream(id, chunks),
@@ -325,8 +339,8 @@ impl Driver {
         None
     }
 
-    fn discover(&mut self) {
-        let mut search = Search::begin(self.ports.clone(), self.digest);
+    fn discover(&mut self, round: u32) {
+        let mut search = Search::begin(self.ports.clone(), self.digest, round);
         let said = self.said.clone();
         self.tasks.spawn(async move {
             let mut found = Vec::new();
@@ -350,12 +364,12 @@ impl Driver {
         });
     }
 
-    fn key(&self) -> SwarmKey {
-        SwarmKey { digest: self.digest, size: self.partial.layout().size() }
+    fn key(&self, round: u32) -> SwarmKey {
+        SwarmKey { digest: self.digest, size: self.partial.layout().size(), round }
     }
 
-    fn report(&mut self, id: ReportId, to: PeerId, report: Report) {
-        let (ports, key, said) = (self.ports.clone(), self.key(), self.said.clone());
+    fn report(&mut self, id: ReportId, to: PeerId, round: u32, report: Report) {
+        let (ports, key, said) = (self.ports.clone(), self.key(round), self.said.clone());
         self.tasks.spawn(async move {
             let standing = tokio::time::timeout(REPORT, tell(&ports, to, key, report)).await;
             let standing = standing.ok().flatten();
@@ -369,24 +383,24 @@ impl Driver {
     /// The last word to the home; nobody waits for it.
     fn farewell(&self, core: &Transfer, complete: bool) {
         let Some((home, report)) = core.farewell(complete) else { return };
-        let (ports, key) = (self.ports.clone(), self.key());
+        let (ports, key) = (self.ports.clone(), self.key(core.round()));
         tokio::spawn(
             async move { drop(tokio::time::timeout(REPORT, tell(&ports, home, key, report)).await) },
         );
     }
 
     /// Asks a peer what it has, and keeps asking as the core says so.
-    fn follow(&mut self, peer: PeerId, known: u32) {
+    fn follow(&mut self, peer: PeerId, known: u32, round: u32) {
         let (ports, digest, said) = (self.ports.clone(), self.digest, self.said.clone());
         self.tasks.spawn(async move {
-            let ask = AskBlob { digest, following: Some(known) };
+            let ask = AskBlob { digest, following: Some(known), round };
             let barred = ports.barred.is_barred(&peer);
             let answer = if barred {
                 None
             } else {
                 tokio::time::timeout(FOLLOW, ports.peers.ask_blob(peer, ask)).await.ok()
             };
-            let found = |size, availability| Said::Found(Found { peer, size, availability });
+            let found = |size, availability| Said::Found(Found { peer, size, availability, round });
             let event = match answer {
                 Some(Ok(Holding::Complete { size })) => found(size, Availability::Complete),
                 Some(Ok(Holding::Partial { size, chunks })) => found(size, Availability::Partial(chunks)),
@@ -412,11 +426,11 @@ impl Driver {
         });
     }
 
-    fn request(&mut self, id: RequestId, peer: PeerId, chunk: u32, excluded: Option<PeerId>) {
+    fn request(&mut self, id: RequestId, peer: PeerId, chunk: u32, disbelieved: Vec<PeerId>) {
         let (ports, partial, said) = (self.ports.clone(), self.partial.clone(), self.said.clone());
         let claim = Claim { digest: self.digest, size: partial.layout().size(), chunk };
         let task = self.tasks.spawn(async move {
-            let event = match request(&ports, &partial, peer, claim, excluded).await {
+            let event = match chunk::request(&ports, &partial, peer, claim, &disbelieved).await {
                 Ok(bytes) => Said::Chunk { id, chunk, bytes },
                 Err(RequestError::Peer(failure)) => Said::Failed { id, failure },
                 Err(RequestError::Disk(error)) => Said::Disk(error),
@@ -484,85 +498,6 @@ impl Driver {
         });
     }
 
-    /// What follows from how that ended: the end, or what the core has to know.
-    async fn kept(&mut self, result: Result<(), FinishError>) -> Result<Status, Event> {
-        match result {
-            Ok(()) => {
-                self.name_liars().await;
-                self.ports.peers.announce(self.digest).await;
-                Ok(Status::Held)
-            }
-            Err(FinishError::Incomplete { missing }) => {
-                tracing::warn!(missing, "chunks were damaged on this node's disk and are fetched again");
-                self.proven = false;
-                Err(Event::Lost(self.partial.missing()))
-            }
-            Err(FinishError::Mismatch { actual }) => {
-                tracing::warn!(%actual, "the digest did not come out");
-                self.proven = false;
-                self.ports.metrics.digest_mismatch();
-                let own = self.ports.peers.local_peer();
-                let others: Vec<(u32, Attestation)> = self
-                    .partial
-                    .attestations()
-                    .into_iter()
-                    .filter(|(_, attestation)| attestation.signer != own)
-                    .collect();
-                self.suspects.extend(others.iter().copied());
-                let suspects = others.into_iter().map(|(chunk, attestation)| (chunk, attestation.signer));
-                Err(Event::Mismatch(suspects.collect()))
-            }
-            Err(error) => Ok(Status::Failed(PullError::Unavailable(error.to_string()))),
-        }
-    }
-
-    /// After a repair that came out: whoever had vouched for other bytes lied, and signed it.
-    async fn name_liars(&mut self) {
-        if self.suspects.is_empty() {
-            return;
-        }
-        let layout = self.partial.layout();
-        let (store, digest) = (self.ports.store.clone(), self.digest);
-        for (chunk, attestation) in std::mem::take(&mut self.suspects) {
-            let Ok(proven) = store.read_chunk(&digest, chunk).await else { continue };
-            let claim = Claim { digest, size: layout.size(), chunk };
-            if proven.hash != attestation.hash && attestation.verify(&claim).is_ok() {
-                let time = self.ports.barred.bar(attestation.signer);
-                self.ports.metrics.false_attestation();
-                tracing::warn!(
-                    peer = %attestation.signer, chunk, seconds = time.as_secs(),
-                    "a peer vouched for wrong bytes, by its signature, and is not asked for a while"
-                );
-            }
-        }
-    }
-
-    async fn failed(&mut self, failure: Option<UpstreamFailure>) -> Status {
-        if failure == Some(UpstreamFailure::WrongBytes) {
-            // Nothing of it can be trusted to be of this digest.
-            if let Err(error) = self.partial.discard().await {
-                tracing::warn!(%error, "could not discard a partial blob");
-            }
-            return Status::Failed(PullError::Content(format!(
-                "what upstream and peers sent does not have the digest {}",
-                self.digest
-            )));
-        }
-        Status::Failed(self.upstream_error.take().unwrap_or_else(|| {
-            let registry = self.scopes.first().map_or_else(String::new, |scope| scope.registry.to_string());
-            match failure {
-                // Other members were refused.
-                Some(UpstreamFailure::Final) => PullError::NotFound { registry },
-                Some(_) => PullError::Upstream {
-                    registry,
-                    status: None,
-                    reason: "other nodes asked it and it failed".to_owned(),
-                },
-                None => PullError::Unavailable("no peer and no upstream could give the blob".to_owned()),
-            }
-        }))
-    }
-
     fn end(mut self, status: Status) {
         let seconds = self.began.elapsed().as_secs_f64();
         if let Status::Failed(error) = &status {
@@ -589,62 +524,5 @@ async fn tell(ports: &Ports, home: PeerId, key: SwarmKey, report: Report) -> Opt
         Some(ports.homes.report(own, key, report).await)
     } else {
         ports.peers.report(home, key, report).await.ok()
-    }
-}
-
-enum RequestError {
-    Peer(ChunkFailure),
-    Disk(PullError),
-}
-
-/// Gets a chunk of a peer, checks it off the reactor, stores it.
-async fn request(
-    ports: &Ports,
-    partial: &Partial,
-    peer: PeerId,
-    claim: Claim,
-    excluded: Option<PeerId>,
-) -> Result<Bytes, RequestError> {
-    ports.metrics.peer_request();
-    let (bytes, attestation) = ports
-        .peers
-        .chunk(peer, &claim.digest, claim.size, claim.chunk)
-        .await
-        .map_err(|error| RequestError::Peer(failure(&error)))?;
-    ports.metrics.peer_bytes(bytes.len() as u64);
-    ports.metrics.between_zones(Direction::In, ports.peers.is_near(&peer), bytes.len() as u64);
-    if excluded == Some(attestation.signer) {
-        // Not this peer's fault, but it has nothing better to offer.
-        return Err(RequestError::Peer(ChunkFailure::Missing));
-    }
-    let checked = check(attestation, claim, bytes.clone()).await?;
-    if let Err(error) = checked {
-        tracing::debug!(%peer, %error, "a chunk failed its check");
-        return Err(RequestError::Peer(ChunkFailure::Corrupt));
-    }
-    partial
-        .write(claim.chunk, bytes.clone(), attestation)
-        .await
-        .map_err(|error| RequestError::Disk(PullError::Unavailable(error.to_string())))?;
-    Ok(bytes)
-}
-
-async fn check(
-    attestation: Attestation,
-    claim: Claim,
-    bytes: Bytes,
-) -> Result<Result<(), AttestationError>, RequestError> {
-    tokio::task::spawn_blocking(move || attestation.check(&claim, &bytes))
-        .await
-        .map_err(|error| RequestError::Disk(PullError::Unavailable(error.to_string())))
-}
-
-fn failure(error: &ChunkError) -> ChunkFailure {
-    match error {
-        ChunkError::Refused(Refusal::Busy) => ChunkFailure::Busy,
-        ChunkError::Refused(Refusal::Missing | Refusal::Invalid) => ChunkFailure::Missing,
-        ChunkError::Stalled => ChunkFailure::Stalled,
-        ChunkError::Protocol(_) => ChunkFailure::Corrupt,
-        _ => ChunkFailure::Gone,
     }
 }

@@ -21,16 +21,22 @@ const MAX_TRIED: usize = 3;
 
 /// The bytes from this peer, if it gives the right ones.
 pub async fn from_peer(ports: &Ports, peer: PeerId, digest: Digest, most: u64) -> Option<Bytes> {
-    let ask = AskBlob { digest, following: None };
+    let ask = AskBlob { digest, following: None, round: 0 };
     let answer = timeout(ONE_PEER, ports.peers.ask_blob(peer, ask)).await.ok()?.ok()?;
     let Holding::Complete { size } = answer else { return None };
-    first_good(ports, digest, most, vec![Found { peer, size, availability: Availability::Complete }]).await
+    first_good(
+        ports,
+        digest,
+        most,
+        vec![Found { peer, size, availability: Availability::Complete, round: 0 }],
+    )
+    .await
 }
 
 /// The bytes from a connected peer that has them: one round trip, for what the fleet is thought not to have.
 pub async fn from_connected(ports: &Ports, digest: Digest, most: u64) -> Option<Bytes> {
     let mut found = Vec::new();
-    Search::begin(ports.clone(), digest).connected(|one| found.push(one)).await;
+    Search::begin(ports.clone(), digest, 0).connected(|one| found.push(one)).await;
     first_good(ports, digest, most, found).await
 }
 
@@ -67,7 +73,7 @@ pub async fn size_from_peers(ports: &Ports, digest: Digest) -> Option<u64> {
 
 async fn search(ports: &Ports, digest: Digest) -> Vec<Found> {
     let mut all = Vec::new();
-    Search::begin(ports.clone(), digest).run(|found| all.push(found)).await;
+    Search::begin(ports.clone(), digest, 0).run(|found| all.push(found)).await;
     all
 }
 

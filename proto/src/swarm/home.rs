@@ -19,8 +19,10 @@ use crate::chunk::ChunkLayout;
 use crate::digest::Digest;
 
 mod passers;
+mod repair;
 mod swarm;
 
+use repair::Repair;
 use swarm::{REPORT, Role, Swarm, Waiting};
 
 /// How long a claim waits for its answers.
@@ -249,7 +251,7 @@ impl Homes {
         }
         if !self.swarms.contains_key(&key) {
             self.make_room();
-            let swarm = Swarm::new(layout, self.options.leases, now);
+            let swarm = self.fresh(&key, layout, now);
             self.swarms.insert(key, swarm);
             self.claim(key, now, actions);
         }
@@ -307,6 +309,16 @@ impl Homes {
         }
     }
 
+    /// A swarm that is new here.
+    fn fresh(&self, key: &SwarmKey, layout: ChunkLayout, now: Duration) -> Swarm {
+        let Some(round) = key.round.checked_sub(1) else {
+            return Swarm::new(layout, self.options.leases, now);
+        };
+        let before = self.swarms.get(&SwarmKey { round, ..*key });
+        let former = before.map(Swarm::fetchers).unwrap_or_default();
+        Swarm::begun_again(layout, Repair::new(former, self.ranking.local(), now), now)
+    }
+
     /// The swarm used longest ago goes, where there are too many.
     fn make_room(&mut self) {
         if self.swarms.len() < self.options.swarms {
@@ -356,7 +368,7 @@ impl Homes {
                 return ClaimAnswer::HeldBy { home: closer, epoch: 0 };
             }
             self.make_room();
-            let mut swarm = Swarm::new(layout, self.options.leases, now);
+            let mut swarm = self.fresh(&key, layout, now);
             swarm.follow(from, claim, now);
             self.swarms.insert(key, swarm);
             return granted(0);

@@ -73,7 +73,11 @@ struct Running {
 pub struct Leases {
     layout: ChunkLayout,
     at_once: usize,
+    /// The longest lease in chunks.
+    longest: u32,
     running: Vec<Running>,
+    /// Everyone who ever had a lease here.
+    holders: BTreeSet<PeerId>,
     next: u64,
     /// Whether a lease has ever brought a chunk in this swarm.
     proven: bool,
@@ -89,10 +93,13 @@ pub struct Leases {
 impl Leases {
     /// No lease yet; `at_once` of them may run.
     pub fn new(layout: ChunkLayout, at_once: usize) -> Self {
+        let longest = (layout.size() / PARTS).clamp(SHORTEST, LONGEST) / layout.chunk_size();
         Self {
             layout,
             at_once: at_once.max(1),
+            longest: u32::try_from(longest).unwrap_or(1).max(1),
             running: Vec::new(),
+            holders: BTreeSet::new(),
             next: 0,
             proven: false,
             whole: false,
@@ -102,6 +109,16 @@ impl Leases {
             failed_at: Duration::ZERO,
             last_failure: None,
         }
+    }
+
+    /// No lease yet; one member at a time gets all there is.
+    pub fn of_the_whole(layout: ChunkLayout) -> Self {
+        Self { longest: layout.count(), ..Self::new(layout, 1) }
+    }
+
+    /// Everyone who ever had a lease here, or was said to have one by an earlier home.
+    pub fn holders(&self) -> &BTreeSet<PeerId> {
+        &self.holders
     }
 
     /// The leases that run, for a standby.
@@ -139,6 +156,7 @@ impl Leases {
         let chunks = self.first_gap(covered)?;
         self.next += 1;
         let lease = Lease { epoch, id: self.next, chunks };
+        self.holders.insert(holder);
         self.running.push(Running { lease: lease.clone(), holder, got: 0, moved: now });
         Some(lease)
     }
@@ -149,9 +167,7 @@ impl Leases {
                 && !self.running.iter().any(|running| running.lease.chunks.contains(&chunk))
         };
         let start = (0..self.layout.count()).find(|&chunk| free(chunk))?;
-        let length = (self.layout.size() / PARTS).clamp(SHORTEST, LONGEST);
-        let most = u32::try_from(length / self.layout.chunk_size()).unwrap_or(1).max(1);
-        let last = start.saturating_add(most).min(self.layout.count());
+        let last = start.saturating_add(self.longest).min(self.layout.count());
         let end = (start..last).find(|&chunk| !free(chunk)).unwrap_or(last);
         Some(start..end)
     }
@@ -167,6 +183,7 @@ impl Leases {
         if valid && !taken && self.running.len() < self.at_once {
             self.next = self.next.max(lease.id);
             self.proven = true;
+            self.holders.insert(holder);
             self.running.push(Running { lease, holder, got: 0, moved: now });
         }
     }

@@ -13,6 +13,11 @@ pub const MAX_NAMED: usize = 16;
 /// The most unreachable peers named in one report.
 pub const MAX_UNREACHABLE: usize = 8;
 
+/// So often a blob is fetched again after its digest did not come out: more false words than that are upstream's.
+pub const MAX_ROUND: u32 = 2;
+/// The most members named in one standing as sent upstream.
+pub const MAX_FETCHERS: usize = 8;
+
 /// Which swarm: a digest alone is not enough, since a wrong size makes other chunks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SwarmKey {
@@ -20,6 +25,16 @@ pub struct SwarmKey {
     pub digest: Digest,
     /// The blob's size in bytes, as a proven manifest or upstream said.
     pub size: u64,
+    /// How often the blob was fetched before and its digest did not come out, [`MAX_ROUND`] at most: who begins
+    /// again has nothing to do with those who still have the wrong bytes.
+    pub round: u32,
+}
+
+impl SwarmKey {
+    /// The swarm of those who fetch it for the first time.
+    pub fn first(digest: Digest, size: u64) -> Self {
+        Self { digest, size, round: 0 }
+    }
 }
 
 /// What a member tells the home: that it takes part, what it has, how its lease goes. Sent when it joins, each second
@@ -73,6 +88,9 @@ pub struct Membership {
     pub members: Vec<PeerId>,
     /// What this member may fetch from upstream. Without one it waits for what others bring.
     pub lease: Option<Lease>,
+    /// In a round after the first: whom the home sent upstream, at most [`MAX_FETCHERS`]. Of those who vouched for
+    /// chunks in earlier rounds, only they are believed.
+    pub fetchers: Vec<PeerId>,
     /// Nobody can fetch the blob: how the last who tried fared.
     pub hopeless: Option<LeaseEnd>,
     /// When to report again; `None` if the home has members enough and keeps no track of this one.

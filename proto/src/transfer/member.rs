@@ -26,6 +26,8 @@ const WAIT_A_NODE: Duration = Duration::from_millis(20);
 const MAX_WAIT: Duration = Duration::from_secs(5);
 /// A member that the home keeps no track of reports again after so long without a chunk.
 const STARVED: Duration = Duration::from_secs(3);
+/// What is to be said soon waits for so long, for more of it.
+const SOON: Duration = Duration::from_millis(100);
 /// A home that has put this member off for so long in a row is as good as silent.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// A neighbour of no use is left no more often than this.
@@ -166,9 +168,17 @@ impl Member {
         }
     }
 
-    /// From here on suspect chunks are fetched again, which needs no lease.
-    pub(super) fn repairing(&mut self) {
-        self.lease = None;
+    /// The blob is fetched once more, in another swarm of which nothing is known yet.
+    pub(super) fn begin_round(&mut self) {
+        let homes = self.homes.clone();
+        let lost = std::mem::take(&mut self.lost);
+        let (next_id, can_fetch) = (self.next_id, self.can_fetch);
+        *self = Self { lost, next_id, can_fetch, ..Self::new(homes, self.seed) };
+    }
+
+    /// The next report is due in a moment, if not before.
+    pub(super) fn report_soon(&mut self, now: Duration) {
+        self.next = self.next.map(|next| next.min(now + SOON));
     }
 
     /// When the next report is due, if not before `now`.
@@ -294,7 +304,8 @@ impl Transfer {
     }
 
     fn take_place(&mut self, membership: Membership, now: Duration, actions: &mut Vec<Action>) {
-        let Membership { members, lease, hopeless, again, .. } = membership;
+        let Membership { members, lease, hopeless, again, fetchers, .. } = membership;
+        self.repair.sent(fetchers);
         let member = &mut self.member;
         member.tracked = again.is_some();
         // What happened while the report was under way is told at once.
@@ -312,7 +323,6 @@ impl Transfer {
                 }
                 member.lease = new;
                 if old.is_some()
-                    && self.excluded.is_empty()
                     && let Some(fetch) = self.upstream.running()
                 {
                     self.upstream.stop(fetch);

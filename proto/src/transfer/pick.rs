@@ -10,10 +10,6 @@ use super::{Action, Transfer};
 impl Transfer {
     /// Gives every peer with room the chunks that are best asked of it.
     pub(super) fn assign(&mut self, now: Duration, actions: &mut Vec<Action>) {
-        if !self.excluded.is_empty() && !self.upstream.is_dead() {
-            // A repair asks upstream first: it alone is known to be on nobody's word.
-            return;
-        }
         let chunk_size = self.layout.chunk_size();
         let most = usize::try_from(self.options.max_in_flight / chunk_size).unwrap_or(usize::MAX).max(2);
         while self.asked.len() < most {
@@ -37,7 +33,7 @@ impl Transfer {
     /// The chunk to ask of this peer next, if it has any of use.
     fn pick(&self, peer: PeerId, now: Duration) -> Option<u32> {
         let provider = self.providers.get(&peer)?;
-        let free = |chunk: u32| !self.upstream.will_bring(chunk) && self.excluded.get(&chunk) != Some(&peer);
+        let free = |chunk: u32| !self.upstream.will_bring(chunk);
         self.pick_for_readers(|chunk| {
             !self.taken.contains(chunk as usize) && provider.has(chunk) && free(chunk)
         })
@@ -86,31 +82,22 @@ impl Transfer {
     }
 
     fn can_give(&self, peer: PeerId, chunk: u32) -> bool {
-        !self.has(chunk)
-            && self.excluded.get(&chunk) != Some(&peer)
-            && self.providers.get(&peer).is_some_and(|provider| provider.has(chunk))
+        !self.has(chunk) && self.providers.get(&peer).is_some_and(|provider| provider.has(chunk))
     }
 
     fn anyone_can_give(&self, chunk: u32) -> bool {
-        if self.excluded.contains_key(&chunk) {
-            return self.providers.iter().any(|(&peer, _)| self.can_give(peer, chunk));
-        }
         !self.has(chunk) && self.providers.anyone_has(chunk)
     }
 
     /// Whether upstream has to bring this chunk, because no peer can.
     pub(super) fn uncovered(&self, chunk: u32) -> bool {
-        if self.has(chunk) || self.flights.contains_key(&chunk) {
-            return false;
-        }
-        let repairing = !self.excluded.is_empty() && !self.upstream.is_dead();
-        repairing || !self.anyone_can_give(chunk)
+        !self.has(chunk) && !self.flights.contains_key(&chunk) && !self.anyone_can_give(chunk)
     }
 
     /// The first chunk that upstream has to bring: what a reader waits for before anything else.
     pub(super) fn first_uncovered(&self, within: &std::ops::Range<u32>) -> Option<u32> {
         // The common case, said without a walk: somebody has everything.
-        if self.excluded.is_empty() && self.providers.any_complete() {
+        if self.providers.any_complete() {
             return None;
         }
         let ahead = self.readers.values().copied().min().unwrap_or(0).clamp(within.start, within.end);

@@ -152,7 +152,7 @@ impl Provider {
                 self.busy_in_a_row += 1;
                 true
             }
-            ChunkFailure::Missing => match &mut self.availability {
+            ChunkFailure::Missing | ChunkFailure::Disbelieved => match &mut self.availability {
                 // It said it had everything: nothing it says of this blob can be planned with.
                 Availability::Complete => false,
                 Availability::Partial(chunks) => {

@@ -53,6 +53,13 @@ impl Providers {
         }
     }
 
+    /// Nobody is known to have anything any more; who is near still is.
+    pub(super) fn clear(&mut self) {
+        self.all.clear();
+        self.holders.fill(0);
+        self.complete = 0;
+    }
+
     /// A peer is in this node's zone.
     pub(super) fn near(&mut self, peer: PeerId) {
         self.near.insert(peer);

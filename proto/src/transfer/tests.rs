@@ -10,7 +10,7 @@ use crate::chunk::MIN_CHUNK;
 use crate::digest::Digest;
 use crate::swarm::home::{self, QuestionId};
 use crate::swarm::lease::{Lease, LeaseEnd};
-use crate::swarm::message::{Membership, SwarmKey};
+use crate::swarm::message::{Membership, Report, Standing, SwarmKey};
 use crate::swarm::ranking::Ranking;
 
 fn peer(seed: u8) -> PeerId {
@@ -39,7 +39,14 @@ fn lease(id: u64, chunks: std::ops::Range<u32>) -> Lease {
 }
 
 fn standing(lease: Option<Lease>, members: Vec<PeerId>) -> Standing {
-    Standing::Member(Membership { epoch: 1, members, lease, hopeless: None, again: Some(ms(1000)) })
+    Standing::Member(Membership {
+        epoch: 1,
+        members,
+        lease,
+        fetchers: vec![],
+        hopeless: None,
+        again: Some(ms(1000)),
+    })
 }
 
 fn report(actions: &[Action]) -> Option<(ReportId, PeerId, Report)> {
@@ -178,21 +185,95 @@ fn a_slow_chunk_is_asked_of_a_second_peer() {
     assert!(transfer.handle(Event::Chunk(loser), ms(2300)).is_empty());
 }
 
-#[test]
-fn a_lying_signer_is_repaired_from_upstream() {
+/// A transfer of two chunks that came from these peers, whose digest was then another.
+fn begun_again(signers: [PeerId; 2]) -> (Transfer, Vec<Action>) {
     let (mut transfer, _) = fresh(2);
-    let asked = requests(&transfer.handle(Event::Provider(peer(1), Availability::Complete), ms(0)));
-    transfer.handle(Event::DiscoveryEnded, ms(0));
-    transfer.handle(Event::Chunk(asked[0].0), ms(1));
-    assert!(transfer.handle(Event::Chunk(asked[1].0), ms(2)).contains(&Action::Finish));
-    let actions = transfer.handle(Event::Mismatch(vec![(1, peer(1))]), ms(3));
-    assert!(actions.contains(&Action::Forget(vec![1])));
-    let (id, range) = upstream_range(&actions).unwrap();
-    assert_eq!(range, 1..2);
-    assert!(transfer.handle(Event::UpstreamChunk(id, 1), ms(4)).contains(&Action::Finish));
-    // A second mismatch is upstream's.
-    let actions = transfer.handle(Event::Mismatch(vec![(1, peer(1))]), ms(5));
+    let mut bits = FixedBitSet::with_capacity(2);
+    for (chunk, &signer) in signers.iter().enumerate() {
+        bits.clear();
+        bits.insert(chunk);
+        let actions = transfer.handle(Event::Provider(signer, Availability::Partial(bits.clone())), ms(1));
+        for (id, ..) in requests(&actions) {
+            transfer.handle(Event::Chunk(id), ms(2));
+        }
+    }
+    assert_eq!(transfer.missing(), 0);
+    let actions = transfer.handle(Event::Mismatch(signers.to_vec()), ms(3));
+    (transfer, actions)
+}
+
+#[test]
+fn after_a_false_word_all_is_fetched_again_under_a_lease_of_another_swarm() {
+    let (mut transfer, actions) = begun_again([peer(1), peer(2)]);
+    assert_eq!(transfer.round(), 1);
+    assert_eq!(transfer.missing(), 2);
+    assert!(actions.contains(&Action::Forget(vec![0, 1])), "{actions:?}");
+    let (id, _, said) = report(&actions).unwrap();
+    assert_eq!((said.lease, said.ended), (None, None));
+    // Without a lease of that swarm upstream is left alone.
+    assert_eq!(upstream_range(&transfer.handle(Event::DiscoveryEnded, ms(300))), None);
+    let granted = Event::Reported(id, Some(standing(Some(lease(1, 0..2)), vec![])));
+    let (fetch, range) = upstream_range(&transfer.handle(granted, ms(301))).unwrap();
+    assert_eq!(range, 0..2);
+    transfer.handle(Event::UpstreamChunk(fetch, 0), ms(302));
+    assert!(transfer.handle(Event::UpstreamChunk(fetch, 1), ms(303)).contains(&Action::Finish));
+    // Nobody else's word is in it: the wrong bytes are upstream's.
+    let actions = transfer.handle(Event::Mismatch(vec![]), ms(304));
     assert_eq!(actions, [Action::Fail(Some(UpstreamFailure::WrongBytes))]);
+}
+
+#[test]
+fn of_those_who_vouched_before_only_who_was_sent_upstream_is_believed() {
+    let (mut transfer, actions) = begun_again([peer(1), peer(2)]);
+    assert_eq!(
+        transfer.disbelieved(),
+        [peer(1), peer(2)].into_iter().collect::<BTreeSet<_>>().into_iter().collect::<Vec<_>>()
+    );
+    // One of them says it has everything: its own word again.
+    assert!(requests(&transfer.handle(Event::Provider(peer(1), Availability::Complete), ms(4))).is_empty());
+    let (id, ..) = report(&actions).unwrap();
+    let mut place = Membership {
+        epoch: 1,
+        members: vec![],
+        lease: None,
+        fetchers: vec![peer(2)],
+        hopeless: None,
+        again: Some(ms(1000)),
+    };
+    transfer.handle(Event::Reported(id, Some(Standing::Member(place.clone()))), ms(5));
+    assert_eq!(transfer.disbelieved(), [peer(1)]);
+    let asked = requests(&transfer.handle(Event::Provider(peer(2), Availability::Complete), ms(6)));
+    assert_eq!(asked.len(), 2);
+    // A chunk on a word that is not believed costs its giver nothing, and the home is asked soon.
+    let failed = Event::ChunkFailed(asked[0].0, ChunkFailure::Disbelieved);
+    let mut some = FixedBitSet::with_capacity(2);
+    some.insert(0);
+    transfer.handle(Event::Provider(peer(2), Availability::Partial(some)), ms(7));
+    let actions = transfer.handle(failed, ms(8));
+    assert!(!actions.iter().any(|action| matches!(action, Action::Blame(..))), "{actions:?}");
+    let (id, ..) = report(&transfer.handle(Event::Timer, ms(108))).unwrap();
+    place.fetchers = vec![peer(1)];
+    transfer.handle(Event::Reported(id, Some(Standing::Member(place))), ms(109));
+    assert_eq!(transfer.disbelieved(), []);
+}
+
+#[test]
+fn rounds_are_bounded() {
+    let (mut transfer, _) = begun_again([peer(1), peer(2)]);
+    for round in 2..10 {
+        let mut actions = Vec::new();
+        let giver = peer(10 + round);
+        for (id, ..) in requests(&transfer.handle(Event::Provider(giver, Availability::Complete), ms(10))) {
+            actions = transfer.handle(Event::Chunk(id), ms(11));
+        }
+        assert!(actions.contains(&Action::Finish), "{actions:?}");
+        let actions = transfer.handle(Event::Mismatch(vec![giver]), ms(12));
+        if actions == [Action::Fail(Some(UpstreamFailure::WrongBytes))] {
+            assert_eq!(u32::from(round), crate::swarm::message::MAX_ROUND + 1);
+            return;
+        }
+    }
+    panic!("it goes on for ever");
 }
 
 #[test]
@@ -207,6 +288,7 @@ fn a_refused_member_reports_it_and_gives_up_only_when_the_home_says_so() {
         epoch: 1,
         members: vec![],
         lease: None,
+        fetchers: vec![],
         hopeless: Some(LeaseEnd::Refused),
         again: Some(ms(1000)),
     });
@@ -499,7 +581,7 @@ impl Network {
                 Action::Discover => self.discover(now),
                 Action::Report { id, to, report } => {
                     assert_eq!(to, local());
-                    let key = SwarmKey { digest: Digest::sha256_of(b"blob"), size: self.layout.size() };
+                    let key = SwarmKey::first(Digest::sha256_of(b"blob"), self.layout.size());
                     let (question, known) = (QuestionId(id.0), Vec::new());
                     self.at_home(now, home::Event::Reported { question, from: local(), key, report, known });
                 }

@@ -125,13 +125,9 @@ impl Upstream {
         Some(failure)
     }
 
-    /// Tries again after it failed: under a new lease, or to repair.
+    /// Tries again after it failed: under a new lease, or in a new round.
     pub(super) fn revive(&mut self) {
         self.dead = false;
-    }
-
-    pub(super) fn is_dead(&self) -> bool {
-        self.dead
     }
 
     pub(super) fn last_failure(&self) -> Option<UpstreamFailure> {

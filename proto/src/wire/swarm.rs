@@ -10,7 +10,8 @@ use super::{SessionMessage, WireError, bits, bits_to_wire, digest, generated};
 use crate::chunk::ChunkLayout;
 use crate::swarm::lease::{Lease, LeaseEnd};
 use crate::swarm::message::{
-    Claim, ClaimAnswer, Ended, MAX_NAMED, MAX_UNREACHABLE, Membership, Report, Standing, SwarmKey,
+    Claim, ClaimAnswer, Ended, MAX_FETCHERS, MAX_NAMED, MAX_ROUND, MAX_UNREACHABLE, Membership, Report,
+    Standing, SwarmKey,
 };
 use crate::swarm::turn::{AskTurn, TurnAnswer, TurnEnded};
 use crate::transfer::Availability;
@@ -29,9 +30,12 @@ fn peer(bytes: &[u8]) -> Result<PeerId, WireError> {
     PeerId::from_bytes(bytes).map_err(|_| WireError::Field("peer"))
 }
 
-fn key(multihash: &[u8], size: u64) -> Result<(SwarmKey, ChunkLayout), WireError> {
+fn key(multihash: &[u8], size: u64, round: u32) -> Result<(SwarmKey, ChunkLayout), WireError> {
+    if round > MAX_ROUND {
+        return Err(WireError::Field("round"));
+    }
     let layout = ChunkLayout::of(size).map_err(|_| WireError::Field("size"))?;
-    Ok((SwarmKey { digest: digest(multihash)?, size }, layout))
+    Ok((SwarmKey { digest: digest(multihash)?, size, round }, layout))
 }
 
 fn lease(lease: &generated::Lease, layout: Option<ChunkLayout>) -> Result<Lease, WireError> {
@@ -99,7 +103,7 @@ fn name_to_wire(peer: PeerId, whereabouts: &Whereabouts) -> generated::Named {
 
 pub(super) fn report(report: &generated::Report) -> Result<SessionMessage, WireError> {
     use generated::Holding as Wire;
-    let (key, layout) = key(&report.digest, report.size)?;
+    let (key, layout) = key(&report.digest, report.size, report.round)?;
     let have = match Wire::try_from(report.holding).map_err(|_| WireError::Field("holding"))? {
         Wire::Complete => Availability::Complete,
         Wire::Partial => Availability::Partial(bits(&report.chunks, layout)?),
@@ -149,6 +153,7 @@ pub(super) fn report_to_wire(key: &SwarmKey, report: &Report) -> generated::Repo
         whole: report.whole,
         unreachable: report.unreachable.iter().map(|lost| lost.to_bytes().into()).collect(),
         leaving: report.leaving,
+        round: key.round,
     }
 }
 
@@ -158,12 +163,15 @@ pub(super) fn standing(standing: generated::Standing) -> Result<SessionMessage, 
         Standing::Elsewhere(name(home, &mut whereabouts)?)
     } else if standing.wait_ms > 0 {
         Standing::Wait(Duration::from_millis(standing.wait_ms.into()))
+    } else if standing.fetchers.len() > MAX_FETCHERS {
+        return Err(WireError::Field("fetchers"));
     } else {
         Standing::Member(Membership {
             epoch: standing.epoch,
             members: named(standing.members, &mut whereabouts)?,
             // The member's own core holds it against its layout.
             lease: standing.lease.map(|held| lease(&held, None)).transpose()?,
+            fetchers: standing.fetchers.iter().map(|sent| peer(sent)).collect::<Result<_, _>>()?,
             hopeless: outcome(standing.hopeless, 0)?,
             again: (standing.again_ms > 0).then(|| Duration::from_millis(standing.again_ms.into())),
         })
@@ -181,6 +189,8 @@ pub(super) fn standing_to_wire(standing: Standing, whereabouts: &Whereabouts) ->
             let members = membership.members.into_iter().take(MAX_NAMED);
             wire.members = members.map(|member| name_to_wire(member, whereabouts)).collect();
             wire.lease = membership.lease.as_ref().map(lease_to_wire);
+            let fetchers = membership.fetchers.into_iter().take(MAX_FETCHERS);
+            wire.fetchers = fetchers.map(|sent| sent.to_bytes().into()).collect();
             wire.hopeless = membership.hopeless.map_or(0, |how| outcome_to_wire(how).0.into());
             wire.again_ms = membership.again.map_or(0, |again| millis(again).max(1));
         }
@@ -189,7 +199,7 @@ pub(super) fn standing_to_wire(standing: Standing, whereabouts: &Whereabouts) ->
 }
 
 pub(super) fn claim(claim: generated::Claim) -> Result<SessionMessage, WireError> {
-    let (key, layout) = key(&claim.digest, claim.size)?;
+    let (key, layout) = key(&claim.digest, claim.size, claim.round)?;
     if claim.leases.len() > MAX_LEASES {
         return Err(WireError::Field("leases"));
     }
@@ -209,6 +219,7 @@ pub(super) fn claim_to_wire(key: &SwarmKey, claim: Claim) -> generated::Claim {
     generated::Claim {
         digest: key.digest.multihash().into(),
         size: key.size,
+        round: key.round,
         epoch: claim.epoch,
         leases: claim.leases.into_iter().take(MAX_LEASES).map(held).collect(),
     }

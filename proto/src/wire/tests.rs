@@ -35,8 +35,8 @@ fn session_messages_round_trip() {
         checked_unix_ms: 5,
     };
     for message in [
-        SessionMessage::AskBlob(AskBlob { digest: Digest::sha256_of(b"x"), following: None }),
-        SessionMessage::AskBlob(AskBlob { digest: Digest::sha256_of(b"x"), following: Some(7) }),
+        SessionMessage::AskBlob(AskBlob { digest: Digest::sha256_of(b"x"), following: None, round: 0 }),
+        SessionMessage::AskBlob(AskBlob { digest: Digest::sha256_of(b"x"), following: Some(7), round: 2 }),
         SessionMessage::Blob(Holding::None),
         SessionMessage::Blob(Holding::Complete { size: 12 }),
         SessionMessage::Blob(Holding::Partial {
@@ -110,7 +110,7 @@ fn what_swarms_say_round_trips() {
     use crate::transfer::Availability;
     use std::time::Duration;
 
-    let key = SwarmKey { digest: Digest::sha256_of(b"x"), size: 3_000_000 };
+    let key = SwarmKey { digest: Digest::sha256_of(b"x"), size: 3_000_000, round: 1 };
     let lease = Lease { epoch: 3, id: 4, chunks: 2..7 };
     let report = Report {
         have: Availability::Partial(layout_bits(3_000_000, &[1, 11])),
@@ -130,6 +130,7 @@ fn what_swarms_say_round_trips() {
         epoch: 9,
         members: vec![test_peer(1), test_peer(2)],
         lease: Some(lease.clone()),
+        fetchers: vec![test_peer(3)],
         hopeless: Some(LeaseEnd::Refused),
         again: Some(Duration::from_millis(100)),
     };

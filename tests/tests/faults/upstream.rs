@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use shoal_tests::fleet::{Fleet, Linked, REGISTRY};
 use shoal_tests::link::Link;
-use shoal_tests::node::Settings;
+use shoal_tests::node::{Node, Settings};
 use shoal_tests::registry::Kind;
 
 use crate::rollout::{RATE, Rollout, SIZE, at_most, closest};
@@ -64,18 +64,30 @@ async fn upstream_freezes_and_thaws() {
     rollout.cost_at_most(1.1);
 }
 
-/// What one node fetches is altered on its way, and the node signs for it. Who has passed wrong bytes on to a client
+/// What the first node fetches is altered on its way, and it signs for that. Whoever has passed wrong bytes on to a client
 /// already fails it once.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_lease_holder_attests_wrong_bytes() {
+async fn what_a_node_fetches_is_wrong(is_home: bool, copies: f64) {
     let (fleet, link) = with_a_link_of_its_own().await;
     link.spoil();
-    let mut rollout = Rollout::of(fleet, SIZE / 2, |_, _| true).await;
+    let wanted = |nodes: &[Node], digest: &str| (closest(nodes, digest)[0] == 0) == is_home;
+    let mut rollout = Rollout::of(fleet, SIZE / 2, wanted).await;
     rollout.begin(rollout.numbers());
     rollout.complete_within(2, 1..NODES).await;
-    // Each node repairs for itself, from upstream: a copy a node, and not the two for all that would be enough.
+    assert!(link.carried() > 0, "the first node had no lease");
     let spoilt = link.carried() as f64 / rollout.image.size() as f64;
-    at_most(rollout.copies() + spoilt, NODES as f64 + 0.3);
+    at_most(rollout.copies() + spoilt, copies);
     // The node with the bad link has peers that hold the right bytes now.
     rollout.complete_within(3, [0]).await;
+}
+
+/// The fleet fetches it once more, through one node.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lease_holder_attests_wrong_bytes() {
+    what_a_node_fetches_is_wrong(false, 2.1).await;
+}
+
+/// A home thinks well of itself, and is the one that goes again: that is one copy more.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_home_attests_wrong_bytes() {
+    what_a_node_fetches_is_wrong(true, 3.1).await;
 }

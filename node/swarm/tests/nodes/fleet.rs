@@ -72,7 +72,7 @@ impl Serve for Blobs {
 
 /// The question what a peer has of a blob now.
 pub(crate) fn at_once(digest: Digest) -> AskBlob {
-    AskBlob { digest, following: None }
+    AskBlob { digest, following: None, round: 0 }
 }
 
 pub(crate) struct Node {

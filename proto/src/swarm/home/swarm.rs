@@ -7,10 +7,11 @@ use fixedbitset::FixedBitSet;
 use libp2p_identity::PeerId;
 
 use super::passers::Passers;
+use super::repair::{Former, Repair};
 use super::{Action, Options, QuestionId};
 use crate::chunk::ChunkLayout;
 use crate::swarm::lease::Leases;
-use crate::swarm::message::{Claim, MAX_NAMED, Membership, Report, Standing};
+use crate::swarm::message::{Claim, MAX_FETCHERS, MAX_NAMED, Membership, Report, Standing};
 use crate::transfer::Availability;
 
 /// How often members report.
@@ -61,6 +62,8 @@ pub(super) struct Swarm {
     /// Those who take part and of whom no track is kept.
     passers: Passers,
     pub(super) leases: Leases,
+    /// In a round after the first.
+    repair: Option<Repair>,
     /// When somebody last spoke of it.
     pub(super) used: Duration,
     /// Where the sample of members begins: each asker gets others.
@@ -78,9 +81,27 @@ impl Swarm {
             providers: BTreeSet::new(),
             passers: Passers::default(),
             leases: Leases::new(layout, leases),
+            repair: None,
             used: now,
             turn: 0,
         }
+    }
+
+    /// One whose members fetch the blob once more.
+    pub(super) fn begun_again(layout: ChunkLayout, repair: Repair, now: Duration) -> Self {
+        let leases = Leases::of_the_whole(layout);
+        Self { leases, repair: Some(repair), ..Self::new(layout, 1, now) }
+    }
+
+    /// Everyone who was sent upstream, in this round and those before.
+    pub(super) fn fetchers(&self) -> Former {
+        let sent = self.leases.holders();
+        let Some(repair) = &self.repair else {
+            return Former { first: sent.clone(), repairs: BTreeSet::new() };
+        };
+        let mut former = repair.former().clone();
+        former.repairs.extend(sent);
+        former
     }
 
     /// What standbys are told.
@@ -162,8 +183,10 @@ impl Swarm {
             Availability::Partial(chunks) if chunks.len() != self.layout.count() as usize => return,
             have => have,
         };
+        // In a repair whoever is sent upstream is believed: nobody's own word is enough for that.
         if let Some(lease) = &report.lease
             && lease.epoch != self.epoch
+            && self.repair.is_none()
             && self.leases.of(&from).is_none()
         {
             self.leases.adopt(from, lease.clone(), now);
@@ -199,7 +222,8 @@ impl Swarm {
         let covered = self.covered(&from);
         let mut lease = self.leases.of(&from).cloned();
         let wants = report.can_fetch && report.have != Availability::Complete && !report.leaving;
-        if lease.is_none() && wants {
+        let may = self.repair.as_ref().is_none_or(|repair| repair.admits(&from, now));
+        if lease.is_none() && wants && may {
             lease = self.leases.grant(from, &covered, self.epoch, now);
         }
         let capable = self.members.iter().any(|(peer, member)| {
@@ -208,7 +232,11 @@ impl Swarm {
         let is_covered = covered.is_full();
         let hopeless = if is_covered { None } else { self.leases.hopeless(capable) };
         let again = self.again(&from, report, lease.is_some(), is_covered, now);
-        Membership { epoch: self.epoch, members: self.sample(&from), lease, hopeless, again }
+        let fetchers = match self.repair {
+            Some(_) => self.leases.holders().iter().copied().take(MAX_FETCHERS).collect(),
+            None => Vec::new(),
+        };
+        Membership { epoch: self.epoch, members: self.sample(&from), lease, fetchers, hopeless, again }
     }
 
     fn again(

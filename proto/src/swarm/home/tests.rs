@@ -15,7 +15,7 @@ fn ms(ms: u64) -> Duration {
 }
 
 fn key() -> SwarmKey {
-    SwarmKey { digest: Digest::sha256_of(b"blob"), size: u64::from(CHUNKS) * MIN_CHUNK }
+    SwarmKey::first(Digest::sha256_of(b"blob"), u64::from(CHUNKS) * MIN_CHUNK)
 }
 
 fn report(have: std::ops::Range<u32>) -> Report {
@@ -95,17 +95,26 @@ impl Fleet {
     }
 
     fn report(&mut self, from: PeerId, to: PeerId, report: Report) -> Option<Standing> {
+        self.report_in(0, from, to, report)
+    }
+
+    fn report_in(&mut self, round: u32, from: PeerId, to: PeerId, report: Report) -> Option<Standing> {
         self.next += 1;
         let question = QuestionId(self.next);
-        self.feed(to, Event::Reported { question, from, key: key(), report, known: Vec::new() });
+        let key = SwarmKey { round, ..key() };
+        self.feed(to, Event::Reported { question, from, key, report, known: Vec::new() });
         self.answers.remove(&question)
     }
 
-    fn member(&mut self, from: PeerId, to: PeerId, said: Report) -> Membership {
-        match self.report(from, to, said) {
+    fn member_in(&mut self, round: u32, from: PeerId, to: PeerId, said: Report) -> Membership {
+        match self.report_in(round, from, to, said) {
             Some(Standing::Member(membership)) => membership,
             other => panic!("{other:?}"),
         }
+    }
+
+    fn member(&mut self, from: PeerId, to: PeerId, said: Report) -> Membership {
+        self.member_in(0, from, to, said)
     }
 
     fn pass(&mut self, time: Duration) {
@@ -281,4 +290,46 @@ fn only_so_many_are_kept_track_of() {
     // The silent are forgotten.
     fleet.pass(ms(5000));
     assert!(fleet.member(test_peer(200), home, report(0..0)).again.is_some());
+}
+
+#[test]
+fn a_repair_sends_one_member_for_the_whole_blob_and_says_whom() {
+    let mut fleet = Fleet::new(6);
+    let ranked = fleet.ranked();
+    let (home, liar, other, idle) = (ranked[0], ranked[3], ranked[4], ranked[5]);
+    let first = fleet.member(liar, home, report(0..0)).lease.unwrap();
+    let progress = Report { lease: Some(first), ..report(0..1) };
+    fleet.member(liar, home, progress.clone());
+    assert!(fleet.member(other, home, report(0..0)).lease.is_some());
+    // The digest was another. Whoever fetched waits, and is not believed for a lease that it claims to have had.
+    let place = fleet.member_in(1, liar, home, Report { lease: progress.lease, ..report(0..0) });
+    assert_eq!((place.lease, place.fetchers, place.again), (None, vec![], Some(ms(100))));
+    let place = fleet.member_in(1, idle, home, report(0..0));
+    assert_eq!((place.lease.unwrap().chunks, place.fetchers), (0..CHUNKS, vec![idle]));
+    for member in [liar, other] {
+        let place = fleet.member_in(1, member, home, report(0..0));
+        assert_eq!((place.lease, place.fetchers), (None, vec![idle]));
+    }
+    // It came out wrong again: this one is believed last.
+    assert_eq!(fleet.member_in(2, idle, home, report(0..0)).lease, None);
+    fleet.pass(ms(1000));
+    assert_eq!(fleet.member_in(2, idle, home, report(0..0)).lease, None);
+    assert_eq!(fleet.member_in(2, other, home, report(0..0)).lease.unwrap().chunks, 0..CHUNKS);
+}
+
+#[test]
+fn a_home_that_takes_part_in_a_repair_goes_itself() {
+    let mut fleet = Fleet::new(3);
+    let home = fleet.ranked()[0];
+    let other = fleet.ranked()[1];
+    fleet.member(other, home, report(0..0)).lease.unwrap();
+    assert_eq!(fleet.member_in(1, other, home, report(0..0)).lease, None);
+    assert_eq!(fleet.member_in(1, home, home, report(0..0)).lease.unwrap().chunks, 0..CHUNKS);
+    // Without it, one that fetched before has to do: after a while.
+    let mut fleet = Fleet::new(3);
+    let (home, other) = (fleet.ranked()[0], fleet.ranked()[1]);
+    fleet.member(other, home, report(0..0)).lease.unwrap();
+    assert_eq!(fleet.member_in(1, other, home, report(0..0)).lease, None);
+    fleet.pass(ms(1000));
+    assert!(fleet.member_in(1, other, home, report(0..0)).lease.is_some());
 }

@@ -92,7 +92,7 @@ impl Fleet {
         let mut layers = Vec::new();
         for (number, size) in scenario.layer_sizes().into_iter().enumerate() {
             let digest = Digest::sha256_of(format!("layer {number} of seed {}", scenario.seed).as_bytes());
-            let key = SwarmKey { digest, size };
+            let key = SwarmKey::first(digest, size);
             let (layout, places) = (ChunkLayout::of(size)?, membership.places(&digest));
             layers.push(Layer { key, layout, places, record: Vec::new() });
         }

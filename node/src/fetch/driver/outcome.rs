@@ -1,0 +1,94 @@
+//! How a transfer ends: held, or begun again because the digest was another, or not to be had.
+
+use std::collections::BTreeSet;
+
+use shoal_gateway::error::PullError;
+use shoal_proto::attestation::{Attestation, Claim};
+use shoal_proto::identity::PeerId;
+use shoal_proto::transfer::{Event, UpstreamFailure};
+use shoal_store::FinishError;
+
+use super::Driver;
+use crate::fetch::Status;
+
+impl Driver {
+    /// What follows from how that ended: the end, or what the core has to know.
+    pub(super) async fn kept(&mut self, result: Result<(), FinishError>) -> Result<Status, Event> {
+        match result {
+            Ok(()) => {
+                self.name_liars().await;
+                self.ports.peers.announce(self.digest).await;
+                Ok(Status::Held)
+            }
+            Err(FinishError::Incomplete { missing }) => {
+                tracing::warn!(missing, "chunks were damaged on this node's disk and are fetched again");
+                self.proven = false;
+                Err(Event::Lost(self.partial.missing()))
+            }
+            Err(FinishError::Mismatch { actual }) => {
+                tracing::warn!(%actual, "the digest did not come out");
+                self.proven = false;
+                self.ports.metrics.digest_mismatch();
+                let own = self.ports.peers.local_peer();
+                let others: Vec<(u32, Attestation)> = self
+                    .partial
+                    .attestations()
+                    .into_iter()
+                    .filter(|(_, attestation)| attestation.signer != own)
+                    .collect();
+                let signers: BTreeSet<PeerId> =
+                    others.iter().map(|(_, attestation)| attestation.signer).collect();
+                self.suspects.extend(others);
+                Err(Event::Mismatch(signers.into_iter().collect()))
+            }
+            Err(error) => Ok(Status::Failed(PullError::Unavailable(error.to_string()))),
+        }
+    }
+
+    /// After a repair that came out: whoever had vouched for other bytes lied, and signed it.
+    async fn name_liars(&mut self) {
+        if self.suspects.is_empty() {
+            return;
+        }
+        let layout = self.partial.layout();
+        let (store, digest) = (self.ports.store.clone(), self.digest);
+        for (chunk, attestation) in std::mem::take(&mut self.suspects) {
+            let Ok(proven) = store.read_chunk(&digest, chunk).await else { continue };
+            let claim = Claim { digest, size: layout.size(), chunk };
+            if proven.hash != attestation.hash && attestation.verify(&claim).is_ok() {
+                let time = self.ports.barred.bar(attestation.signer);
+                self.ports.metrics.false_attestation();
+                tracing::warn!(
+                    peer = %attestation.signer, chunk, seconds = time.as_secs(),
+                    "a peer vouched for wrong bytes, by its signature, and is not asked for a while"
+                );
+            }
+        }
+    }
+
+    pub(super) async fn failed(&mut self, failure: Option<UpstreamFailure>) -> Status {
+        if failure == Some(UpstreamFailure::WrongBytes) {
+            // Nothing of it can be trusted to be of this digest.
+            if let Err(error) = self.partial.discard().await {
+                tracing::warn!(%error, "could not discard a partial blob");
+            }
+            return Status::Failed(PullError::Content(format!(
+                "what upstream and peers sent does not have the digest {}",
+                self.digest
+            )));
+        }
+        Status::Failed(self.upstream_error.take().unwrap_or_else(|| {
+            let registry = self.scopes.first().map_or_else(String::new, |scope| scope.registry.to_string());
+            match failure {
+                // Other members were refused.
+                Some(UpstreamFailure::Final) => PullError::NotFound { registry },
+                Some(_) => PullError::Upstream {
+                    registry,
+                    status: None,
+                    reason: "other nodes asked it and it failed".to_owned(),
+                },
+                None => PullError::Unavailable("no peer and no upstream could give the blob".to_owned()),
+            }
+        }))
+    }
+}
