@@ -242,8 +242,8 @@ impl Metrics {
     }
 
     /// A peer signed for a chunk that proved wrong.
-    pub fn false_attestation(&self) {
-        self.false_attestations.inc();
+    pub fn false_attestations(&self, chunks: u32) {
+        self.false_attestations.inc_by(chunks.into());
     }
 
     /// A tag was answered from memory because upstream was down.

@@ -31,6 +31,7 @@ use libp2p_identity::PeerId;
 
 use crate::chunk::ChunkLayout;
 
+mod doubt;
 mod event;
 mod member;
 mod pick;
@@ -39,6 +40,7 @@ mod providers;
 mod repair;
 mod upstream;
 
+pub use doubt::{Doubt, Verdict};
 pub use event::{Action, Availability, ChunkFailure, Event, FetchId, Options, ReaderId, RequestId};
 use member::Member;
 pub use member::{Homes, ReportId};

@@ -14,8 +14,8 @@ use shoal_proto::identity::PeerId;
 use shoal_proto::name::Scope;
 use shoal_proto::swarm::message::{Report, Standing, SwarmKey};
 use shoal_proto::transfer::{
-    Action, Availability, ChunkFailure, Event, FetchId, Homes, Options, ReaderId, ReportId, RequestId,
-    Transfer, UpstreamFailure,
+    Action, Availability, ChunkFailure, Doubt, Event, FetchId, Homes, Options, ReaderId, ReportId, RequestId,
+    Transfer,
 };
 use shoal_proto::wire::{AskBlob, Holding};
 use shoal_store::{FinishError, Partial};
@@ -29,6 +29,7 @@ use super::{Given, Ports, Question, Status};
 
 mod chunk;
 mod outcome;
+mod upstream;
 
 use chunk::RequestError;
 
@@ -106,8 +107,9 @@ pub(super) struct Driver {
     finished: Option<Result<(), FinishError>>,
     /// Why upstream failed last: what clients are told.
     upstream_error: Option<PullError>,
-    /// After a mismatch: who vouched for what in earlier rounds.
+    /// After a mismatch: who vouched for what in earlier rounds, and whether what comes here is right.
     suspects: Vec<(u32, Attestation)>,
+    doubt: Doubt,
 }
 
 impl Driver {
@@ -137,6 +139,7 @@ impl Driver {
             finished: None,
             upstream_error: None,
             suspects: Vec::new(),
+            doubt: Doubt::default(),
         }
     }
 
@@ -231,7 +234,7 @@ impl Driver {
             Said::Chunk { id, chunk, bytes } => {
                 self.requests.remove(&id);
                 let actions = core.handle(Event::Chunk(id), now);
-                self.stored(core, chunk, &bytes);
+                self.stored(core, chunk, Some(&bytes));
                 actions
             }
             Said::Failed { id, failure } => {
@@ -242,32 +245,18 @@ impl Driver {
                 self.upstream_error = Some(error);
                 vec![Action::Fail(None)]
             }
-            Said::UpstreamChunk { id, chunk, bytes } => {
+            Said::UpstreamChunk { id, chunk, bytes } if core.round() == 0 => {
                 let actions = core.handle(Event::UpstreamChunk(id, chunk), now);
-                self.stored(core, chunk, &bytes);
+                self.stored(core, chunk, Some(&bytes));
                 actions
             }
-            Said::UpstreamEnded { id, result } => {
-                self.fetches.remove(&id);
-                let result = result.map_err(|error| self.upstream_failed(error));
-                core.handle(Event::UpstreamEnded(id, result), now)
-            }
+            Said::UpstreamChunk { id, chunk, bytes } => self.came_again(core, id, chunk, &bytes),
+            Said::UpstreamEnded { id, result } => self.upstream_ended(core, id, result),
         }
     }
 
-    fn upstream_failed(&mut self, error: PullError) -> UpstreamFailure {
-        tracing::info!(%error, "upstream failed");
-        let failure = match &error {
-            PullError::Upstream { .. } => UpstreamFailure::Retry,
-            PullError::Throttled { retry_after, .. } => UpstreamFailure::Throttled(*retry_after),
-            _ => UpstreamFailure::Final,
-        };
-        self.upstream_error = Some(error);
-        failure
-    }
-
     /// Tells the world that a chunk is stored.
-    fn stored(&mut self, core: &Transfer, chunk: u32, bytes: &Bytes) {
+    fn stored(&mut self, core: &Transfer, chunk: u32, bytes: Option<&Bytes>) {
         let have = u32::try_from(core.have().count_ones(..)).unwrap_or(u32::MAX);
         self.status.send_replace(Status::Running { have, round: core.round() });
         if chunk + 1 == self.partial.layout().count() {
@@ -276,7 +265,7 @@ impl Driver {
         }
         for reader in self.waiting.remove(&chunk).unwrap_or_default() {
             // A reader that left does not mind.
-            drop(reader.send(Given::Bytes(bytes.clone())));
+            drop(reader.send(bytes.map_or(Given::Stored, |bytes| Given::Bytes(bytes.clone()))));
         }
     }
 

@@ -17,9 +17,9 @@ use shoal_proto::range::{ByteRange, RangeRequest};
 
 use super::{NodeSource, unavailable};
 use crate::config::Stream;
-use crate::fetch::TransferHandle;
 use crate::fetch::reader::Reader;
 use crate::fetch::small;
+use crate::fetch::{Status, TransferHandle};
 
 /// How often, and for how long, a transfer of another size that has just failed is given time to let go of the blob.
 const LET_GO: (Duration, u32) = (Duration::from_millis(20), 50);
@@ -180,7 +180,9 @@ impl NodeSource {
             }
         }
         let mut transfer = opened?;
-        if self.stream == Stream::Proven || range.is_none() {
+        // Its digest did not come out once: this client does not get what may be wrong again.
+        let doubted = matches!(*transfer.status.borrow(), Status::Running { round, .. } if round > 0);
+        if self.stream == Stream::Proven || doubted || range.is_none() {
             transfer.finished().await?;
             return Ok(None);
         }

@@ -76,7 +76,7 @@ pub struct Leases {
     /// The longest lease in chunks.
     longest: u32,
     running: Vec<Running>,
-    /// Everyone who ever had a lease here.
+    /// Everyone who ever brought anything under a lease here.
     holders: BTreeSet<PeerId>,
     next: u64,
     /// Whether a lease has ever brought a chunk in this swarm.
@@ -116,7 +116,7 @@ impl Leases {
         Self { longest: layout.count(), ..Self::new(layout, 1) }
     }
 
-    /// Everyone who ever had a lease here, or was said to have one by an earlier home.
+    /// Everyone who ever brought anything under a lease here, or was said to have one by an earlier home.
     pub fn holders(&self) -> &BTreeSet<PeerId> {
         &self.holders
     }
@@ -156,7 +156,6 @@ impl Leases {
         let chunks = self.first_gap(covered)?;
         self.next += 1;
         let lease = Lease { epoch, id: self.next, chunks };
-        self.holders.insert(holder);
         self.running.push(Running { lease: lease.clone(), holder, got: 0, moved: now });
         Some(lease)
     }
@@ -195,6 +194,7 @@ impl Leases {
             let got = have.count_ones(chunks.start.min(have.len())..chunks.end.min(have.len()));
             if got > running.got {
                 running.got = got;
+                self.holders.insert(*holder);
                 running.moved = now;
                 self.proven = true;
                 self.troubles = 0;

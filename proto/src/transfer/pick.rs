@@ -94,13 +94,15 @@ impl Transfer {
         !self.has(chunk) && !self.flights.contains_key(&chunk) && !self.anyone_can_give(chunk)
     }
 
-    /// The first chunk that upstream has to bring: what a reader waits for before anything else.
+    /// The first chunk that upstream has to bring: what a reader waits for before anything else. When a blob is fetched
+    /// once more, readers wait for the proof, and it comes in one piece.
     pub(super) fn first_uncovered(&self, within: &std::ops::Range<u32>) -> Option<u32> {
         // The common case, said without a walk: somebody has everything.
         if self.providers.any_complete() {
             return None;
         }
-        let ahead = self.readers.values().copied().min().unwrap_or(0).clamp(within.start, within.end);
+        let reader = self.readers.values().copied().min().filter(|_| self.round() == 0);
+        let ahead = reader.unwrap_or(0).clamp(within.start, within.end);
         (ahead..within.end).chain(within.start..ahead).find(|&chunk| self.uncovered(chunk))
     }
 

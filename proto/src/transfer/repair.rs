@@ -21,7 +21,7 @@ pub(super) struct Repair {
     round: u32,
     /// Who vouched for chunks in earlier rounds.
     suspects: BTreeSet<PeerId>,
-    /// Whom the home sent upstream in this round.
+    /// Who, by the home's word, fetches from upstream in this round.
     fetchers: BTreeSet<PeerId>,
 }
 
@@ -35,7 +35,7 @@ impl Repair {
         self.fetchers.contains(signer) || !self.suspects.contains(signer)
     }
 
-    /// The home says whom it sent upstream; in a first round nobody need know.
+    /// The home says who fetches from upstream; in a first round nobody need know.
     pub(super) fn sent(&mut self, fetchers: impl IntoIterator<Item = PeerId>) {
         if self.round > 0 {
             self.fetchers.extend(fetchers);

@@ -66,7 +66,7 @@ async fn upstream_freezes_and_thaws() {
 
 /// What the first node fetches is altered on its way, and it signs for that. Whoever has passed wrong bytes on to a client
 /// already fails it once.
-async fn what_a_node_fetches_is_wrong(is_home: bool, copies: f64) {
+async fn what_a_node_fetches_is_wrong(is_home: bool) {
     let (fleet, link) = with_a_link_of_its_own().await;
     link.spoil();
     let wanted = |nodes: &[Node], digest: &str| (closest(nodes, digest)[0] == 0) == is_home;
@@ -75,19 +75,19 @@ async fn what_a_node_fetches_is_wrong(is_home: bool, copies: f64) {
     rollout.complete_within(2, 1..NODES).await;
     assert!(link.carried() > 0, "the first node had no lease");
     let spoilt = link.carried() as f64 / rollout.image.size() as f64;
-    at_most(rollout.copies() + spoilt, copies);
+    // The second copy, and what the first node gets of it until it finds that two others had other bytes than it.
+    at_most(rollout.copies() + spoilt, 2.6);
     // The node with the bad link has peers that hold the right bytes now.
     rollout.complete_within(3, [0]).await;
 }
 
-/// The fleet fetches it once more, through one node.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lease_holder_attests_wrong_bytes() {
-    what_a_node_fetches_is_wrong(false, 2.1).await;
+    what_a_node_fetches_is_wrong(false).await;
 }
 
-/// A home thinks well of itself, and is the one that goes again: that is one copy more.
+/// A home thinks well of itself, and may be the one that goes again.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_home_attests_wrong_bytes() {
-    what_a_node_fetches_is_wrong(true, 3.1).await;
+    what_a_node_fetches_is_wrong(true).await;
 }

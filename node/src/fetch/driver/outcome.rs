@@ -1,6 +1,6 @@
 //! How a transfer ends: held, or begun again because the digest was another, or not to be had.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use shoal_gateway::error::PullError;
 use shoal_proto::attestation::{Attestation, Claim};
@@ -38,6 +38,7 @@ impl Driver {
                     .collect();
                 let signers: BTreeSet<PeerId> =
                     others.iter().map(|(_, attestation)| attestation.signer).collect();
+                self.doubt.note(&others);
                 self.suspects.extend(others);
                 Err(Event::Mismatch(signers.into_iter().collect()))
             }
@@ -52,17 +53,21 @@ impl Driver {
         }
         let layout = self.partial.layout();
         let (store, digest) = (self.ports.store.clone(), self.digest);
+        let mut liars: BTreeMap<PeerId, u32> = BTreeMap::new();
         for (chunk, attestation) in std::mem::take(&mut self.suspects) {
             let Ok(proven) = store.read_chunk(&digest, chunk).await else { continue };
             let claim = Claim { digest, size: layout.size(), chunk };
             if proven.hash != attestation.hash && attestation.verify(&claim).is_ok() {
-                let time = self.ports.barred.bar(attestation.signer);
-                self.ports.metrics.false_attestation();
-                tracing::warn!(
-                    peer = %attestation.signer, chunk, seconds = time.as_secs(),
-                    "a peer vouched for wrong bytes, by its signature, and is not asked for a while"
-                );
+                *liars.entry(attestation.signer).or_default() += 1;
             }
+        }
+        for (peer, chunks) in liars {
+            let time = self.ports.barred.bar(peer);
+            self.ports.metrics.false_attestations(chunks);
+            tracing::warn!(
+                %peer, chunks, seconds = time.as_secs(),
+                "a peer vouched for wrong bytes, by its signature, and is not asked for a while"
+            );
         }
     }
 

@@ -10,7 +10,7 @@ const DEFERENCE: Duration = Duration::from_secs(1);
 /// For so long one that was believed in vain waits for one that was not.
 const DISTRUST: Duration = Duration::from_secs(4);
 
-/// Who fetched in the rounds before.
+/// Who brought something from upstream in the rounds before.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Former {
     /// In the first round: some of them brought wrong bytes.

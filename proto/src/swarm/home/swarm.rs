@@ -93,7 +93,7 @@ impl Swarm {
         Self { leases, repair: Some(repair), ..Self::new(layout, 1, now) }
     }
 
-    /// Everyone who was sent upstream, in this round and those before.
+    /// Everyone who brought something from upstream, in this round and those before.
     pub(super) fn fetchers(&self) -> Former {
         let sent = self.leases.holders();
         let Some(repair) = &self.repair else {

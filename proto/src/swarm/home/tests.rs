@@ -305,7 +305,8 @@ fn a_repair_sends_one_member_for_the_whole_blob_and_says_whom() {
     let place = fleet.member_in(1, liar, home, Report { lease: progress.lease, ..report(0..0) });
     assert_eq!((place.lease, place.fetchers, place.again), (None, vec![], Some(ms(100))));
     let place = fleet.member_in(1, idle, home, report(0..0));
-    assert_eq!((place.lease.unwrap().chunks, place.fetchers), (0..CHUNKS, vec![idle]));
+    assert_eq!((place.lease.unwrap().chunks, place.fetchers), (0..CHUNKS, vec![]));
+    fleet.member_in(1, idle, home, report(0..1));
     for member in [liar, other] {
         let place = fleet.member_in(1, member, home, report(0..0));
         assert_eq!((place.lease, place.fetchers), (None, vec![idle]));
@@ -323,12 +324,14 @@ fn a_home_that_takes_part_in_a_repair_goes_itself() {
     let home = fleet.ranked()[0];
     let other = fleet.ranked()[1];
     fleet.member(other, home, report(0..0)).lease.unwrap();
+    fleet.member(other, home, report(0..1));
     assert_eq!(fleet.member_in(1, other, home, report(0..0)).lease, None);
     assert_eq!(fleet.member_in(1, home, home, report(0..0)).lease.unwrap().chunks, 0..CHUNKS);
     // Without it, one that fetched before has to do: after a while.
     let mut fleet = Fleet::new(3);
     let (home, other) = (fleet.ranked()[0], fleet.ranked()[1]);
     fleet.member(other, home, report(0..0)).lease.unwrap();
+    fleet.member(other, home, report(0..1));
     assert_eq!(fleet.member_in(1, other, home, report(0..0)).lease, None);
     fleet.pass(ms(1000));
     assert!(fleet.member_in(1, other, home, report(0..0)).lease.is_some());

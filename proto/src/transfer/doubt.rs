@@ -1,0 +1,120 @@
+//! Whether what this node itself gets from upstream is right, when a blob is fetched once more.
+//!
+//! Somebody's bytes were wrong in the round before, and it may be this node's: its way to upstream may spoil what it
+//! carries. What others vouched for then tells: a chunk that two have fetched alike is right. One signer that had other
+//! bytes is perhaps the one who lied; two are not. So a chunk that nobody else had the same is kept back until the rest
+//! is there.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use libp2p_identity::PeerId;
+
+use crate::attestation::{Attestation, ChunkHash};
+
+/// So many chunks are kept back at most: a lease without progress is given to another.
+const MOST_WITHHELD: usize = 64;
+
+/// What came from upstream, held against what others vouched for.
+#[derive(Debug, Default)]
+pub struct Doubt {
+    said: BTreeMap<u32, Vec<(PeerId, ChunkHash)>>,
+    contradicted: BTreeSet<PeerId>,
+    withheld: Vec<u32>,
+}
+
+/// What to do with a chunk that came.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    /// These can be told of.
+    Tell(Vec<u32>),
+    /// Not yet.
+    Withhold,
+    /// What comes here is wrong: these are to be forgotten.
+    Wrong(Vec<u32>),
+}
+
+impl Doubt {
+    /// Notes what others vouched for, by chunk.
+    pub fn note(&mut self, vouched: &[(u32, Attestation)]) {
+        for (chunk, attestation) in vouched {
+            self.said.entry(*chunk).or_default().push((attestation.signer, attestation.hash));
+        }
+    }
+
+    /// A chunk came from upstream.
+    pub fn came(&mut self, chunk: u32, hash: ChunkHash) -> Verdict {
+        let said = self.said.get(&chunk).map_or(&[][..], Vec::as_slice);
+        if said.iter().any(|(_, other)| *other == hash) {
+            return Verdict::Tell(vec![chunk]);
+        }
+        self.contradicted.extend(said.iter().map(|(signer, _)| *signer));
+        self.withheld.push(chunk);
+        if self.contradicted.len() > 1 {
+            Verdict::Wrong(self.rest())
+        } else if self.withheld.len() > MOST_WITHHELD {
+            Verdict::Tell(self.rest())
+        } else {
+            Verdict::Withhold
+        }
+    }
+
+    /// What was kept back: all came, and only one had other bytes.
+    pub fn rest(&mut self) -> Vec<u32> {
+        std::mem::take(&mut self.withheld)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::attestation::Claim;
+    use crate::digest::Digest;
+    use libp2p_identity::Keypair;
+
+    fn vouched(seed: u8, chunk: u32, bytes: &[u8]) -> (u32, Attestation) {
+        let keypair = Keypair::ed25519_from_bytes([seed; 32]).unwrap();
+        let claim = Claim { digest: Digest::sha256_of(b"blob"), size: 1 << 30, chunk };
+        (chunk, Attestation::sign(&keypair, &claim, ChunkHash::of(bytes)).unwrap())
+    }
+
+    fn good() -> ChunkHash {
+        ChunkHash::of(b"good")
+    }
+
+    #[test]
+    fn what_others_had_the_same_is_told_and_the_rest_kept_back() {
+        let mut doubt = Doubt::default();
+        doubt.note(&[vouched(1, 0, b"bad"), vouched(2, 1, b"good"), vouched(1, 2, b"good")]);
+        assert_eq!(doubt.came(0, good()), Verdict::Withhold);
+        assert_eq!(doubt.came(1, good()), Verdict::Tell(vec![1]));
+        assert_eq!(doubt.came(2, good()), Verdict::Tell(vec![2]));
+        // Of this one nobody said anything.
+        assert_eq!(doubt.came(3, good()), Verdict::Withhold);
+        assert_eq!(doubt.rest(), [0, 3]);
+        assert!(doubt.rest().is_empty());
+    }
+
+    #[test]
+    fn two_who_had_other_bytes_are_believed() {
+        let mut doubt = Doubt::default();
+        doubt.note(&[vouched(1, 0, b"good"), vouched(2, 1, b"good"), vouched(2, 2, b"good")]);
+        let bad = ChunkHash::of(b"bad");
+        assert_eq!(doubt.came(0, bad), Verdict::Withhold);
+        assert_eq!(doubt.came(1, good()), Verdict::Tell(vec![1]));
+        assert_eq!(doubt.came(2, bad), Verdict::Wrong(vec![0, 2]));
+    }
+
+    #[test]
+    fn so_much_is_kept_back_and_no_more() {
+        let mut doubt = Doubt::default();
+        let mut withheld = 0;
+        for chunk in 0..1000 {
+            withheld += 1;
+            match doubt.came(chunk, good()) {
+                Verdict::Tell(chunks) => withheld -= chunks.len(),
+                verdict => assert_eq!(verdict, Verdict::Withhold),
+            }
+            assert!(withheld <= MOST_WITHHELD, "{withheld}");
+        }
+    }
+}
