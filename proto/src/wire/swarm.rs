@@ -10,8 +10,8 @@ use super::{SessionMessage, WireError, bits, bits_to_wire, digest, generated};
 use crate::chunk::ChunkLayout;
 use crate::swarm::lease::{Lease, LeaseEnd};
 use crate::swarm::message::{
-    Claim, ClaimAnswer, Ended, MAX_FETCHERS, MAX_NAMED, MAX_ROUND, MAX_UNREACHABLE, Membership, Report,
-    Standing, SwarmKey,
+    Claim, ClaimAnswer, Ended, MAX_FETCHERS, MAX_NAMED, MAX_NUMBER, MAX_ROUND, MAX_UNREACHABLE, Membership,
+    Report, Standing, SwarmKey,
 };
 use crate::swarm::turn::{AskTurn, TurnAnswer, TurnEnded};
 use crate::transfer::Availability;
@@ -38,12 +38,18 @@ fn key(multihash: &[u8], size: u64, round: u32) -> Result<(SwarmKey, ChunkLayout
     Ok((SwarmKey { digest: digest(multihash)?, size, round }, layout))
 }
 
+/// A term, or the number of a lease.
+fn number(number: u64, field: &'static str) -> Result<u64, WireError> {
+    if number <= MAX_NUMBER { Ok(number) } else { Err(WireError::Field(field)) }
+}
+
 fn lease(lease: &generated::Lease, layout: Option<ChunkLayout>) -> Result<Lease, WireError> {
     let most = layout.map_or(u32::MAX, |layout| layout.count());
     if lease.first >= lease.end || lease.end > most {
         return Err(WireError::Field("lease"));
     }
-    Ok(Lease { epoch: lease.epoch, id: lease.id, chunks: lease.first..lease.end })
+    let (epoch, id) = (number(lease.epoch, "epoch")?, number(lease.id, "lease")?);
+    Ok(Lease { epoch, id, chunks: lease.first..lease.end })
 }
 
 fn lease_to_wire(lease: &Lease) -> generated::Lease {
@@ -115,8 +121,8 @@ pub(super) fn report(report: &generated::Report) -> Result<SessionMessage, WireE
     let ended = match &report.ended {
         None => None,
         Some(end) => Some(Ended {
-            epoch: end.epoch,
-            id: end.id,
+            epoch: number(end.epoch, "epoch")?,
+            id: number(end.id, "ended")?,
             how: outcome(end.outcome, end.retry_after_ms)?.ok_or(WireError::Field("outcome"))?,
         }),
     };
@@ -167,7 +173,7 @@ pub(super) fn standing(standing: generated::Standing) -> Result<SessionMessage, 
         return Err(WireError::Field("fetchers"));
     } else {
         Standing::Member(Membership {
-            epoch: standing.epoch,
+            epoch: number(standing.epoch, "epoch")?,
             members: named(standing.members, &mut whereabouts)?,
             // The member's own core holds it against its layout.
             lease: standing.lease.map(|held| lease(&held, None)).transpose()?,
@@ -208,7 +214,7 @@ pub(super) fn claim(claim: generated::Claim) -> Result<SessionMessage, WireError
         Ok((peer(&held.holder)?, lease(&granted, Some(layout))?))
     };
     let leases = claim.leases.into_iter().map(held).collect::<Result<_, WireError>>()?;
-    Ok(SessionMessage::Claim(key, Claim { epoch: claim.epoch, leases }))
+    Ok(SessionMessage::Claim(key, Claim { epoch: number(claim.epoch, "epoch")?, leases }))
 }
 
 pub(super) fn claim_to_wire(key: &SwarmKey, claim: Claim) -> generated::Claim {
@@ -227,7 +233,7 @@ pub(super) fn claim_to_wire(key: &SwarmKey, claim: Claim) -> generated::Claim {
 
 pub(super) fn claim_answer(answer: generated::ClaimAnswer) -> Result<SessionMessage, WireError> {
     let mut whereabouts = Whereabouts::new();
-    let epoch = answer.epoch;
+    let epoch = number(answer.epoch, "epoch")?;
     let said = match answer.held_by {
         Some(home) => ClaimAnswer::HeldBy { home: name(home, &mut whereabouts)?, epoch },
         None => ClaimAnswer::Granted { epoch, providers: named(answer.providers, &mut whereabouts)? },

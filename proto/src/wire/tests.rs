@@ -192,3 +192,26 @@ fn reports_out_of_bounds_are_refused() {
         assert_eq!(SessionMessage::from_wire(wrap(bad)), Err(WireError::Field(field)));
     }
 }
+
+#[test]
+fn numbers_that_nobody_counts_to_are_refused() {
+    use crate::swarm::message::MAX_NUMBER;
+    let digest: Bytes = Digest::sha256_of(b"x").multihash().into();
+    let lease = |epoch, id| Some(generated::Lease { epoch, id, first: 0, end: 1 });
+    let report = |lease| generated::Report {
+        digest: digest.clone(),
+        size: 1000,
+        holding: generated::Holding::Complete.into(),
+        lease,
+        ..generated::Report::default()
+    };
+    assert!(swarm::report(&report(lease(MAX_NUMBER, MAX_NUMBER))).is_ok());
+    assert_eq!(swarm::report(&report(lease(MAX_NUMBER + 1, 0))), Err(WireError::Field("epoch")));
+    assert_eq!(swarm::report(&report(lease(0, u64::MAX))), Err(WireError::Field("lease")));
+    let claim = generated::Claim { digest, size: 1000, epoch: u64::MAX, ..generated::Claim::default() };
+    assert_eq!(swarm::claim(claim), Err(WireError::Field("epoch")));
+    let answer = generated::ClaimAnswer { epoch: u64::MAX, ..generated::ClaimAnswer::default() };
+    assert_eq!(swarm::claim_answer(answer), Err(WireError::Field("epoch")));
+    let standing = generated::Standing { epoch: u64::MAX, ..generated::Standing::default() };
+    assert_eq!(swarm::standing(standing), Err(WireError::Field("epoch")));
+}
