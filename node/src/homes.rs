@@ -120,7 +120,7 @@ impl Homes {
         let known = known.filter(|&peer| peer != from);
         let (reply, answer) = oneshot::channel();
         self.requests.send(Request::Turn { from, ask, known, reply }).await.ok();
-        answer.await.unwrap_or(TurnAnswer::Failed(LeaseEnd::Trouble { retry_after: None }))
+        answer.await.unwrap_or(TurnAnswer::Failed(LeaseEnd::TROUBLE))
     }
 
     /// A turn that this node gave ended.

@@ -26,6 +26,7 @@ use tokio::time::{Instant, sleep_until};
 use super::discovery::{Found, Search};
 use super::range::{Arrival, RangeFetch};
 use super::{Given, Ports, Question, Status};
+use crate::hearsay;
 
 mod chunk;
 mod outcome;
@@ -258,9 +259,13 @@ impl Driver {
     fn upstream_failed(&mut self, error: PullError) -> UpstreamFailure {
         tracing::info!(%error, "upstream failed");
         let failure = match &error {
-            PullError::Upstream { .. } => UpstreamFailure::Retry,
-            PullError::Throttled { retry_after, .. } => UpstreamFailure::Throttled(*retry_after),
-            _ => UpstreamFailure::Final,
+            PullError::Upstream { status, .. } => {
+                UpstreamFailure::Retry { status: *status, retry_after: None }
+            }
+            PullError::Throttled { status, retry_after, .. } => {
+                UpstreamFailure::Retry { status: Some(*status), retry_after: *retry_after }
+            }
+            other => UpstreamFailure::Final { status: hearsay::status_of(other) },
         };
         self.upstream_error = Some(error);
         failure

@@ -32,7 +32,7 @@ const MAX_TROUBLES: u32 = 4;
 /// So many members were refused, and others are not asked to try.
 const MAX_REFUSED: usize = 8;
 /// The longest pause that upstream can ask the fleet for.
-const LONGEST_WISH: Duration = Duration::from_mins(5);
+pub const MAX_RETRY_AFTER: Duration = Duration::from_mins(5);
 /// So many holders are remembered: other homes may name any.
 const MAX_HOLDERS: usize = 1024;
 /// For how long what was learnt of a failing upstream holds.
@@ -55,12 +55,22 @@ pub enum LeaseEnd {
     /// Every chunk of it is stored.
     Done,
     /// Upstream refused this member: not found, denied, against its policy. Others may fare better.
-    Refused,
+    Refused {
+        /// Upstream's status, if it was upstream that refused.
+        status: Option<u16>,
+    },
     /// Upstream failed, and would have failed any member: the fleet backs off as one.
     Trouble {
+        /// Upstream's status, if it answered.
+        status: Option<u16>,
         /// What upstream's `Retry-After` said.
         retry_after: Option<Duration>,
     },
+}
+
+impl LeaseEnd {
+    /// Trouble of which nothing more is known.
+    pub const TROUBLE: Self = Self::Trouble { status: None, retry_after: None };
 }
 
 #[derive(Debug, Clone)]
@@ -89,6 +99,8 @@ pub struct Leases {
     /// Upstream ignores `Range`: one member gets all.
     whole: bool,
     paused_until: Duration,
+    /// With which status upstream asked for that pause.
+    paused_by: Option<u16>,
     troubles: u32,
     refused: BTreeSet<PeerId>,
     failed_at: Duration,
@@ -109,6 +121,7 @@ impl Leases {
             proven: false,
             whole: false,
             paused_until: Duration::ZERO,
+            paused_by: None,
             troubles: 0,
             refused: BTreeSet::new(),
             failed_at: Duration::ZERO,
@@ -236,14 +249,16 @@ impl Leases {
         self.whole &= !self.running.is_empty();
         match ended.how {
             LeaseEnd::Done => return,
-            LeaseEnd::Refused => {
+            LeaseEnd::Refused { .. } => {
                 self.refused.insert(*holder);
             }
-            LeaseEnd::Trouble { retry_after } => {
+            LeaseEnd::Trouble { status, retry_after } => {
                 let pause = (FIRST_PAUSE * 2_u32.pow(self.troubles.min(10))).min(MAX_PAUSE);
                 self.troubles = self.troubles.saturating_add(1);
-                let wish = retry_after.unwrap_or_default().min(LONGEST_WISH);
-                self.paused_until = self.paused_until.max(now + pause.max(wish));
+                let until = now + pause.max(retry_after.unwrap_or_default().min(MAX_RETRY_AFTER));
+                if until >= self.paused_until {
+                    (self.paused_until, self.paused_by) = (until, status);
+                }
             }
         }
         self.failed_at = now;
@@ -280,13 +295,17 @@ impl Leases {
     }
 
     /// Why nobody else is to be sent upstream, if that is so. `capable` is whether a live member is left that
-    /// was not refused.
-    pub fn hopeless(&self, capable: bool) -> Option<LeaseEnd> {
-        let worn_out = self.troubles >= MAX_TROUBLES
-            || self.refused.len() >= MAX_REFUSED
-            || self.paused_until > self.failed_at + MAX_PAUSE;
-        let failure = self.last_failure?;
-        (self.running.is_empty() && (worn_out || !capable)).then_some(failure)
+    /// was not refused. A pause that no client waits for is a reason, also for those who come while it lasts.
+    pub fn hopeless(&self, capable: bool, now: Duration) -> Option<LeaseEnd> {
+        if !self.running.is_empty() {
+            return None;
+        }
+        let left = self.paused_until.saturating_sub(now);
+        if left > MAX_PAUSE {
+            return Some(LeaseEnd::Trouble { status: self.paused_by, retry_after: Some(left) });
+        }
+        let worn_out = self.troubles >= MAX_TROUBLES || self.refused.len() >= MAX_REFUSED;
+        self.last_failure.filter(|_| worn_out || !capable)
     }
 
     /// Whether upstream has refused this member.

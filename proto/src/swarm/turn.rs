@@ -132,7 +132,7 @@ impl Turns {
         }
         let oldest = self.things.iter().min_by_key(|(_, thing)| thing.used).map(|(key, _)| *key);
         let gone = oldest.and_then(|key| self.things.remove(&key)).unwrap_or_default();
-        let failed = TurnAnswer::Failed(LeaseEnd::Trouble { retry_after: None });
+        let failed = TurnAnswer::Failed(LeaseEnd::TROUBLE);
         gone.waiting.into_iter().map(|(question, _)| (question, failed)).collect()
     }
 
@@ -166,7 +166,7 @@ impl Turns {
             thing.waiting.push_back((question, from));
             Vec::new()
         } else {
-            vec![(question, TurnAnswer::Failed(LeaseEnd::Trouble { retry_after: None }))]
+            vec![(question, TurnAnswer::Failed(LeaseEnd::TROUBLE))]
         }
     }
 

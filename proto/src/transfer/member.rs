@@ -16,6 +16,8 @@ use crate::swarm::message::{Ended, MAX_UNREACHABLE, Membership, Report, Standing
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ReportId(pub u64);
 
+/// A home is reported to at least this often, whatever it says: it may be frozen next.
+const MAX_AGAIN: Duration = Duration::from_secs(5);
 /// How long a peer that was not reached is not reported to.
 const LOST: Duration = Duration::from_secs(5);
 /// For how long the home is told that a peer does not have the blob.
@@ -121,8 +123,9 @@ impl Member {
 
     pub(super) fn hopeless(&self) -> Option<UpstreamFailure> {
         Some(match self.hopeless? {
-            LeaseEnd::Refused => UpstreamFailure::Final,
-            LeaseEnd::Trouble { .. } | LeaseEnd::Done => UpstreamFailure::Retry,
+            LeaseEnd::Refused { status } => UpstreamFailure::Final { status },
+            LeaseEnd::Trouble { status, retry_after } => UpstreamFailure::Retry { status, retry_after },
+            LeaseEnd::Done => UpstreamFailure::RETRY,
         })
     }
 
@@ -151,13 +154,17 @@ impl Member {
 
     pub(super) fn failed(&mut self, failure: UpstreamFailure) {
         match failure {
-            UpstreamFailure::Retry => self.end(LeaseEnd::Trouble { retry_after: None }),
-            UpstreamFailure::Throttled(retry_after) => self.end(LeaseEnd::Trouble { retry_after }),
-            UpstreamFailure::Final | UpstreamFailure::WrongBytes => {
-                self.can_fetch = false;
-                self.end(LeaseEnd::Refused);
+            UpstreamFailure::Retry { status, retry_after } => {
+                self.end(LeaseEnd::Trouble { status, retry_after });
             }
+            UpstreamFailure::Final { status } => self.refused(status),
+            UpstreamFailure::WrongBytes => self.refused(None),
         }
+    }
+
+    fn refused(&mut self, status: Option<u16>) {
+        self.can_fetch = false;
+        self.end(LeaseEnd::Refused { status });
     }
 
     fn end(&mut self, how: LeaseEnd) {
@@ -277,7 +284,7 @@ impl Transfer {
                 member.lose(home, now);
             }
             Some(Standing::Wait(time)) => {
-                member.put_off += time;
+                member.put_off = member.put_off.saturating_add(time);
                 member.next = Some(now + time.min(PATIENCE));
                 if member.put_off > PATIENCE {
                     member.put_off = Duration::ZERO;
@@ -310,7 +317,7 @@ impl Transfer {
         member.tracked = again.is_some();
         // What happened while the report was under way is told at once.
         let news = member.ended.is_some();
-        member.next = (!news).then_some(now + again.unwrap_or(STARVED));
+        member.next = (!news).then_some(now + again.unwrap_or(STARVED).min(MAX_AGAIN));
         member.hopeless = hopeless;
         let same = |one: &Lease, other: &Lease| one.epoch == other.epoch && one.id == other.id;
         match (member.lease.take(), lease) {

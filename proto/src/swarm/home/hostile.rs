@@ -41,8 +41,8 @@ fn lease() -> impl Strategy<Value = Lease> {
 
 fn end() -> impl Strategy<Value = LeaseEnd> {
     let time = prop_oneof![Just(None), Just(Some(Duration::MAX)), Just(Some(Duration::from_mins(1)))];
-    let trouble = time.prop_map(|retry_after| LeaseEnd::Trouble { retry_after });
-    prop_oneof![Just(LeaseEnd::Done), Just(LeaseEnd::Refused), trouble]
+    let trouble = time.prop_map(|retry_after| LeaseEnd::Trouble { status: None, retry_after });
+    prop_oneof![Just(LeaseEnd::Done), Just(LeaseEnd::Refused { status: None }), trouble]
 }
 
 fn have() -> impl Strategy<Value = Availability> {

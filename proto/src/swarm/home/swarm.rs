@@ -243,7 +243,7 @@ impl Swarm {
             member.can_fetch && member.have != Availability::Complete && !self.leases.was_refused(peer)
         });
         let is_covered = covered.is_full();
-        let hopeless = if is_covered { None } else { self.leases.hopeless(capable) };
+        let hopeless = if is_covered { None } else { self.leases.hopeless(capable, now) };
         let again = self.again(&from, report, lease.is_some(), is_covered, now);
         let fetchers = match self.repair {
             Some(_) => self.leases.holders().iter().copied().take(MAX_FETCHERS).collect(),

@@ -71,13 +71,13 @@ fn the_fleet_backs_off_as_one_and_gives_up_when_all_were_refused() {
     let mut leases = Leases::new(layout(4), 8);
     let none = bits(4, []);
     let lease = leases.grant(one, &none, 1, at(0)).unwrap();
-    leases.end(&one, &ended(&lease, LeaseEnd::Trouble { retry_after: Some(at(2000)) }), at(10));
+    leases.end(&one, &ended(&lease, LeaseEnd::Trouble { status: None, retry_after: Some(at(2000)) }), at(10));
     assert_eq!(leases.grant(two, &none, 1, at(2009)), None);
-    assert_eq!(leases.hopeless(true), None);
+    assert_eq!(leases.hopeless(true, at(20)), None);
     let lease = leases.grant(two, &none, 1, at(2010)).unwrap();
-    leases.end(&two, &ended(&lease, LeaseEnd::Refused), at(2020));
+    leases.end(&two, &ended(&lease, LeaseEnd::Refused { status: None }), at(2020));
     assert_eq!(leases.grant(two, &none, 1, at(2030)), None);
-    assert_eq!(leases.hopeless(false), Some(LeaseEnd::Refused));
+    assert_eq!(leases.hopeless(false, at(2030)), Some(LeaseEnd::Refused { status: None }));
     // Not for ever.
     leases.expire(at(2020) + REMEMBERED);
     assert!(leases.grant(two, &none, 1, at(9000)).is_some());

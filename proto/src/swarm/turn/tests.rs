@@ -69,7 +69,7 @@ fn a_turn_that_ends_badly_or_never_goes_to_the_next() {
     assert_eq!(home.turns.down(&test_peer(1), ms(10)), [(second, TurnAnswer::Go(2))]);
     assert_eq!(home.turns.tick(ms(3009)), []);
     assert_eq!(home.turns.tick(ms(3010)), [(third, TurnAnswer::Go(3))]);
-    assert_eq!(home.ended(3, 3, LeaseEnd::Refused, 3020), [(fourth, TurnAnswer::Go(4))]);
+    assert_eq!(home.ended(3, 3, LeaseEnd::Refused { status: None }, 3020), [(fourth, TurnAnswer::Go(4))]);
     // The one that was late says at last that it has it.
     assert_eq!(home.ended(2, 2, LeaseEnd::Done, 3030), [(fifth, TurnAnswer::Done(test_peer(2)))]);
 }
@@ -82,14 +82,16 @@ fn enough_failures_are_told_to_all_for_a_moment() {
         questions.push(home.ask(from, vec![], 0).0);
     }
     for turn in 1..=2_u8 {
-        let answers = home.ended(turn, turn.into(), LeaseEnd::Refused, 10 * u64::from(turn));
+        let answers = home.ended(turn, turn.into(), LeaseEnd::Refused { status: None }, 10 * u64::from(turn));
         assert_eq!(answers, [(questions[usize::from(turn)], TurnAnswer::Go(u64::from(turn) + 1))]);
     }
-    let answers = home.ended(3, 3, LeaseEnd::Refused, 30);
+    let answers = home.ended(3, 3, LeaseEnd::Refused { status: None }, 30);
     assert_eq!(answers.len(), 4);
-    assert!(answers.iter().all(|(_, answer)| *answer == TurnAnswer::Failed(LeaseEnd::Refused)));
+    assert!(
+        answers.iter().all(|(_, answer)| *answer == TurnAnswer::Failed(LeaseEnd::Refused { status: None }))
+    );
     let (question, answers) = home.ask(9, vec![], 100);
-    assert_eq!(answers, [(question, TurnAnswer::Failed(LeaseEnd::Refused))]);
+    assert_eq!(answers, [(question, TurnAnswer::Failed(LeaseEnd::Refused { status: None }))]);
     let (question, answers) = home.ask(9, vec![], 1100);
     assert_eq!(answers, [(question, TurnAnswer::Go(4))]);
 }
@@ -142,7 +144,7 @@ fn who_waits_for_a_thing_that_makes_room_is_told() {
     let mut turns = Turns { most: 1, ..Turns::default() };
     asks(&mut turns, 1, 1, ms(0));
     assert_eq!(asks(&mut turns, 1, 2, ms(0)), []);
-    let failed = TurnAnswer::Failed(LeaseEnd::Trouble { retry_after: None });
+    let failed = TurnAnswer::Failed(LeaseEnd::TROUBLE);
     let expected = [(QuestionId(2), failed), (QuestionId(3), TurnAnswer::Go(2))];
     assert_eq!(asks(&mut turns, 2, 3, ms(1)), expected);
 }
@@ -169,7 +171,7 @@ proptest! {
                     turns.ask(&asked, &ranking, now)
                 }
                 2 => turns.ended(from, end(LeaseEnd::Done), now),
-                3 => turns.ended(from, end(LeaseEnd::Trouble { retry_after: Some(Duration::MAX) }), now),
+                3 => turns.ended(from, end(LeaseEnd::Trouble { status: None, retry_after: Some(Duration::MAX) }), now),
                 _ if odd => turns.down(&from, now),
                 _ => turns.tick(now),
             };
