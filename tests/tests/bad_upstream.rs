@@ -194,6 +194,32 @@ async fn every_node_tells_its_clients_the_same_refusal() {
     assert_eq!(asked, 1);
 }
 
+/// A node that fetches as many blobs as it can still says how it is, and what it has.
+#[tokio::test]
+async fn a_node_full_of_transfers_still_answers() {
+    let fleet = Fleet::with_faulty_upstream(1).await.unwrap();
+    let layers: Vec<u64> = (0..560).map(|n| 1000 + n).collect();
+    let image = synthetic::image(fleet.home(), 25, &layers).unwrap();
+    fleet.registry.hold("1", &image).unwrap();
+    fleet.registry.fail(Kind::Blob, Fault::Silent);
+    let (node, client) = (&fleet.nodes[0], fleet.nodes[0].client().unwrap());
+    client.manifest(REPOSITORY, "1").await.unwrap();
+    let mut asking = tokio::task::JoinSet::new();
+    for layer in &image.layers {
+        let (client, path) = (client.clone(), format!("/v2/{REPOSITORY}/blobs/{}", layer.digest));
+        asking.spawn(async move { client.get(&path).await.is_ok() });
+    }
+    let full = until("the node is full", PATIENCE, async || {
+        (node.status().await.ok()?.pulls.len() >= 512).then_some(())
+    });
+    full.await.unwrap();
+    for _ in 0..3 {
+        let begun = Instant::now();
+        node.status().await.unwrap();
+        assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+    }
+}
+
 /// A lie of upstream's stays with the node that heard it: its peers never hold or serve the wrong bytes.
 #[tokio::test]
 async fn wrong_bytes_are_not_kept_or_passed_on() {
