@@ -9,13 +9,15 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use futures::AsyncWriteExt as _;
 use shoal_proto::digest::Digest;
-use shoal_proto::identity::Keypair;
+use shoal_proto::identity::{Keypair, PeerId};
 use shoal_proto::swarm::message::MAX_NUMBER;
+use shoal_proto::swarm::ranking::Ranking;
 use shoal_proto::wire::generated::session_message::Body;
 use shoal_proto::wire::{SESSION_PROTOCOL, encode_frame, generated, hello};
 use shoal_tests::faulty::Faulty;
 use shoal_tests::fleet::Fleet;
 use shoal_tests::image::{Image, synthetic};
+use shoal_tests::node::Node;
 use shoal_tests::process::until;
 use shoal_tests::raw::{Answer, Answers, Raw, until_ended};
 
@@ -31,9 +33,15 @@ async fn fleet(seed: u64) -> (Fleet<Faulty>, Image) {
     (fleet, image)
 }
 
-async fn join(fleet: &Fleet<Faulty>, answers: Answers) -> Raw {
-    let node = &fleet.nodes[0];
-    let member = Raw::join(node.serving.peer, fleet.cluster_key().unwrap(), answers).await.unwrap();
+/// Joins, as the home of what this digest names, or as the standby of the one node there is.
+async fn join(fleet: &Fleet<Faulty>, answers: Answers, digest: &str, as_home: bool) -> Raw {
+    let (node, digest): (&Node, Digest) = (&fleet.nodes[0], digest.parse().unwrap());
+    let other: PeerId = node.serving.peer_id.parse().unwrap();
+    let in_place =
+        |keypair: &Keypair| Ranking::is_closer(&digest, &keypair.public().to_peer_id(), &other) == as_home;
+    let keypair = std::iter::repeat_with(Keypair::generate_ed25519).find(in_place).unwrap();
+    let key = fleet.cluster_key().unwrap();
+    let member = Raw::join_as(&keypair, node.serving.peer, key, answers).await.unwrap();
     let connected = until("the member is connected", PATIENCE, async || {
         (node.status().await.ok()?.peers.len() == 1).then_some(())
     });
@@ -130,17 +138,20 @@ fn nonsense_of_claims_and_turns() -> Vec<(&'static str, Body)> {
 /// A client is answered in time whatever the member answers, and gets all once it is gone.
 async fn answered_all_the_same(seed: u64, what: &'static str, body: Body) {
     let (mut fleet, image) = fleet(seed).await;
-    let member = join(&fleet, saying(body)).await;
+    let (manifest, layer) = (&image.manifest.digest, &image.layers[0].digest);
+    let (of, as_home) = match body {
+        Body::Standing(_) => (layer, true),
+        Body::ClaimAnswer(_) => (layer, false),
+        _ => (manifest, true),
+    };
+    let member = join(&fleet, saying(body), of, as_home).await;
     let client = fleet.nodes[0].client().unwrap();
-    for path in [
-        format!("manifests/{}", image.manifest.digest),
-        "manifests/1".to_owned(),
-        format!("blobs/{}", image.layers[0].digest),
-    ] {
+    for path in [format!("manifests/{manifest}"), "manifests/1".to_owned(), format!("blobs/{layer}")] {
         let path = format!("/v2/{REPOSITORY}/{path}");
         let answer = tokio::time::timeout(PATIENCE, client.get(&path)).await;
         drop(answer.unwrap_or_else(|_| panic!("{what}: no answer for {path}")).unwrap());
     }
+    assert!(member.questions() > 0, "{what}: it was asked nothing");
     drop(member);
     let pulled = until("all is well again", PATIENCE, async || {
         client.pull(REPOSITORY, &image.manifest.digest, &image).await.ok()
@@ -204,7 +215,7 @@ fn lies(digest: &Bytes) -> Vec<(&'static str, bool, Body)> {
 #[tokio::test(flavor = "multi_thread")]
 async fn whatever_members_say_the_node_keeps_its_swarms() {
     let (mut fleet, image) = fleet(200).await;
-    let member = join(&fleet, Answers::default()).await;
+    let member = join(&fleet, Answers::default(), &image.layers[0].digest, false).await;
     for (what, goes_on, body) in lies(&key(&image)) {
         let mut stream = member.open(SESSION_PROTOCOL).await.unwrap();
         let mut bytes = BytesMut::new();
