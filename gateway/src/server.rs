@@ -67,8 +67,8 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// The values that the design names. `via` is this node's own, as in `shoal-<peer id>`; `known` are the
-    /// configured upstreams' names, which then work as the first part of a path even without a dot.
+    /// The usual values. `via` is this node's own, as in `shoal-<peer id>`; `known` are the configured upstreams' names,
+    /// which then work as the first part of a path even without a dot.
     pub fn new(via: impl Into<String>, known: impl IntoIterator<Item = Registry>, observe: Observe) -> Self {
         Self {
             routing: Routing::new(known),

@@ -57,8 +57,7 @@ pub struct Config {
     pub data_dir: PathBuf,
     /// Where the gateway listens for clients.
     pub gateway_addr: SocketAddr,
-    /// Where peers are listened for. `[::]` means every address of this host, IPv4 as well: see
-    /// [`Config::peer_listen_addrs`].
+    /// Where peers are listened for. `[::]` means every address of this host, IPv4 as well.
     pub peer_addr: SocketAddr,
     /// Where the admin API listens: status, metrics, health.
     pub admin_addr: SocketAddr,
@@ -94,16 +93,6 @@ pub enum Stream {
 }
 
 impl Config {
-    /// The addresses to listen on for peers. `[::]` and `0.0.0.0` are two listeners, because libp2p binds IPv6
-    /// sockets for IPv6 only; a host without IPv6 has the second one alone, and one of the two is enough.
-    pub fn peer_listen_addrs(&self) -> Vec<SocketAddr> {
-        let mut addresses = vec![self.peer_addr];
-        if self.peer_addr.ip() == IpAddr::V6(Ipv6Addr::UNSPECIFIED) {
-            addresses.push(SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), self.peer_addr.port()));
-        }
-        addresses
-    }
-
     /// What is allowed but probably not meant, one sentence each.
     pub fn warnings(&self) -> Vec<String> {
         let mut warnings = Vec::new();

@@ -24,11 +24,11 @@ use shoal_proto::name::Scope;
 use shoal_store::{Partial, Store};
 use shoal_swarm::RateCap;
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::homes::Homes;
 use crate::metrics::Metrics;
+use crate::run::{Parts, named};
 
 pub mod barred;
 mod desk;
@@ -206,9 +206,9 @@ pub struct Fetcher {
 
 impl Fetcher {
     /// Starts the desk. It ends with `shutdown`.
-    pub fn start(ports: Ports, tasks: &mut JoinSet<()>, shutdown: CancellationToken) -> Self {
+    pub fn start(ports: Ports, tasks: &mut Parts, shutdown: CancellationToken) -> Self {
         let (commands, queue) = mpsc::channel(DESK_QUEUE);
-        tasks.spawn(Desk::new(ports).run(queue, shutdown));
+        tasks.spawn(named("the desk of transfers", Desk::new(ports).run(queue, shutdown)));
         Self { commands }
     }
 

@@ -24,6 +24,8 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
+use crate::run::{Parts, named};
+
 /// Requests to the task that may wait.
 const QUEUE: usize = 1024;
 /// How long a standby may take to answer a claim.
@@ -87,9 +89,9 @@ impl std::fmt::Debug for Request {
 
 impl Homes {
     /// Starts the task. It ends with `shutdown`.
-    pub fn start(store: Store, peers: Handle, tasks: &mut JoinSet<()>, shutdown: CancellationToken) -> Self {
+    pub fn start(store: Store, peers: Handle, tasks: &mut Parts, shutdown: CancellationToken) -> Self {
         let (requests, inbox) = mpsc::channel(QUEUE);
-        tasks.spawn(Keeper::new(peers.clone()).run(inbox, shutdown));
+        tasks.spawn(named("the keeper of swarms", Keeper::new(peers.clone()).run(inbox, shutdown)));
         Self { requests, store, peers }
     }
 
@@ -120,7 +122,7 @@ impl Homes {
         let known = known.filter(|&peer| peer != from);
         let (reply, answer) = oneshot::channel();
         self.requests.send(Request::Turn { from, ask, known, reply }).await.ok();
-        answer.await.unwrap_or(TurnAnswer::Failed(LeaseEnd::Trouble { retry_after: None }))
+        answer.await.unwrap_or(TurnAnswer::Failed(LeaseEnd::TROUBLE))
     }
 
     /// A turn that this node gave ended.

@@ -7,7 +7,7 @@ pub const HINT: &str = "\
 Keep this line secret and give it to every node of the cluster:
   file        (umask 077; shoal key new > cluster.key)
               shoal run --cluster-key-file cluster.key
-  Kubernetes  shoal key new | kubectl create secret generic shoal-cluster-key --from-file=cluster.key=/dev/stdin
+  Kubernetes  shoal key new | kubectl --namespace shoal create secret generic shoal-cluster-key --from-file=cluster.key=/dev/stdin
               mounted as a file, SHOAL_CLUSTER_KEY_FILE naming its path";
 
 /// A new key's line for standard output.

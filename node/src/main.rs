@@ -22,6 +22,7 @@ pub mod cli;
 pub mod config;
 pub mod demo;
 pub mod fetch;
+pub mod hearsay;
 pub mod homes;
 pub mod key;
 pub mod logging;

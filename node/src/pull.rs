@@ -40,9 +40,8 @@ use progress::{Meter, Progress};
 /// How many blobs are pulled at once: containerd's default too.
 const AT_ONCE: usize = 3;
 
-/// How long an answer may stand still. The gateway itself closes a body without progress much sooner; but a node
-/// with `stream = "proven"` starts the body of a large layer only when all of it is there.
-const SILENCE: Duration = Duration::from_mins(10);
+/// How long an answer may stand still. The gateway says sooner that nothing came, and closes a body without progress.
+const SILENCE: Duration = Duration::from_mins(1);
 
 /// What `shoal pull` may be told.
 #[derive(Debug, Clone, clap::Args)]

@@ -51,7 +51,7 @@ struct Serving {
 pub async fn run(config: Config) -> anyhow::Result<()> {
     let started = Instant::now();
     let shutdown = CancellationToken::new();
-    let mut tasks = JoinSet::new();
+    let mut tasks = Parts::new();
     let metrics = Metrics::default();
 
     let (store, keypair) = open(&config.data_dir).await?;
@@ -80,7 +80,8 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     };
     let fetcher = Fetcher::start(ports.clone(), &mut tasks, shutdown.clone());
     serve.complete(fetcher.clone(), homes.clone(), peers.clone());
-    tasks.spawn(announce::held(store.clone(), peers.clone(), shutdown.clone()));
+    // It ends once all is handed over, and with the node.
+    let announcing = tokio::spawn(announce::held(store.clone(), peers.clone(), shutdown.clone()));
 
     let served = Served {
         said: Serving {
@@ -104,17 +105,52 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     };
     let source = NodeSource::new(ports, fetcher, config.stream);
     let settings = server::Settings::new(via, upstreams.known(), observe(metrics));
-    tasks.spawn(server::serve(gateway, server::router(Arc::new(source), settings), shutdown.clone()));
-    tasks.spawn(serve_admin(admin, admin::router(views), shutdown.clone()));
+    let gateway = server::serve(gateway, server::router(Arc::new(source), settings), shutdown.clone());
+    tasks.spawn(named("the gateway", gateway));
+    tasks.spawn(named("the admin port", serve_admin(admin, admin::router(views), shutdown.clone())));
+    tasks.spawn(named("the swarm", outcome_of(swarm)));
     watchdog::start().context("the watchdog's thread did not start")?;
     say(&served.said)?;
 
-    let reason = told_to_stop(config.exit_with_stdin).await?;
-    tracing::info!(reason, "stopping");
+    // Cancel-safe: what either waited for is only looked at.
+    let stopped = tokio::select! {
+        told = told_to_stop(config.exit_with_stdin) => told.map(|reason| tracing::info!(reason, "stopping")),
+        broken = broken(&mut tasks) => Err(broken),
+    };
     served.serving.store(false, Ordering::Relaxed);
     shutdown.cancel();
-    end(tasks, swarm).await;
-    Ok(())
+    end(tasks, announcing).await;
+    stopped
+}
+
+/// The parts of a node that run as long as it does. Each says its name when it ends.
+pub type Parts = JoinSet<&'static str>;
+
+/// A part of the node, by name.
+pub async fn named(name: &'static str, part: impl Future<Output = ()>) -> &'static str {
+    part.await;
+    name
+}
+
+/// What becomes of a task that others hold: its panic is this one's.
+async fn outcome_of(task: tokio::task::JoinHandle<()>) {
+    if let Err(error) = task.await
+        && let Ok(panic) = error.try_into_panic()
+    {
+        std::panic::resume_unwind(panic);
+    }
+}
+
+/// Waits for a part that ends though nobody told it to. Half a node that says it is well is worse than none: whoever
+/// watches it starts it again, and clients go on to their next host.
+async fn broken(parts: &mut Parts) -> anyhow::Error {
+    let ended = match parts.join_next().await {
+        Some(Ok(name)) => format!("{name} ended by itself"),
+        Some(Err(error)) => format!("a part of the node died: {error}"),
+        None => "no part of the node is left".to_owned(),
+    };
+    tracing::error!(reason = ended, "the node cannot go on and stops");
+    anyhow::anyhow!("{ended}: the node cannot go on, which is a mistake in Shoal")
 }
 
 /// Builds what [`run`] builds of a configuration before it opens or listens on anything: so what starts is what was
@@ -152,10 +188,10 @@ async fn serve_admin(listener: TcpListener, router: axum::Router, shutdown: Canc
 }
 
 /// Lets answers that are on their way finish, for a while.
-async fn end(mut tasks: JoinSet<()>, swarm: tokio::task::JoinHandle<()>) {
+async fn end(mut tasks: Parts, announcing: tokio::task::JoinHandle<()>) {
     let ended = async {
         while tasks.join_next().await.is_some() {}
-        swarm.await.ok();
+        announcing.await.ok();
     };
     if tokio::time::timeout(DRAIN, ended).await.is_err() {
         tracing::warn!(seconds = DRAIN.as_secs(), "answers were still on their way and are cut off");
@@ -248,4 +284,20 @@ async fn told_to_stop(exit_with_stdin: bool) -> anyhow::Result<&'static str> {
         _ = interrupt.recv() => "SIGINT",
         () = stdin_ends => "standard input ended",
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_part_that_ends_or_dies_is_told_of() {
+        let mut parts = Parts::new();
+        parts.spawn(named("the gateway", std::future::pending()));
+        parts.spawn(named("the desk", async {}));
+        assert!(broken(&mut parts).await.to_string().starts_with("the desk ended by itself"));
+        let dies = tokio::spawn(async { panic!("on purpose") });
+        parts.spawn(named("the swarm", outcome_of(dies)));
+        assert!(broken(&mut parts).await.to_string().contains("on purpose"));
+    }
 }

@@ -113,7 +113,7 @@ impl NodeServe {
     async fn turned(self, from: PeerId, ask: AskTurn) -> (TurnAnswer, Whereabouts) {
         let Some(later) = self.later.get() else {
             // It will find another home, or none.
-            return (TurnAnswer::Failed(LeaseEnd::Trouble { retry_after: None }), Whereabouts::new());
+            return (TurnAnswer::Failed(LeaseEnd::TROUBLE), Whereabouts::new());
         };
         let answer = later.homes.turn(from, ask).await;
         let whereabouts = match answer {

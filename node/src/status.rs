@@ -40,11 +40,11 @@ pub struct Status {
     pub peers: Vec<PeerLine>,
     /// What it holds.
     pub store: StoreLine,
-    /// What it gave its clients since it started, by where that came from.
+    /// What it got since it started, by where that came from.
     pub traffic: Traffic,
     /// Bytes given to peers since it started.
     pub uploaded_bytes: u64,
-    /// How many blobs it has announced to the peer network.
+    /// How many keys it has announced to the peer network, of blobs and of tags, each counted once.
     pub announced: u64,
     /// The blobs that it is fetching now.
     pub pulls: Vec<PullLine>,
@@ -80,7 +80,8 @@ pub struct StoreLine {
     pub partial_bytes: u64,
 }
 
-/// What clients were given, by where it came from.
+/// What a node got, by where it came from: read from its store for clients, received from peers and registries for
+/// clients and for itself.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Traffic {
     /// From this node's own store.
@@ -91,7 +92,7 @@ pub struct Traffic {
     pub upstream: Source,
 }
 
-/// One source of what clients were given.
+/// One source of what a node got.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Source {
     /// Requests that it had a part in.

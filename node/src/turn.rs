@@ -11,6 +11,7 @@ use shoal_proto::swarm::turn::{AskTurn, TurnAnswer, TurnEnded};
 use tokio::time::timeout;
 
 use crate::fetch::Ports;
+use crate::hearsay;
 
 /// How long a home may keep one who waits: a turn lasts three seconds at the most, and the next may follow.
 const WAIT: Duration = Duration::from_millis(4500);
@@ -60,7 +61,7 @@ impl Wish<'_> {
                     Some(told) => return Ok(told),
                     None => lost.push(by),
                 },
-                Turn::Failed(how) => return Err(failed(self.registry, how)),
+                Turn::Failed(how) => return Err(hearsay::told(self.registry.to_string(), how)),
                 Turn::Alone => break,
             }
         }
@@ -94,13 +95,7 @@ struct Ticket {
 impl Ticket {
     /// Tells the home how it went.
     fn end<T>(mut self, result: &Result<T, PullError>) {
-        self.tell(match result {
-            Ok(_) => LeaseEnd::Done,
-            Err(PullError::Upstream { .. } | PullError::Throttled { .. } | PullError::Unavailable(_)) => {
-                LeaseEnd::Trouble { retry_after: None }
-            }
-            Err(_) => LeaseEnd::Refused,
-        });
+        self.tell(result.as_ref().map_or_else(hearsay::end_of, |_| LeaseEnd::Done));
     }
 
     fn tell(&mut self, how: LeaseEnd) {
@@ -122,7 +117,7 @@ impl Ticket {
 impl Drop for Ticket {
     fn drop(&mut self) {
         if !self.told {
-            self.tell(LeaseEnd::Trouble { retry_after: None });
+            self.tell(LeaseEnd::TROUBLE);
         }
     }
 }
@@ -161,16 +156,4 @@ async fn take(ports: &Ports, key: Digest, fresh: Duration, lost: &[PeerId]) -> T
         }
     }
     Turn::Alone
-}
-
-/// What a client is told when others tried and failed.
-fn failed(registry: &Registry, how: LeaseEnd) -> PullError {
-    let registry = registry.to_string();
-    match how {
-        LeaseEnd::Refused => PullError::NotFound { registry },
-        LeaseEnd::Trouble { .. } | LeaseEnd::Done => {
-            let reason = "other nodes asked it and it failed".to_owned();
-            PullError::Upstream { registry, status: None, reason }
-        }
-    }
 }

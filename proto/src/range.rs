@@ -1,9 +1,7 @@
 //! Byte ranges, and the one form of HTTP's `Range` header that registries answer.
 
-use serde::{Deserialize, Serialize};
-
 /// The bytes `start..end` of a blob; never empty.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ByteRange {
     /// First byte.
     pub start: u64,

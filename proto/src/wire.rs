@@ -4,7 +4,7 @@
 //! generated messages into checked values and back: outside this module nobody sees a field that a peer filled
 //! in and nobody checked.
 
-use bytes::{Buf, BufMut, Bytes, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 use fixedbitset::FixedBitSet;
 use libp2p_identity::PeerId;
 use prost::Message;
@@ -478,12 +478,6 @@ pub fn mapping_from_wire(wire: generated::SignedTagMapping) -> Result<SignedTagM
         signer: peer(&wire.signer)?,
         signature: wire.signature.as_ref().try_into().map_err(|_| WireError::Field("signature"))?,
     })
-}
-
-/// Puts raw bytes in the buffer: for tests that speak the protocol badly.
-pub fn encode_raw_frame(message: &[u8], out: &mut BytesMut) {
-    prost::encoding::encode_varint(message.len() as u64, out);
-    out.put_slice(message);
 }
 
 #[cfg(test)]

@@ -32,6 +32,8 @@ pub enum Fault {
     Other,
     /// Answers with this status.
     Status(u16),
+    /// Answers 429, and wants no requests for so many seconds.
+    Throttle(u64),
     /// Takes the request and answers nothing.
     Silent,
     /// Promises all bytes, sends half, and then nothing more, with the connection open.
@@ -187,7 +189,9 @@ async fn answer(State(content): State<Arc<Mutex<Content>>>, request: Request) ->
     };
     match fault {
         Fault::Silent => std::future::pending().await,
+        Fault::Status(429) => throttle(1),
         Fault::Status(status) => refusal(status),
+        Fault::Throttle(seconds) => throttle(seconds),
         _ => match found {
             Some((media_type, bytes)) => send(&request, &media_type, &bytes, fault, gate),
             None if path == "/v2/" => refusal(200),
@@ -234,9 +238,12 @@ fn refusal(status: u16) -> Response {
     let mut response =
         Response::new(Body::from(format!(r#"{{"errors":[{{"code":"{code}","message":"no"}}]}}"#)));
     *response.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    if status == 429 {
-        response.headers_mut().insert(header::RETRY_AFTER, header::HeaderValue::from_static("1"));
-    }
+    response
+}
+
+fn throttle(seconds: u64) -> Response {
+    let mut response = refusal(429);
+    response.headers_mut().insert(header::RETRY_AFTER, seconds.into());
     response
 }
 

@@ -65,6 +65,10 @@ pub struct Status {
     pub store: Stored,
     /// Where bytes came from.
     pub traffic: Traffic,
+    /// How many keys it has announced.
+    pub announced: u64,
+    /// The blobs that it is fetching now.
+    pub pulls: Vec<serde_json::Value>,
 }
 
 /// A connected peer.

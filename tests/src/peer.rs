@@ -28,6 +28,8 @@ pub enum Habit {
     OtherBytes,
     /// It gives other bytes and signs for them.
     FalseWord,
+    /// It gives them, and says that it has them only to who takes part in the blob's swarm.
+    Shy,
     /// It never answers.
     Stalls,
     /// It gives so many and is gone when the next is asked for.
@@ -140,7 +142,7 @@ impl Served {
         let chunk = self.chunk(&claim).ok_or(Refusal::Missing)?;
         let number = self.count(claim.digest);
         match self.habit {
-            Habit::Honest => {}
+            Habit::Honest | Habit::Shy => {}
             Habit::Vanishes(after) if number <= after => {}
             Habit::OtherBytes => return Ok((other(&chunk), self.sign(&claim, &chunk)?)),
             Habit::FalseWord => {
@@ -170,7 +172,8 @@ struct Serving(Arc<Served>);
 
 impl Serve for Serving {
     fn holding(&self, _: PeerId, ask: AskBlob) -> BoxFuture<'static, Holding> {
-        let holding = self.0.holds(&ask.digest);
+        let shy = self.0.habit == Habit::Shy && ask.following.is_none();
+        let holding = if shy { Holding::None } else { self.0.holds(&ask.digest) };
         async move { holding }.boxed()
     }
 

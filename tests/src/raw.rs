@@ -81,7 +81,20 @@ impl Raw {
     /// # Errors
     /// If the node is not reached, or does not let it in.
     pub async fn join(address: SocketAddr, key: ClusterKey, answers: Answers) -> Result<Self> {
-        let mut transport = shoal_swarm::transport::transport(&Keypair::generate_ed25519(), Some(key))?;
+        Self::join_as(&Keypair::generate_ed25519(), address, key, answers).await
+    }
+
+    /// The same, as this identity.
+    ///
+    /// # Errors
+    /// As [`Self::join`].
+    pub async fn join_as(
+        keypair: &Keypair,
+        address: SocketAddr,
+        key: ClusterKey,
+        answers: Answers,
+    ) -> Result<Self> {
+        let mut transport = shoal_swarm::transport::transport(keypair, Some(key))?;
         let address = format!("/ip4/{}/tcp/{}", address.ip(), address.port()).parse()?;
         let opts = DialOpts { role: Endpoint::Dialer, port_use: PortUse::New };
         let (_, muxer) = transport.dial(address, opts)?.await?;

@@ -13,7 +13,7 @@ use shoal_proto::digest::Digest;
 use shoal_proto::identity::Keypair;
 use shoal_proto::wire::{
     AskBlob, CHUNK_PROTOCOL, ChunkRequest, MAX_MESSAGE, SESSION_PROTOCOL, SessionMessage, encode_frame,
-    encode_raw_frame, generated, hello,
+    generated, hello,
 };
 use shoal_tests::faulty::Faulty;
 use shoal_tests::fleet::Fleet;
@@ -82,7 +82,8 @@ fn then(bytes: &[u8]) -> Vec<u8> {
 /// A greeting and then a message of these bytes.
 fn then_message(message: &[u8]) -> Vec<u8> {
     let mut all = greeting();
-    encode_raw_frame(message, &mut all);
+    all.extend_from_slice(&length(message.len() as u64));
+    all.extend_from_slice(message);
     all.to_vec()
 }
 

@@ -9,6 +9,8 @@ use shoal_tests::client::{Answer, Client};
 use shoal_tests::faulty::{Fault, Faulty, Kind};
 use shoal_tests::fleet::{Fleet, REGISTRY};
 use shoal_tests::image::{Image, synthetic};
+use shoal_tests::node::Node;
+use shoal_tests::process::until;
 
 /// Longer than any answer may take: engines give up waiting for headers after 30 s.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -131,6 +133,91 @@ async fn refusals_are_passed_on_so_that_clients_go_on() {
         }
     }
     recovers(&fleet, &image, Fault::Status(429)).await;
+}
+
+/// What a node's client is told that asks for this: a miss, with upstream's status and its `Retry-After` in the detail.
+async fn refusal(node: &Node, path: &str) -> (u16, u64, Option<u64>) {
+    let answer = node.client().unwrap().get(&format!("/v2/{REPOSITORY}/{path}")).await.unwrap();
+    assert!(answer.took < Duration::from_secs(2), "{answer:?} took {:?}", answer.took);
+    let body: serde_json::Value = serde_json::from_slice(&answer.body).unwrap();
+    let after = body["errors"][0]["detail"]["retryAfterSeconds"].as_u64();
+    (answer.status.as_u16(), upstream_status(&answer), after)
+}
+
+/// While upstream wants no requests each client is told so at once, and not only the first.
+#[tokio::test]
+async fn a_long_pause_is_told_to_each_client_at_once() {
+    let (fleet, image, client) = fleet(23).await;
+    client.manifest(REPOSITORY, "1").await.unwrap();
+    fleet.registry.fail(Kind::Blob, Fault::Throttle(60));
+    let path = format!("blobs/{}", image.layers[0].digest);
+    for _ in 0..4 {
+        let (status, said, after) = refusal(&fleet.nodes[0], &path).await;
+        assert_eq!((status, said), (404, 429));
+        assert!(after.is_some_and(|after| after > 40), "{after:?}");
+        tokio::time::sleep(Duration::from_millis(1200)).await;
+    }
+}
+
+/// A node that had no turn or lease tells its clients what upstream told the others.
+#[tokio::test]
+async fn every_node_tells_its_clients_the_same_refusal() {
+    let fleet = Fleet::with_faulty_upstream(5).await.unwrap();
+    let image = synthetic::image(fleet.home(), 24, &[3_000_000]).unwrap();
+    fleet.registry.hold("1", &image).unwrap();
+    let everywhere = async |path: &str| {
+        let before = fleet.registry.seen().len();
+        let all = fleet.nodes.iter().map(|node| refusal(node, path));
+        let told = futures::future::join_all(all).await;
+        (told, fleet.registry.seen().len() - before)
+    };
+    fleet.registry.fail(Kind::Manifest, Fault::Status(403));
+    let (told, asked) = everywhere(&format!("manifests/{}", image.manifest.digest)).await;
+    assert_eq!(told, [(404, 403, None); 5]);
+    assert!(asked < 5, "upstream was asked {asked} times");
+
+    fleet.registry.fail(Kind::Manifest, Fault::None);
+    for node in &fleet.nodes {
+        // What others heard is remembered for a moment.
+        let read = until("the manifest is read", PATIENCE, async || {
+            let answer = node.client().ok()?.manifest(REPOSITORY, "1").await.ok()?;
+            (answer.status == 200).then_some(())
+        });
+        read.await.unwrap();
+    }
+    fleet.registry.fail(Kind::Blob, Fault::Throttle(60));
+    let (told, asked) = everywhere(&format!("blobs/{}", image.layers[0].digest)).await;
+    let throttled = |&(status, said, after): &(u16, u64, Option<u64>)| {
+        (status, said) == (404, 429) && after.is_some_and(|after| after > 40)
+    };
+    assert!(told.iter().all(throttled), "{told:?}");
+    assert_eq!(asked, 1);
+}
+
+/// A node that fetches as many blobs as it can still says how it is, and what it has.
+#[tokio::test]
+async fn a_node_full_of_transfers_still_answers() {
+    let fleet = Fleet::with_faulty_upstream(1).await.unwrap();
+    let layers: Vec<u64> = (0..560).map(|n| 1000 + n).collect();
+    let image = synthetic::image(fleet.home(), 25, &layers).unwrap();
+    fleet.registry.hold("1", &image).unwrap();
+    fleet.registry.fail(Kind::Blob, Fault::Silent);
+    let (node, client) = (&fleet.nodes[0], fleet.nodes[0].client().unwrap());
+    client.manifest(REPOSITORY, "1").await.unwrap();
+    let mut asking = tokio::task::JoinSet::new();
+    for layer in &image.layers {
+        let (client, path) = (client.clone(), format!("/v2/{REPOSITORY}/blobs/{}", layer.digest));
+        asking.spawn(async move { client.get(&path).await.is_ok() });
+    }
+    let full = until("the node is full", PATIENCE, async || {
+        (node.status().await.ok()?.pulls.len() >= 512).then_some(())
+    });
+    full.await.unwrap();
+    for _ in 0..3 {
+        let begun = Instant::now();
+        node.status().await.unwrap();
+        assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+    }
 }
 
 /// A lie of upstream's stays with the node that heard it: its peers never hold or serve the wrong bytes.

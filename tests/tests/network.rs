@@ -73,6 +73,10 @@ fn the_fleet_benchmark_measures_what_the_links_allow() {
         assert_eq!(nobody_beats_physics.len(), 3, "{table}");
         assert!(nobody_beats_physics.iter().all(|&ratio| ratio >= 1.0), "{table}");
         let copies = row(&table, "upstream bytes ÷ image bytes");
+        let shoal = if further.contains(&"seeded") { 0.1 } else { 1.5 };
+        assert!(copies[0] < shoal, "through Shoal the fleet shares one copy\n{table}");
+        let from_peers = row(&table, "bytes from peers ÷ bytes pulled")[0];
+        assert!(from_peers > 0.4, "and the rest comes from peers\n{table}");
         let pullers = if further.contains(&"seeded") { 2.0 } else { 3.0 };
         assert!((copies[1] - pullers).abs() < 0.01, "directly, each client costs a copy\n{table}");
     }

@@ -34,13 +34,6 @@ impl Routing {
         Self { default: Registry::docker_hub(), known: known.into_iter().collect() }
     }
 
-    /// Changes the registry meant by a request that names none.
-    #[must_use]
-    pub fn with_default(mut self, registry: Registry) -> Self {
-        self.default = registry;
-        self
-    }
-
     /// The registry and repository meant by a path's name and the `ns` of its query.
     pub(super) fn route(&self, name: &Name, ns: Option<&Registry>) -> Result<Scope, NameError> {
         let (registry, repository) = if let Some(host) = &name.host {

@@ -1,6 +1,6 @@
 //! The table of running transfers, and the actor that owns it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 
 use shoal_gateway::error::PullError;
 use shoal_proto::chunk::ChunkLayout;
@@ -14,8 +14,10 @@ use tracing::Instrument as _;
 
 use super::{Command, InProgress, Ports, Question, Status, TransferHandle, driver};
 
-/// The most transfers at once: what comes after waits in the desk's queue for its answer.
+/// The most transfers at once: what comes after waits for its turn.
 const MAX_TRANSFERS: usize = 512;
+/// The most that wait. Questions for what runs are answered all the same: peers live on them.
+const MAX_WAITING: usize = 4096;
 /// Questions to one transfer that may wait.
 const TRANSFER_QUEUE: usize = 64;
 
@@ -27,7 +29,17 @@ pub(super) struct Desk {
     opening: HashMap<Digest, Opening>,
     opened: JoinSet<(Digest, Result<Opened, PullError>)>,
     running: HashMap<Digest, TransferHandle>,
+    /// Those for whom there is no room yet, the first first.
+    waiting: VecDeque<Wanted>,
     tasks: JoinSet<Digest>,
+}
+
+/// A blob that somebody wants.
+struct Wanted {
+    digest: Digest,
+    size: u64,
+    scope: Scope,
+    reply: Reply,
 }
 
 /// A blob whose transfer is about to begin: of one that is resumed, all that is there is read and checked first, which
@@ -51,6 +63,7 @@ impl Desk {
             opening: HashMap::new(),
             opened: JoinSet::new(),
             running: HashMap::new(),
+            waiting: VecDeque::new(),
             tasks: JoinSet::new(),
         }
     }
@@ -62,11 +75,12 @@ impl Desk {
                 () = shutdown.cancelled() => break,
                 Some(ended) = self.tasks.join_next(), if !self.tasks.is_empty() => self.ended(ended),
                 Some(opened) = self.opened.join_next(), if !self.opened.is_empty() => self.begin(opened),
-                command = queue.recv(), if self.running.len() + self.opening.len() < MAX_TRANSFERS => match command {
+                command = queue.recv() => match command {
                     Some(command) => self.handle(command),
                     None => break,
                 },
             }
+            self.admit();
         }
         self.opened.shutdown().await;
         self.tasks.shutdown().await;
@@ -90,7 +104,46 @@ impl Desk {
         match command {
             Command::Find { digest, reply } => drop(reply.send(self.live(&digest))),
             Command::List { reply } => drop(reply.send(self.list())),
-            Command::Open { digest, size, scope, reply } => self.open(digest, size, scope, reply),
+            Command::Open { digest, size, scope, reply } => {
+                let wanted = Wanted { digest, size, scope, reply };
+                if self.is_full() && !self.concerns_a_running_one(&digest) {
+                    self.put_off(wanted);
+                } else {
+                    self.open(wanted);
+                }
+            }
+        }
+    }
+
+    fn is_full(&self) -> bool {
+        self.running.len() + self.opening.len() >= MAX_TRANSFERS
+    }
+
+    fn concerns_a_running_one(&self, digest: &Digest) -> bool {
+        self.opening.contains_key(digest) || self.live(digest).is_some()
+    }
+
+    fn put_off(&mut self, wanted: Wanted) {
+        if self.waiting.len() >= MAX_WAITING {
+            // Those who gave up make room.
+            self.waiting.retain(|wanted| !wanted.reply.is_closed());
+        }
+        if self.waiting.len() < MAX_WAITING {
+            self.waiting.push_back(wanted);
+        } else {
+            let busy = "it fetches as many blobs as it can, and as many as may wait do so";
+            drop(wanted.reply.send(Err(PullError::Unavailable(busy.to_owned()))));
+        }
+    }
+
+    /// Begins what waits, as far as there is room.
+    fn admit(&mut self) {
+        while !self.is_full()
+            && let Some(wanted) = self.waiting.pop_front()
+        {
+            if !wanted.reply.is_closed() {
+                self.open(wanted);
+            }
         }
     }
 
@@ -106,7 +159,7 @@ impl Desk {
         self.running.iter().filter_map(line).collect()
     }
 
-    fn open(&mut self, digest: Digest, size: u64, scope: Scope, reply: Reply) {
+    fn open(&mut self, Wanted { digest, size, scope, reply }: Wanted) {
         let other_size = |known: u64| {
             PullError::Content(format!(
                 "{digest} is being fetched as {known} bytes and was now asked for as {size}"

@@ -292,7 +292,10 @@ impl Driver {
                 if core.have().contains(chunk as usize) && (!is_last || self.proven) {
                     drop(reply.send(Given::Stored));
                 } else {
-                    self.waiting.entry(chunk).or_default().push(reply);
+                    let waiting = self.waiting.entry(chunk).or_default();
+                    // Those of clients that left are of no use any more.
+                    waiting.retain(|reply| !reply.is_closed());
+                    waiting.push(reply);
                 }
                 return core.handle(Event::ReaderAt(ReaderId(reader), chunk), now);
             }

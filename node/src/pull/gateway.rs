@@ -1,5 +1,7 @@
 //! The client's side of `/v2/`: manifests and blobs of one repository, through the node's gateway.
 
+use std::time::Duration;
+
 use reqwest::header::{ACCEPT, CONTENT_TYPE};
 use serde::Deserialize;
 use shoal_proto::digest::{Algorithm, Digest};
@@ -10,6 +12,10 @@ use super::digest_of;
 use super::failure::PullFailure;
 use crate::cli::local::{LocalError, LocalNode, printable};
 
+/// How often a blob is asked for that did not come in time: at 25 s each, some minutes.
+const TRIES: u32 = 12;
+/// The pause before it is asked for again.
+const PAUSE: Duration = Duration::from_millis(500);
 /// The most bytes and errors read of an error answer.
 const MAX_ERROR: u64 = 64 * 1024;
 const MAX_ERRORS: usize = 5;
@@ -63,9 +69,23 @@ impl Gateway {
         }
     }
 
-    /// A blob's body.
+    /// A blob's body. A node with `stream = "proven"` may say that nothing came in time while it goes on fetching: it is
+    /// asked again.
     pub(super) async fn blob(&self, digest: &Digest) -> Result<reqwest::Response, PullFailure> {
-        self.answer(self.get(&format!("blobs/{digest}")), &format!("the blob {digest}")).await
+        let mut tries = 1;
+        loop {
+            let answer =
+                self.answer(self.get(&format!("blobs/{digest}")), &format!("the blob {digest}")).await;
+            let late = matches!(
+                &answer,
+                Err(PullFailure::Refused { status, .. }) if *status == reqwest::StatusCode::GATEWAY_TIMEOUT
+            );
+            if !late || tries >= TRIES {
+                return answer;
+            }
+            tries += 1;
+            tokio::time::sleep(PAUSE).await;
+        }
     }
 
     /// What a broken body means.

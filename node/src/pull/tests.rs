@@ -61,6 +61,8 @@ impl Answer {
 #[derive(Default)]
 struct Content {
     answers: HashMap<String, Answer>,
+    /// So often each blob does not come in time.
+    late: usize,
 }
 
 impl Content {
@@ -100,13 +102,18 @@ impl Content {
 
     async fn serve(self) -> FakeGateway {
         let asked = Arc::new(Mutex::new(Vec::new()));
-        let (log, answers) = (asked.clone(), Arc::new(self.answers));
+        let (log, answers, late) = (asked.clone(), Arc::new(self.answers), self.late);
         let answer = move |request: Request| {
             let uri = request.uri().clone();
             let path = uri.path().strip_prefix("/v2/library/tool/").unwrap_or("elsewhere").to_owned();
-            log.lock().unwrap().push(path.clone());
+            let mut log = log.lock().unwrap();
+            log.push(path.clone());
+            let times = log.iter().filter(|&asked| *asked == path).count();
             let answer = match answers.get(&path) {
                 _ if uri.query() != Some("ns=docker.io") => Answer::error(StatusCode::BAD_REQUEST, "no ns"),
+                Some(_) if path.starts_with("blobs/") && times <= late => {
+                    Answer::error(StatusCode::GATEWAY_TIMEOUT, "")
+                }
                 Some(answer) => answer.clone(),
                 None => Answer::error(StatusCode::NOT_FOUND, ""),
             };
@@ -356,6 +363,17 @@ async fn layers_that_registries_do_not_keep_are_named_and_left_out() {
     let (done, lines) = gateway.pull("tool:win", linux("amd64")).await;
     assert_eq!(done.unwrap().blobs, 1);
     assert!(lines[0].contains("is not kept by registries"), "{lines:?}");
+}
+
+#[tokio::test]
+async fn a_blob_that_does_not_come_in_time_is_asked_for_again() {
+    let mut content = Content { late: 2, ..Content::default() };
+    let image = content.image(b"config", &[b"layer"]);
+    content.tag("latest", &image);
+    let gateway = content.serve().await;
+    assert_eq!(gateway.pull("tool", linux("amd64")).await.0.unwrap().blobs, 2);
+    let blobs = gateway.asked().iter().filter(|path| path.starts_with("blobs/")).count();
+    assert_eq!(blobs, 6);
 }
 
 #[test]

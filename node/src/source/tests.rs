@@ -17,13 +17,13 @@ use shoal_store::Store;
 use shoal_store::disk::real::RealDisk;
 use shoal_swarm::Handle;
 use tempfile::TempDir;
-use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::*;
 use crate::fetch::barred::Barred;
 use crate::homes::Homes;
 use crate::metrics::Metrics;
+use crate::run::Parts;
 use crate::serve::NodeServe;
 use registry::Registry;
 
@@ -35,7 +35,7 @@ struct Node {
     store: Store,
     peers: Handle,
     stop: CancellationToken,
-    _tasks: JoinSet<()>,
+    _tasks: Parts,
     _folder: TempDir,
 }
 
@@ -64,7 +64,7 @@ impl Node {
         let tables = ["reg.test", "docker.io"].map(|registry| (registry.to_owned(), table.clone())).into();
         let settings = Settings { upstreams: tables, ..Default::default() };
         let upstreams = Upstreams::new(settings, "test", name).unwrap();
-        let mut tasks = JoinSet::new();
+        let mut tasks = Parts::new();
         let homes = Homes::start(store.clone(), peers.clone(), &mut tasks, stop.clone());
         let ports = Ports {
             store: store.clone(),

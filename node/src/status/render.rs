@@ -31,7 +31,7 @@ pub(super) fn for_people(status: &Status) -> String {
             format!("{} in part, {}", count(store.partials, "blob"), BinaryBytes(store.partial_bytes));
         field(&mut out, "", &parts);
     }
-    field(&mut out, "announced", &count(status.announced, "blob"));
+    field(&mut out, "announced", &format!("{}, of blobs and tags", count(status.announced, "key")));
     field(&mut out, "uploaded", &BinaryBytes(status.uploaded_bytes).to_string());
     traffic(&mut out, status);
     list(&mut out, "pulls running", &status.pulls, pull_line);
@@ -43,7 +43,7 @@ pub(super) fn for_people(status: &Status) -> String {
 }
 
 fn traffic(out: &mut String, status: &Status) {
-    line(out, "\nserved to clients    requests         bytes");
+    line(out, "\ncontent got          requests         bytes");
     let traffic = &status.traffic;
     for (name, Source { requests, bytes }) in
         [("from the store", traffic.store), ("from peers", traffic.peer), ("from upstream", traffic.upstream)]

@@ -69,10 +69,10 @@ shoal 0.1.0, ready, up 3d 4h
   zone       eu-west-1a
   holds      12 blobs, 1.20 GiB
              1 blob in part, 30.00 MiB
-  announced  12 blobs
+  announced  12 keys, of blobs and tags
   uploaded   2.00 KiB
 
-served to clients    requests         bytes
+content got          requests         bytes
   from the store         1234      5.00 GiB
   from peers                8      1.00 MiB
   from upstream             0           0 B
@@ -98,10 +98,10 @@ shoal 0.1.0, not ready yet, up 5s
   peers at   127.0.0.1:5056
   zone       none
   holds      0 blobs, 0 B
-  announced  0 blobs
+  announced  0 keys, of blobs and tags
   uploaded   0 B
 
-served to clients    requests         bytes
+content got          requests         bytes
   from the store            0           0 B
   from peers                0           0 B
   from upstream             0           0 B

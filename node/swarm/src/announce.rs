@@ -42,6 +42,8 @@ struct Key {
     /// It is to be announced again as soon as what is under way has ended.
     again: bool,
     failures: u32,
+    /// It was announced well at least once.
+    announced: bool,
 }
 
 /// The keys of this node.
@@ -72,14 +74,23 @@ impl<Peer: Copy + Eq + Hash> Announcer<Peer> {
     /// Wants this key announced, now and from time to time.
     pub(crate) fn add(&mut self, key: Digest, point: Point, now: Instant) {
         if let Entry::Vacant(entry) = self.keys.entry(key) {
-            entry.insert(Key { point, turn: None, under_way: false, again: false, failures: 0 });
+            entry.insert(Key {
+                point,
+                turn: None,
+                under_way: false,
+                again: false,
+                failures: 0,
+                announced: false,
+            });
             self.schedule(key, Turn::First(now));
         }
     }
 
     /// Wants it no longer announced.
     pub(crate) fn remove(&mut self, key: &Digest) {
-        if let Some(Key { turn: Some(turn), .. }) = self.keys.remove(key) {
+        let Some(Key { turn, announced, .. }) = self.keys.remove(key) else { return };
+        self.announced -= u64::from(announced);
+        if let Some(turn) = turn {
             self.schedule.remove(&(turn, *key));
         }
     }
@@ -105,9 +116,11 @@ impl<Peer: Copy + Eq + Hash> Announcer<Peer> {
     /// The announcement of this key ended.
     pub(crate) fn ended(&mut self, key: Digest, well: bool, now: Instant) {
         self.in_flight = self.in_flight.saturating_sub(1);
-        self.announced += u64::from(well);
         let Some(state) = self.keys.get_mut(&key).filter(|state| state.under_way) else { return };
         state.under_way = false;
+        if well && !std::mem::replace(&mut state.announced, true) {
+            self.announced += 1;
+        }
         state.failures = if well { 0 } else { state.failures.saturating_add(1) };
         let wait = match state.failures {
             _ if std::mem::take(&mut state.again) => Duration::ZERO,
@@ -174,7 +187,7 @@ impl<Peer: Copy + Eq + Hash> Announcer<Peer> {
         }
     }
 
-    /// Announcements that were made, repeated ones included.
+    /// How many of the keys were announced well, however often.
     pub(crate) fn announced(&self) -> u64 {
         self.announced
     }

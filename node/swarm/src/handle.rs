@@ -42,14 +42,10 @@ pub struct Joined {
 /// What the swarm counts.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Counters {
-    /// Announcements made, repeated ones included.
+    /// Keys of this node that were announced, each counted once: of blobs and of tags.
     pub announced: u64,
     /// Keys for which this node keeps provider records, its own among them; some a little beyond their time.
     pub keys_kept: u64,
-    /// Chunks given to peers.
-    pub chunks_given: u64,
-    /// Chunk requests that were told to go elsewhere.
-    pub busy: u64,
     /// Questions asked of peers.
     pub questions: u64,
     /// Answers given to peers.
@@ -150,8 +146,6 @@ impl Handle {
         Counters {
             announced: self.shown.announced.load(Ordering::Relaxed),
             keys_kept: self.shown.keys_kept.load(Ordering::Relaxed),
-            chunks_given: self.shown.given.chunks.load(Ordering::Relaxed),
-            busy: self.shown.given.busy.load(Ordering::Relaxed),
             questions: self.shown.questions.load(Ordering::Relaxed),
             answers: self.shown.given.answers.load(Ordering::Relaxed),
         }

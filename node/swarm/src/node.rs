@@ -94,7 +94,11 @@ pub async fn start(
     let Config { upload_slots, upload, download, zone, .. } = config;
     let serving = inbound::run(to_serve, serve, upload_slots, upload, given, shutdown.clone());
     let task = tokio::spawn(async move {
-        tokio::join!(node.run(shutdown), serving);
+        // Either ends when it is told to, and neither is of use without the other.
+        tokio::select! {
+            () = node.run(shutdown) => {}
+            () = serving => {}
+        }
     });
     let links = Arc::default();
     let handle = Handle { local, zone, download, commands, opens, shown, joined, book, links };

@@ -250,7 +250,7 @@ impl Homes {
             return;
         }
         if !self.swarms.contains_key(&key) {
-            self.make_room();
+            self.make_room(actions);
             let swarm = self.fresh(&key, layout, now);
             self.swarms.insert(key, swarm);
             self.claim(key, now, actions);
@@ -258,7 +258,7 @@ impl Homes {
         let standbys_exist = self.ranking.len() > 1;
         let Some(swarm) = self.swarms.get_mut(&key) else { return };
         swarm.used = now;
-        swarm.providers.extend(known.into_iter().take(MAX_NAMED));
+        swarm.note_providers(known);
         let stale = match &swarm.role {
             Role::Home { confirmed, .. } => standbys_exist && now > *confirmed + CONFIRMED,
             // The home that this node followed is dead, or the asker says so and nobody contradicts.
@@ -266,7 +266,9 @@ impl Homes {
             Role::Claiming { .. } => false,
         };
         if stale {
-            swarm.epoch += u64::from(!matches!(swarm.role, Role::Home { .. }));
+            if !matches!(swarm.role, Role::Home { .. }) {
+                swarm.begin_term();
+            }
             self.claim(key, now, actions);
         }
         let options = self.options;
@@ -320,14 +322,16 @@ impl Homes {
     }
 
     /// The swarm used longest ago goes, where there are too many.
-    fn make_room(&mut self) {
+    fn make_room(&mut self, actions: &mut Vec<Action>) {
         if self.swarms.len() < self.options.swarms {
             return;
         }
         let oldest = self.swarms.iter().min_by_key(|(_, swarm)| swarm.used).map(|(key, _)| *key);
-        if let Some(key) = oldest {
-            // Reports that wait for it go unanswered, which their askers take as silence.
-            self.swarms.remove(&key);
+        if let Some(swarm) = oldest.and_then(|key| self.swarms.remove(&key))
+            && let Role::Claiming { waiting, .. } = swarm.role
+        {
+            let later = |waiting: Waiting| Action::Answer(waiting.question, Standing::Wait(REPORT));
+            actions.extend(waiting.into_iter().map(later));
         }
     }
 
@@ -367,7 +371,7 @@ impl Homes {
             {
                 return ClaimAnswer::HeldBy { home: closer, epoch: 0 };
             }
-            self.make_room();
+            self.make_room(actions);
             let mut swarm = self.fresh(&key, layout, now);
             swarm.follow(from, claim, now);
             self.swarms.insert(key, swarm);
@@ -425,8 +429,7 @@ impl Homes {
             }
             Some(ClaimAnswer::Granted { epoch, providers }) => {
                 swarm.epoch = swarm.epoch.max(epoch);
-                let providers = providers.into_iter().take(MAX_NAMED).filter(|&peer| peer != local);
-                swarm.providers.extend(providers);
+                swarm.note_providers(providers.into_iter().filter(|&peer| peer != local));
                 if let Role::Home { confirmed, .. } = &mut swarm.role {
                     *confirmed = now;
                 }
@@ -487,5 +490,7 @@ impl Homes {
     }
 }
 
+#[cfg(test)]
+mod hostile;
 #[cfg(test)]
 mod tests;

@@ -11,6 +11,7 @@ use std::time::Duration;
 use fixedbitset::FixedBitSet;
 use libp2p_identity::PeerId;
 
+use super::message::Ended;
 use crate::chunk::ChunkLayout;
 
 /// The longest lease in bytes: what its holder has not shared yet, nobody else can share.
@@ -30,6 +31,10 @@ const MAX_PAUSE: Duration = Duration::from_secs(4);
 const MAX_TROUBLES: u32 = 4;
 /// So many members were refused, and others are not asked to try.
 const MAX_REFUSED: usize = 8;
+/// The longest pause that upstream can ask the fleet for.
+pub const MAX_RETRY_AFTER: Duration = Duration::from_mins(5);
+/// So many holders are remembered: other homes may name any.
+const MAX_HOLDERS: usize = 1024;
 /// For how long what was learnt of a failing upstream holds.
 const REMEMBERED: Duration = Duration::from_secs(3);
 
@@ -50,12 +55,22 @@ pub enum LeaseEnd {
     /// Every chunk of it is stored.
     Done,
     /// Upstream refused this member: not found, denied, against its policy. Others may fare better.
-    Refused,
+    Refused {
+        /// Upstream's status, if it was upstream that refused.
+        status: Option<u16>,
+    },
     /// Upstream failed, and would have failed any member: the fleet backs off as one.
     Trouble {
+        /// Upstream's status, if it answered.
+        status: Option<u16>,
         /// What upstream's `Retry-After` said.
         retry_after: Option<Duration>,
     },
+}
+
+impl LeaseEnd {
+    /// Trouble of which nothing more is known.
+    pub const TROUBLE: Self = Self::Trouble { status: None, retry_after: None };
 }
 
 #[derive(Debug, Clone)]
@@ -84,6 +99,8 @@ pub struct Leases {
     /// Upstream ignores `Range`: one member gets all.
     whole: bool,
     paused_until: Duration,
+    /// With which status upstream asked for that pause.
+    paused_by: Option<u16>,
     troubles: u32,
     refused: BTreeSet<PeerId>,
     failed_at: Duration,
@@ -104,6 +121,7 @@ impl Leases {
             proven: false,
             whole: false,
             paused_until: Duration::ZERO,
+            paused_by: None,
             troubles: 0,
             refused: BTreeSet::new(),
             failed_at: Duration::ZERO,
@@ -154,7 +172,7 @@ impl Leases {
             return None;
         }
         let chunks = self.first_gap(covered)?;
-        self.next += 1;
+        self.next = self.next.saturating_add(1);
         let lease = Lease { epoch, id: self.next, chunks };
         self.running.push(Running { lease: lease.clone(), holder, got: 0, moved: now });
         Some(lease)
@@ -171,7 +189,14 @@ impl Leases {
         Some(start..end)
     }
 
-    /// Takes a lease on, that an earlier home granted: its holder says so, or its mirror.
+    fn note_holder(&mut self, holder: PeerId) {
+        if self.holders.len() < MAX_HOLDERS {
+            self.holders.insert(holder);
+        }
+    }
+
+    /// Takes a lease on, that an earlier home granted: its holder says so, or its mirror. Its number is of that home's
+    /// term, and says nothing of those to come.
     pub fn adopt(&mut self, holder: PeerId, lease: Lease, now: Duration) {
         let valid = lease.chunks.start < lease.chunks.end && lease.chunks.end <= self.layout.count();
         let taken = self.running.iter().any(|running| {
@@ -180,26 +205,29 @@ impl Leases {
                     && lease.chunks.start < running.lease.chunks.end
         });
         if valid && !taken && self.running.len() < self.at_once {
-            self.next = self.next.max(lease.id);
             self.proven = true;
-            self.holders.insert(holder);
+            self.note_holder(holder);
             self.running.push(Running { lease, holder, got: 0, moved: now });
         }
     }
 
     /// Notes what a holder has by now.
     pub fn progress(&mut self, holder: &PeerId, have: &FixedBitSet, now: Duration) {
+        let mut grew = false;
         for running in self.running.iter_mut().filter(|running| running.holder == *holder) {
             let chunks = running.lease.chunks.start as usize..running.lease.chunks.end as usize;
             let got = have.count_ones(chunks.start.min(have.len())..chunks.end.min(have.len()));
             if got > running.got {
                 running.got = got;
-                self.holders.insert(*holder);
+                grew = true;
                 running.moved = now;
                 self.proven = true;
                 self.troubles = 0;
                 self.last_failure = None;
             }
+        }
+        if grew {
+            self.note_holder(*holder);
         }
     }
 
@@ -214,26 +242,31 @@ impl Leases {
     }
 
     /// A lease ended. One that is not this holder's any more is not counted.
-    pub fn end(&mut self, holder: &PeerId, id: u64, end: LeaseEnd, now: Duration) {
+    pub fn end(&mut self, holder: &PeerId, ended: &Ended, now: Duration) {
         let before = self.running.len();
-        self.running.retain(|running| running.holder != *holder || running.lease.id != id);
+        self.running.retain(|Running { holder: of, lease, .. }| {
+            of != holder || (lease.epoch, lease.id) != (ended.epoch, ended.id)
+        });
         if self.running.len() == before {
             return;
         }
         self.whole &= !self.running.is_empty();
-        match end {
+        match ended.how {
             LeaseEnd::Done => return,
-            LeaseEnd::Refused => {
+            LeaseEnd::Refused { .. } => {
                 self.refused.insert(*holder);
             }
-            LeaseEnd::Trouble { retry_after } => {
+            LeaseEnd::Trouble { status, retry_after } => {
                 let pause = (FIRST_PAUSE * 2_u32.pow(self.troubles.min(10))).min(MAX_PAUSE);
-                self.troubles += 1;
-                self.paused_until = self.paused_until.max(now + pause.max(retry_after.unwrap_or_default()));
+                self.troubles = self.troubles.saturating_add(1);
+                let until = now + pause.max(retry_after.unwrap_or_default().min(MAX_RETRY_AFTER));
+                if until >= self.paused_until {
+                    (self.paused_until, self.paused_by) = (until, status);
+                }
             }
         }
         self.failed_at = now;
-        self.last_failure = Some(end);
+        self.last_failure = Some(ended.how);
     }
 
     /// Forgets every lease: another home decides.
@@ -266,13 +299,17 @@ impl Leases {
     }
 
     /// Why nobody else is to be sent upstream, if that is so. `capable` is whether a live member is left that
-    /// was not refused.
-    pub fn hopeless(&self, capable: bool) -> Option<LeaseEnd> {
-        let worn_out = self.troubles >= MAX_TROUBLES
-            || self.refused.len() >= MAX_REFUSED
-            || self.paused_until > self.failed_at + MAX_PAUSE;
-        let failure = self.last_failure?;
-        (self.running.is_empty() && (worn_out || !capable)).then_some(failure)
+    /// was not refused. A pause that no client waits for is a reason, also for those who come while it lasts.
+    pub fn hopeless(&self, capable: bool, now: Duration) -> Option<LeaseEnd> {
+        if !self.running.is_empty() {
+            return None;
+        }
+        let left = self.paused_until.saturating_sub(now);
+        if left > MAX_PAUSE {
+            return Some(LeaseEnd::Trouble { status: self.paused_by, retry_after: Some(left) });
+        }
+        let worn_out = self.troubles >= MAX_TROUBLES || self.refused.len() >= MAX_REFUSED;
+        self.last_failure.filter(|_| worn_out || !capable)
     }
 
     /// Whether upstream has refused this member.
@@ -282,117 +319,4 @@ impl Leases {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::chunk::MIN_CHUNK;
-    use crate::swarm::test_peer;
-    use proptest::prelude::*;
-
-    fn layout(chunks: u32) -> ChunkLayout {
-        ChunkLayout::of(u64::from(chunks) * MIN_CHUNK).unwrap()
-    }
-
-    fn at(ms: u64) -> Duration {
-        Duration::from_millis(ms)
-    }
-
-    fn bits(chunks: u32, set: impl IntoIterator<Item = u32>) -> FixedBitSet {
-        let mut bits = FixedBitSet::with_capacity(chunks as usize);
-        bits.extend(set.into_iter().map(|chunk| chunk as usize));
-        bits
-    }
-
-    #[test]
-    fn the_first_lease_runs_alone_until_it_brings_something() {
-        let (one, two) = (test_peer(1), test_peer(2));
-        let mut leases = Leases::new(layout(256), 8);
-        let none = bits(256, []);
-        let first = leases.grant(one, &none, 1, at(0)).unwrap();
-        assert_eq!(first.chunks, 0..32);
-        assert_eq!(leases.grant(two, &none, 1, at(1)), None);
-        leases.progress(&one, &bits(256, [0]), at(2));
-        assert_eq!(leases.grant(two, &none, 1, at(3)).unwrap().chunks, 32..64);
-        // A holder that stands still loses it.
-        leases.progress(&one, &bits(256, 0..2), at(4000));
-        leases.expire(at(3 + 4000));
-        assert_eq!(leases.of(&two), None);
-        assert!(leases.of(&one).is_some());
-    }
-
-    #[test]
-    fn a_lease_is_a_part_of_its_blob_within_limits() {
-        let length = |mib: u64| {
-            let layout = ChunkLayout::of(mib << 20).unwrap();
-            let none = FixedBitSet::with_capacity(layout.count() as usize);
-            let lease = Leases::new(layout, 1).grant(test_peer(1), &none, 1, at(0)).unwrap();
-            (lease.chunks.len() as u64 * layout.chunk_size()) >> 20
-        };
-        assert_eq!([1, 2, 16, 64, 256, 3000].map(length), [1, 1, 2, 8, 16, 16]);
-    }
-
-    #[test]
-    fn an_upstream_without_ranges_has_one_customer() {
-        let (one, two) = (test_peer(1), test_peer(2));
-        let mut leases = Leases::new(layout(256), 8);
-        let none = bits(256, []);
-        leases.grant(one, &none, 1, at(0)).unwrap();
-        leases.give_whole(&one);
-        assert_eq!(leases.of(&one).unwrap().chunks, 0..256);
-        leases.progress(&one, &bits(256, 0..100), at(1));
-        assert_eq!(leases.grant(two, &none, 1, at(2)), None);
-        leases.release(&one);
-        assert!(leases.grant(two, &bits(256, 0..100), 1, at(3)).is_some());
-    }
-
-    #[test]
-    fn the_fleet_backs_off_as_one_and_gives_up_when_all_were_refused() {
-        let (one, two) = (test_peer(1), test_peer(2));
-        let mut leases = Leases::new(layout(4), 8);
-        let none = bits(4, []);
-        let lease = leases.grant(one, &none, 1, at(0)).unwrap();
-        leases.end(&one, lease.id, LeaseEnd::Trouble { retry_after: Some(at(2000)) }, at(10));
-        assert_eq!(leases.grant(two, &none, 1, at(2009)), None);
-        assert_eq!(leases.hopeless(true), None);
-        let lease = leases.grant(two, &none, 1, at(2010)).unwrap();
-        leases.end(&two, lease.id, LeaseEnd::Refused, at(2020));
-        assert_eq!(leases.grant(two, &none, 1, at(2030)), None);
-        assert_eq!(leases.hopeless(false), Some(LeaseEnd::Refused));
-        // Not for ever.
-        leases.expire(at(2020) + REMEMBERED);
-        assert!(leases.grant(two, &none, 1, at(9000)).is_some());
-    }
-
-    proptest! {
-        /// Whatever members do, no chunk is leased to two at a time, and never more than allowed run.
-        #[test]
-        fn leases_never_overlap(steps in prop::collection::vec((0..6_usize, 0..5_u8, 0..200_u32), 1..200)) {
-            let peers: Vec<PeerId> = (0..6).map(test_peer).collect();
-            let mut leases = Leases::new(layout(200), 3);
-            let mut covered = bits(200, []);
-            for (step, (who, what, chunk)) in steps.into_iter().enumerate() {
-                let (now, peer) = (at(step as u64 * 50), peers[who]);
-                match what {
-                    0 | 1 => if leases.of(&peer).is_none() { leases.grant(peer, &covered, 1, now); },
-                    2 => {
-                        if let Some(lease) = leases.of(&peer).cloned() {
-                            covered.insert_range(lease.chunks.start as usize..lease.chunks.end as usize);
-                            leases.progress(&peer, &covered, now);
-                            leases.end(&peer, lease.id, LeaseEnd::Done, now);
-                        }
-                    }
-                    3 => leases.adopt(peer, Lease { epoch: 1, id: 1, chunks: chunk..chunk + 7 }, now),
-                    _ => leases.release(&peer),
-                }
-                let mut seen = bits(200, []);
-                let mut count = 0;
-                for (_, lease) in leases.running() {
-                    count += 1;
-                    for chunk in lease.chunks.clone() {
-                        prop_assert!(!seen.put(chunk as usize), "leased twice");
-                    }
-                }
-                prop_assert!(count <= 3);
-            }
-        }
-    }
-}
+mod tests;

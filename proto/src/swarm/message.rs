@@ -18,6 +18,10 @@ pub const MAX_ROUND: u32 = 2;
 /// The most members named in one standing as sent upstream.
 pub const MAX_FETCHERS: usize = 8;
 
+/// The largest term, and the largest number of a lease, that is taken from another node: nobody counts as far, and whoever
+/// counts on from it does not overflow.
+pub const MAX_NUMBER: u64 = u64::MAX / 2;
+
 /// Which swarm: a digest alone is not enough, since a wrong size makes other chunks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SwarmKey {
@@ -47,7 +51,7 @@ pub struct Report {
     pub can_fetch: bool,
     /// The lease it works on.
     pub lease: Option<Lease>,
-    /// A lease that ended since its last report, by number, of the term that `ended_epoch` says.
+    /// A lease that ended since its last report.
     pub ended: Option<Ended>,
     /// Upstream ignores `Range`: the whole blob is on its way under this lease.
     pub whole: bool,

@@ -24,6 +24,8 @@ const FAILED: Duration = Duration::from_secs(1);
 const IDLE: Duration = Duration::from_mins(1);
 /// Who may wait for one thing.
 const MAX_WAITING: usize = 4096;
+/// The last holders of a turn that are remembered: one that was late may say all the same that it has the thing.
+const MAX_RECENT: usize = 8;
 /// Things kept; the one asked for longest ago goes first.
 const MAX_KEPT: usize = 16_384;
 
@@ -78,6 +80,8 @@ pub struct TurnEnded {
 #[derive(Debug, Default)]
 struct Thing {
     going: Option<(PeerId, u64, Duration)>,
+    /// Who had the last turns, and under which number: only they have something to say.
+    recent: VecDeque<(PeerId, u64)>,
     waiting: VecDeque<(QuestionId, PeerId)>,
     done: Option<(PeerId, Duration)>,
     /// Whose turns failed since the last that went well: one node alone may try as often as its clients do.
@@ -87,10 +91,17 @@ struct Thing {
 }
 
 /// The turns that this node gives.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Turns {
     things: BTreeMap<Digest, Thing>,
     next: u64,
+    most: usize,
+}
+
+impl Default for Turns {
+    fn default() -> Self {
+        Self { things: BTreeMap::new(), next: 0, most: MAX_KEPT }
+    }
 }
 
 /// Answers that are due now, to whoever waited for them.
@@ -99,7 +110,7 @@ pub type Answers = Vec<(QuestionId, TurnAnswer)>;
 impl Turns {
     /// Somebody wants a turn.
     pub fn ask(&mut self, asked: &Asked, ranking: &Ranking, now: Duration) -> Answers {
-        let &Asked { question, from, ref ask, known } = asked;
+        let Asked { question, ask, .. } = asked;
         let lost: BTreeSet<&PeerId> = ask.lost.iter().collect();
         let closest = ranking.closest(&ask.key, 4);
         let home = closest.into_iter().find(|peer| !lost.contains(peer));
@@ -107,21 +118,33 @@ impl Turns {
             && let Some(home) = home
             && home != ranking.local()
         {
-            return vec![(question, TurnAnswer::Elsewhere(home))];
+            return vec![(*question, TurnAnswer::Elsewhere(home))];
         }
-        if self.things.len() >= MAX_KEPT
-            && !self.things.contains_key(&ask.key)
-            && let Some(oldest) = self.things.iter().min_by_key(|(_, thing)| thing.used).map(|(key, _)| *key)
-        {
-            self.things.remove(&oldest);
+        let mut answers = self.make_room(&ask.key);
+        answers.extend(self.place(asked, &lost, now));
+        answers
+    }
+
+    /// The thing asked for longest ago goes, where there are too many. Whoever waits for it is told: it would wait in vain.
+    fn make_room(&mut self, key: &Digest) -> Answers {
+        if self.things.len() < self.most || self.things.contains_key(key) {
+            return Vec::new();
         }
+        let oldest = self.things.iter().min_by_key(|(_, thing)| thing.used).map(|(key, _)| *key);
+        let gone = oldest.and_then(|key| self.things.remove(&key)).unwrap_or_default();
+        let failed = TurnAnswer::Failed(LeaseEnd::TROUBLE);
+        gone.waiting.into_iter().map(|(question, _)| (question, failed)).collect()
+    }
+
+    fn place(&mut self, asked: &Asked, lost: &BTreeSet<&PeerId>, now: Duration) -> Answers {
+        let &Asked { question, from, ref ask, known } = asked;
         let thing = self.things.entry(ask.key).or_default();
         thing.used = now;
         if thing.done.is_some_and(|(by, _)| lost.contains(&by)) {
             thing.done = None;
         }
         if let Some((by, at)) = thing.done
-            && now <= at + ask.fresh
+            && now <= at.saturating_add(ask.fresh)
             && by != from
         {
             return vec![(question, TurnAnswer::Done(by))];
@@ -143,7 +166,7 @@ impl Turns {
             thing.waiting.push_back((question, from));
             Vec::new()
         } else {
-            vec![(question, TurnAnswer::Failed(LeaseEnd::Trouble { retry_after: None }))]
+            vec![(question, TurnAnswer::Failed(LeaseEnd::TROUBLE))]
         }
     }
 
@@ -152,14 +175,22 @@ impl Turns {
         let number = self.next;
         if let Some(thing) = self.things.get_mut(&key) {
             thing.going = Some((holder, number, now));
+            thing.recent.push_back((holder, number));
+            if thing.recent.len() > MAX_RECENT {
+                thing.recent.pop_front();
+            }
         }
         number
     }
 
-    /// A turn ended. One that is not this holder's any more counts only if it went well.
+    /// A turn ended. One that is not this holder's any more counts only if it went well, and one that was never given not
+    /// at all: or any member could say of any tag that it is the one to ask.
     pub fn ended(&mut self, from: PeerId, ended: TurnEnded, now: Duration) -> Answers {
         let TurnEnded { key, number, how } = ended;
         let Some(thing) = self.things.get_mut(&key) else { return Vec::new() };
+        if !thing.recent.contains(&(from, number)) {
+            return Vec::new();
+        }
         let current = thing.going.is_some_and(|(holder, going, _)| holder == from && going == number);
         thing.used = now;
         if how == LeaseEnd::Done {
@@ -225,117 +256,4 @@ impl Turns {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::swarm::test_peer;
-
-    fn ms(ms: u64) -> Duration {
-        Duration::from_millis(ms)
-    }
-
-    struct Home {
-        turns: Turns,
-        ranking: Ranking,
-        next: u64,
-    }
-
-    impl Home {
-        fn new() -> Self {
-            Self { turns: Turns::default(), ranking: Ranking::new(test_peer(0)), next: 0 }
-        }
-
-        fn ask(&mut self, from: u8, lost: Vec<PeerId>, now: u64) -> (QuestionId, Answers) {
-            self.next += 1;
-            let question = QuestionId(self.next);
-            let ask = AskTurn { key: Digest::sha256_of(b"tag"), fresh: ms(5000), lost };
-            let asked = Asked { question, from: test_peer(from), ask, known: None };
-            (question, self.turns.ask(&asked, &self.ranking, ms(now)))
-        }
-
-        fn ended(&mut self, from: u8, number: u64, how: LeaseEnd, now: u64) -> Answers {
-            let ended = TurnEnded { key: Digest::sha256_of(b"tag"), number, how };
-            self.turns.ended(test_peer(from), ended, ms(now))
-        }
-    }
-
-    #[test]
-    fn one_goes_and_the_others_hear_of_it() {
-        let mut home = Home::new();
-        let (first, answers) = home.ask(1, vec![], 0);
-        assert_eq!(answers, [(first, TurnAnswer::Go(1))]);
-        let waiting: Vec<QuestionId> = (2..20)
-            .map(|from| {
-                let (question, answers) = home.ask(from, vec![], 1);
-                assert_eq!(answers, []);
-                question
-            })
-            .collect();
-        let done = TurnAnswer::Done(test_peer(1));
-        let expected: Answers = waiting.into_iter().map(|question| (question, done)).collect();
-        assert_eq!(home.ended(1, 1, LeaseEnd::Done, 50), expected);
-        let (late, answers) = home.ask(30, vec![], 5049);
-        assert_eq!(answers, [(late, done)]);
-        // Too old, or lost: the next goes.
-        let (later, answers) = home.ask(31, vec![], 5051);
-        assert_eq!(answers, [(later, TurnAnswer::Go(2))]);
-        home.ended(31, 2, LeaseEnd::Done, 5060);
-        let (lost, answers) = home.ask(32, vec![test_peer(31)], 5070);
-        assert_eq!(answers, [(lost, TurnAnswer::Go(3))]);
-    }
-
-    #[test]
-    fn a_turn_that_ends_badly_or_never_goes_to_the_next() {
-        let mut home = Home::new();
-        home.ask(1, vec![], 0);
-        let (second, _) = home.ask(2, vec![], 0);
-        let (third, _) = home.ask(3, vec![], 0);
-        let (fourth, _) = home.ask(4, vec![], 0);
-        let (fifth, _) = home.ask(5, vec![], 0);
-        assert_eq!(home.turns.down(&test_peer(1), ms(10)), [(second, TurnAnswer::Go(2))]);
-        assert_eq!(home.turns.tick(ms(3009)), []);
-        assert_eq!(home.turns.tick(ms(3010)), [(third, TurnAnswer::Go(3))]);
-        assert_eq!(home.ended(3, 3, LeaseEnd::Refused, 3020), [(fourth, TurnAnswer::Go(4))]);
-        // The one that was late says at last that it has it.
-        assert_eq!(home.ended(2, 2, LeaseEnd::Done, 3030), [(fifth, TurnAnswer::Done(test_peer(2)))]);
-    }
-
-    #[test]
-    fn enough_failures_are_told_to_all_for_a_moment() {
-        let mut home = Home::new();
-        let mut questions = Vec::new();
-        for from in 1..8 {
-            questions.push(home.ask(from, vec![], 0).0);
-        }
-        for turn in 1..=2_u8 {
-            let answers = home.ended(turn, turn.into(), LeaseEnd::Refused, 10 * u64::from(turn));
-            assert_eq!(answers, [(questions[usize::from(turn)], TurnAnswer::Go(u64::from(turn) + 1))]);
-        }
-        let answers = home.ended(3, 3, LeaseEnd::Refused, 30);
-        assert_eq!(answers.len(), 4);
-        assert!(answers.iter().all(|(_, answer)| *answer == TurnAnswer::Failed(LeaseEnd::Refused)));
-        let (question, answers) = home.ask(9, vec![], 100);
-        assert_eq!(answers, [(question, TurnAnswer::Failed(LeaseEnd::Refused))]);
-        let (question, answers) = home.ask(9, vec![], 1100);
-        assert_eq!(answers, [(question, TurnAnswer::Go(4))]);
-    }
-
-    #[test]
-    fn a_node_that_is_not_the_home_says_who_is() {
-        let mut home = Home::new();
-        home.ranking = Ranking::new(test_peer(0));
-        for seed in 1..30 {
-            home.ranking.insert(test_peer(seed));
-        }
-        let closest = home.ranking.closest(&Digest::sha256_of(b"tag"), 4);
-        let expected = if closest[0] == home.ranking.local() {
-            TurnAnswer::Go(1)
-        } else {
-            TurnAnswer::Elsewhere(closest[0])
-        };
-        let (question, answers) = home.ask(40, vec![], 0);
-        assert_eq!(answers, [(question, expected)]);
-        // Whoever reaches none of them is taken in.
-        let (question, answers) = home.ask(41, closest, 0);
-        assert_eq!(answers, [(question, TurnAnswer::Go(1))]);
-    }
-}
+mod tests;

@@ -16,6 +16,10 @@ use crate::swarm::message::{Ended, MAX_UNREACHABLE, Membership, Report, Standing
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ReportId(pub u64);
 
+/// A home is reported to no more often than this, whatever it says.
+const MIN_AGAIN: Duration = Duration::from_millis(50);
+/// And at least this often.
+const MAX_AGAIN: Duration = Duration::from_secs(5);
 /// How long a peer that was not reached is not reported to.
 const LOST: Duration = Duration::from_secs(5);
 /// For how long the home is told that a peer does not have the blob.
@@ -121,8 +125,9 @@ impl Member {
 
     pub(super) fn hopeless(&self) -> Option<UpstreamFailure> {
         Some(match self.hopeless? {
-            LeaseEnd::Refused => UpstreamFailure::Final,
-            LeaseEnd::Trouble { .. } | LeaseEnd::Done => UpstreamFailure::Retry,
+            LeaseEnd::Refused { status } => UpstreamFailure::Final { status },
+            LeaseEnd::Trouble { status, retry_after } => UpstreamFailure::Retry { status, retry_after },
+            LeaseEnd::Done => UpstreamFailure::RETRY,
         })
     }
 
@@ -151,13 +156,17 @@ impl Member {
 
     pub(super) fn failed(&mut self, failure: UpstreamFailure) {
         match failure {
-            UpstreamFailure::Retry => self.end(LeaseEnd::Trouble { retry_after: None }),
-            UpstreamFailure::Throttled(retry_after) => self.end(LeaseEnd::Trouble { retry_after }),
-            UpstreamFailure::Final | UpstreamFailure::WrongBytes => {
-                self.can_fetch = false;
-                self.end(LeaseEnd::Refused);
+            UpstreamFailure::Retry { status, retry_after } => {
+                self.end(LeaseEnd::Trouble { status, retry_after });
             }
+            UpstreamFailure::Final { status } => self.refused(status),
+            UpstreamFailure::WrongBytes => self.refused(None),
         }
+    }
+
+    fn refused(&mut self, status: Option<u16>) {
+        self.can_fetch = false;
+        self.end(LeaseEnd::Refused { status });
     }
 
     fn end(&mut self, how: LeaseEnd) {
@@ -277,8 +286,8 @@ impl Transfer {
                 member.lose(home, now);
             }
             Some(Standing::Wait(time)) => {
-                member.put_off += time;
-                member.next = Some(now + time.min(PATIENCE));
+                member.put_off = member.put_off.saturating_add(time.max(MIN_AGAIN));
+                member.next = Some(now + time.clamp(MIN_AGAIN, PATIENCE));
                 if member.put_off > PATIENCE {
                     member.put_off = Duration::ZERO;
                     member.home = None;
@@ -310,7 +319,7 @@ impl Transfer {
         member.tracked = again.is_some();
         // What happened while the report was under way is told at once.
         let news = member.ended.is_some();
-        member.next = (!news).then_some(now + again.unwrap_or(STARVED));
+        member.next = (!news).then_some(now + again.unwrap_or(STARVED).clamp(MIN_AGAIN, MAX_AGAIN));
         member.hopeless = hopeless;
         let same = |one: &Lease, other: &Lease| one.epoch == other.epoch && one.id == other.id;
         match (member.lease.take(), lease) {

@@ -280,20 +280,21 @@ fn rounds_are_bounded() {
 fn a_refused_member_reports_it_and_gives_up_only_when_the_home_says_so() {
     let (mut transfer, _) = fresh(2);
     let (id, _) = upstream_range(&transfer.handle(Event::DiscoveryEnded, ms(1))).unwrap();
-    let actions = transfer.handle(Event::UpstreamEnded(id, Err(UpstreamFailure::Final)), ms(2));
+    let actions =
+        transfer.handle(Event::UpstreamEnded(id, Err(UpstreamFailure::Final { status: None })), ms(2));
     let (id, _, said) = report(&actions).unwrap();
-    assert_eq!(said.ended.unwrap().how, LeaseEnd::Refused);
+    assert_eq!(said.ended.unwrap().how, LeaseEnd::Refused { status: None });
     assert!(!said.can_fetch);
     let hopeless = Standing::Member(Membership {
         epoch: 1,
         members: vec![],
         lease: None,
         fetchers: vec![],
-        hopeless: Some(LeaseEnd::Refused),
+        hopeless: Some(LeaseEnd::Refused { status: None }),
         again: Some(ms(1000)),
     });
     let actions = transfer.handle(Event::Reported(id, Some(hopeless)), ms(3));
-    assert_eq!(actions, [Action::Fail(Some(UpstreamFailure::Final))]);
+    assert_eq!(actions, [Action::Fail(Some(UpstreamFailure::Final { status: None }))]);
 }
 
 #[test]
@@ -364,6 +365,22 @@ fn a_home_that_only_puts_off_is_followed_too() {
         due = report(&transfer.handle(Event::Timer, now));
     }
     panic!("it does not report any more");
+}
+
+/// Whatever time a home names: a member does not forget to report, nor does nothing else.
+#[test]
+fn a_home_is_reported_to_within_bounds() {
+    for (again, due) in [(ms(0), ms(50)), (ms(700), ms(700)), (Duration::MAX, ms(5000))] {
+        let (mut transfer, actions) =
+            Transfer::start(layout(9), FixedBitSet::new(), homes(), Options::default(), ms(0));
+        let (id, ..) = report(&actions).unwrap();
+        let Standing::Member(place) = standing(None, vec![]) else { unreachable!() };
+        let place = Standing::Member(Membership { again: Some(again), ..place });
+        let actions = transfer.handle(Event::Reported(id, Some(place)), ms(0));
+        assert_eq!(actions, [Action::SetTimer(due)]);
+        assert!(report(&transfer.handle(Event::Timer, due.saturating_sub(ms(1)))).is_none());
+        assert!(report(&transfer.handle(Event::Timer, due)).is_some());
+    }
 }
 
 #[test]
@@ -656,7 +673,7 @@ impl Network {
             when += ms(10);
             self.at(when, Event::UpstreamChunk(id, chunk));
         }
-        let result = if chunks.len() <= gives as usize { Ok(()) } else { Err(UpstreamFailure::Retry) };
+        let result = if chunks.len() <= gives as usize { Ok(()) } else { Err(UpstreamFailure::RETRY) };
         self.at(when + ms(1), Event::UpstreamEnded(id, result));
     }
 

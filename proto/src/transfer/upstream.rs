@@ -8,14 +8,25 @@ use super::FetchId;
 /// Why an upstream fetch ended early, as far as the next decision depends on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum UpstreamFailure {
-    /// It may go better the next time: the connection broke, the body ended early, a 5xx.
-    Retry,
-    /// Upstream asked to slow down, perhaps for so long.
-    Throttled(Option<Duration>),
+    /// It may go better the next time: the connection broke, the body ended early, a 5xx, too many requests.
+    Retry {
+        /// Upstream's status, if it answered.
+        status: Option<u16>,
+        /// For how long it wants no requests, if it says so.
+        retry_after: Option<Duration>,
+    },
     /// It will not: not found, denied, refused by policy.
-    Final,
+    Final {
+        /// Upstream's status, if it was upstream that refused.
+        status: Option<u16>,
+    },
     /// The bytes are not those the digest promises.
     WrongBytes,
+}
+
+impl UpstreamFailure {
+    /// A failure of which nothing more is known.
+    pub const RETRY: Self = Self::Retry { status: None, retry_after: None };
 }
 
 #[derive(Debug, Default)]
@@ -119,7 +130,7 @@ impl Upstream {
         }
         self.running = None;
         // An end without failure but short of the range counts as one, or it would be asked for ever.
-        let failure = result.err().unwrap_or(UpstreamFailure::Retry);
+        let failure = result.err().unwrap_or(UpstreamFailure::RETRY);
         self.last_failure = Some(failure);
         self.dead = true;
         Some(failure)

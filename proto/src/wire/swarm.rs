@@ -8,10 +8,10 @@ use libp2p_identity::PeerId;
 
 use super::{SessionMessage, WireError, bits, bits_to_wire, digest, generated};
 use crate::chunk::ChunkLayout;
-use crate::swarm::lease::{Lease, LeaseEnd};
+use crate::swarm::lease::{Lease, LeaseEnd, MAX_RETRY_AFTER};
 use crate::swarm::message::{
-    Claim, ClaimAnswer, Ended, MAX_FETCHERS, MAX_NAMED, MAX_ROUND, MAX_UNREACHABLE, Membership, Report,
-    Standing, SwarmKey,
+    Claim, ClaimAnswer, Ended, MAX_FETCHERS, MAX_NAMED, MAX_NUMBER, MAX_ROUND, MAX_UNREACHABLE, Membership,
+    Report, Standing, SwarmKey,
 };
 use crate::swarm::turn::{AskTurn, TurnAnswer, TurnEnded};
 use crate::transfer::Availability;
@@ -38,12 +38,18 @@ fn key(multihash: &[u8], size: u64, round: u32) -> Result<(SwarmKey, ChunkLayout
     Ok((SwarmKey { digest: digest(multihash)?, size, round }, layout))
 }
 
+/// A term, or the number of a lease.
+fn number(number: u64, field: &'static str) -> Result<u64, WireError> {
+    if number <= MAX_NUMBER { Ok(number) } else { Err(WireError::Field(field)) }
+}
+
 fn lease(lease: &generated::Lease, layout: Option<ChunkLayout>) -> Result<Lease, WireError> {
     let most = layout.map_or(u32::MAX, |layout| layout.count());
     if lease.first >= lease.end || lease.end > most {
         return Err(WireError::Field("lease"));
     }
-    Ok(Lease { epoch: lease.epoch, id: lease.id, chunks: lease.first..lease.end })
+    let (epoch, id) = (number(lease.epoch, "epoch")?, number(lease.id, "lease")?);
+    Ok(Lease { epoch, id, chunks: lease.first..lease.end })
 }
 
 fn lease_to_wire(lease: &Lease) -> generated::Lease {
@@ -54,24 +60,35 @@ fn millis(time: Duration) -> u32 {
     u32::try_from(time.as_millis()).unwrap_or(u32::MAX)
 }
 
-fn outcome(outcome: i32, retry_after_ms: u64) -> Result<Option<LeaseEnd>, WireError> {
+/// How a lease or turn ended. What upstream asked for is bounded here: another node may say anything.
+fn outcome(outcome: i32, status: u32, retry_after_ms: u64) -> Result<Option<LeaseEnd>, WireError> {
     use generated::LeaseOutcome as Wire;
+    let status = match status {
+        0 => None,
+        100..=599 => u16::try_from(status).ok(),
+        _ => return Err(WireError::Field("status")),
+    };
+    let wish = Duration::from_millis(retry_after_ms).min(MAX_RETRY_AFTER);
     Ok(match Wire::try_from(outcome).map_err(|_| WireError::Field("outcome"))? {
         Wire::Unspecified => None,
         Wire::Done => Some(LeaseEnd::Done),
-        Wire::Refused => Some(LeaseEnd::Refused),
-        Wire::Trouble => Some(LeaseEnd::Trouble {
-            retry_after: (retry_after_ms > 0).then(|| Duration::from_millis(retry_after_ms)),
-        }),
+        Wire::Refused => Some(LeaseEnd::Refused { status }),
+        Wire::Trouble => {
+            Some(LeaseEnd::Trouble { status, retry_after: Some(wish).filter(|wish| !wish.is_zero()) })
+        }
     })
 }
 
-fn outcome_to_wire(end: LeaseEnd) -> (generated::LeaseOutcome, u64) {
+/// The outcome, upstream's status, and the milliseconds of its `Retry-After`.
+fn outcome_to_wire(end: LeaseEnd) -> (i32, u32, u64) {
     use generated::LeaseOutcome as Wire;
     match end {
-        LeaseEnd::Done => (Wire::Done, 0),
-        LeaseEnd::Refused => (Wire::Refused, 0),
-        LeaseEnd::Trouble { retry_after } => (Wire::Trouble, u64::from(retry_after.map_or(0, millis))),
+        LeaseEnd::Done => (Wire::Done.into(), 0, 0),
+        LeaseEnd::Refused { status } => (Wire::Refused.into(), status.unwrap_or(0).into(), 0),
+        LeaseEnd::Trouble { status, retry_after } => {
+            let wish = retry_after.map_or(0, millis);
+            (Wire::Trouble.into(), status.unwrap_or(0).into(), wish.into())
+        }
     }
 }
 
@@ -115,9 +132,9 @@ pub(super) fn report(report: &generated::Report) -> Result<SessionMessage, WireE
     let ended = match &report.ended {
         None => None,
         Some(end) => Some(Ended {
-            epoch: end.epoch,
-            id: end.id,
-            how: outcome(end.outcome, end.retry_after_ms)?.ok_or(WireError::Field("outcome"))?,
+            epoch: number(end.epoch, "epoch")?,
+            id: number(end.id, "ended")?,
+            how: outcome(end.outcome, end.status, end.retry_after_ms)?.ok_or(WireError::Field("outcome"))?,
         }),
     };
     let said = Report {
@@ -139,8 +156,8 @@ pub(super) fn report_to_wire(key: &SwarmKey, report: &Report) -> generated::Repo
         Availability::Partial(chunks) => (Wire::Partial, bits_to_wire(chunks)),
     };
     let ended = report.ended.map(|ended| {
-        let (outcome, retry_after_ms) = outcome_to_wire(ended.how);
-        generated::LeaseEnd { epoch: ended.epoch, id: ended.id, outcome: outcome.into(), retry_after_ms }
+        let (outcome, status, retry_after_ms) = outcome_to_wire(ended.how);
+        generated::LeaseEnd { epoch: ended.epoch, id: ended.id, outcome, status, retry_after_ms }
     });
     generated::Report {
         digest: key.digest.multihash().into(),
@@ -167,12 +184,12 @@ pub(super) fn standing(standing: generated::Standing) -> Result<SessionMessage, 
         return Err(WireError::Field("fetchers"));
     } else {
         Standing::Member(Membership {
-            epoch: standing.epoch,
+            epoch: number(standing.epoch, "epoch")?,
             members: named(standing.members, &mut whereabouts)?,
             // The member's own core holds it against its layout.
             lease: standing.lease.map(|held| lease(&held, None)).transpose()?,
             fetchers: standing.fetchers.iter().map(|sent| peer(sent)).collect::<Result<_, _>>()?,
-            hopeless: outcome(standing.hopeless, 0)?,
+            hopeless: outcome(standing.hopeless, standing.hopeless_status, standing.hopeless_retry_after_ms)?,
             again: (standing.again_ms > 0).then(|| Duration::from_millis(standing.again_ms.into())),
         })
     };
@@ -191,7 +208,8 @@ pub(super) fn standing_to_wire(standing: Standing, whereabouts: &Whereabouts) ->
             wire.lease = membership.lease.as_ref().map(lease_to_wire);
             let fetchers = membership.fetchers.into_iter().take(MAX_FETCHERS);
             wire.fetchers = fetchers.map(|sent| sent.to_bytes().into()).collect();
-            wire.hopeless = membership.hopeless.map_or(0, |how| outcome_to_wire(how).0.into());
+            (wire.hopeless, wire.hopeless_status, wire.hopeless_retry_after_ms) =
+                membership.hopeless.map(outcome_to_wire).unwrap_or_default();
             wire.again_ms = membership.again.map_or(0, |again| millis(again).max(1));
         }
     }
@@ -208,7 +226,7 @@ pub(super) fn claim(claim: generated::Claim) -> Result<SessionMessage, WireError
         Ok((peer(&held.holder)?, lease(&granted, Some(layout))?))
     };
     let leases = claim.leases.into_iter().map(held).collect::<Result<_, WireError>>()?;
-    Ok(SessionMessage::Claim(key, Claim { epoch: claim.epoch, leases }))
+    Ok(SessionMessage::Claim(key, Claim { epoch: number(claim.epoch, "epoch")?, leases }))
 }
 
 pub(super) fn claim_to_wire(key: &SwarmKey, claim: Claim) -> generated::Claim {
@@ -227,7 +245,7 @@ pub(super) fn claim_to_wire(key: &SwarmKey, claim: Claim) -> generated::Claim {
 
 pub(super) fn claim_answer(answer: generated::ClaimAnswer) -> Result<SessionMessage, WireError> {
     let mut whereabouts = Whereabouts::new();
-    let epoch = answer.epoch;
+    let epoch = number(answer.epoch, "epoch")?;
     let said = match answer.held_by {
         Some(home) => ClaimAnswer::HeldBy { home: name(home, &mut whereabouts)?, epoch },
         None => ClaimAnswer::Granted { epoch, providers: named(answer.providers, &mut whereabouts)? },
@@ -279,7 +297,7 @@ pub(super) fn turn_answer(answer: generated::TurnAnswer) -> Result<SessionMessag
         TurnAnswer::Done(name(by, &mut whereabouts)?)
     } else if let Some(home) = answer.elsewhere {
         TurnAnswer::Elsewhere(name(home, &mut whereabouts)?)
-    } else if let Some(how) = outcome(answer.failed, 0)? {
+    } else if let Some(how) = outcome(answer.failed, answer.status, answer.retry_after_ms)? {
         TurnAnswer::Failed(how)
     } else if answer.go > 0 {
         TurnAnswer::Go(answer.go)
@@ -295,20 +313,21 @@ pub(super) fn turn_answer_to_wire(answer: TurnAnswer, whereabouts: &Whereabouts)
         TurnAnswer::Go(number) => wire.go = number,
         TurnAnswer::Done(by) => wire.done = Some(name_to_wire(by, whereabouts)),
         TurnAnswer::Elsewhere(home) => wire.elsewhere = Some(name_to_wire(home, whereabouts)),
-        TurnAnswer::Failed(how) => wire.failed = outcome_to_wire(how).0.into(),
+        TurnAnswer::Failed(how) => {
+            (wire.failed, wire.status, wire.retry_after_ms) = outcome_to_wire(how);
+        }
     }
     wire
 }
 
 pub(super) fn turn_ended(ended: &generated::TurnEnded) -> Result<SessionMessage, WireError> {
-    let how = outcome(ended.outcome, 0)?.ok_or(WireError::Field("outcome"))?;
+    let how =
+        outcome(ended.outcome, ended.status, ended.retry_after_ms)?.ok_or(WireError::Field("outcome"))?;
     Ok(SessionMessage::TurnEnded(TurnEnded { key: digest(&ended.key)?, number: ended.number, how }))
 }
 
 pub(super) fn turn_ended_to_wire(ended: &TurnEnded) -> generated::TurnEnded {
-    generated::TurnEnded {
-        key: ended.key.multihash().into(),
-        number: ended.number,
-        outcome: outcome_to_wire(ended.how).0.into(),
-    }
+    let (outcome, status, retry_after_ms) = outcome_to_wire(ended.how);
+    let key = ended.key.multihash().into();
+    generated::TurnEnded { key, number: ended.number, outcome, status, retry_after_ms }
 }

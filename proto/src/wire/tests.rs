@@ -119,7 +119,7 @@ fn what_swarms_say_round_trips() {
         ended: Some(Ended {
             epoch: 3,
             id: 3,
-            how: LeaseEnd::Trouble { retry_after: Some(Duration::from_secs(7)) },
+            how: LeaseEnd::Trouble { status: Some(503), retry_after: Some(Duration::from_secs(7)) },
         }),
         whole: true,
         unreachable: vec![test_peer(1)],
@@ -131,7 +131,7 @@ fn what_swarms_say_round_trips() {
         members: vec![test_peer(1), test_peer(2)],
         lease: Some(lease.clone()),
         fetchers: vec![test_peer(3)],
-        hopeless: Some(LeaseEnd::Refused),
+        hopeless: Some(LeaseEnd::Trouble { status: Some(429), retry_after: Some(Duration::from_mins(1)) }),
         again: Some(Duration::from_millis(100)),
     };
     let addresses = Whereabouts::from([(test_peer(1), vec!["/ip4/10.0.0.1/tcp/5056".to_owned()])]);
@@ -156,7 +156,7 @@ fn what_swarms_say_round_trips() {
         SessionMessage::TurnAnswer(TurnAnswer::Go(3), nowhere()),
         SessionMessage::TurnAnswer(TurnAnswer::Done(test_peer(1)), addresses.clone()),
         SessionMessage::TurnAnswer(TurnAnswer::Elsewhere(test_peer(1)), addresses),
-        SessionMessage::TurnAnswer(TurnAnswer::Failed(LeaseEnd::Refused), nowhere()),
+        SessionMessage::TurnAnswer(TurnAnswer::Failed(LeaseEnd::Refused { status: Some(403) }), nowhere()),
         SessionMessage::TurnEnded(TurnEnded { key: key.digest, number: 3, how: LeaseEnd::Done }),
         SessionMessage::Heard,
     ] {
@@ -190,5 +190,52 @@ fn reports_out_of_bounds_are_refused() {
         (generated::Report { unreachable: vec![Bytes::from_static(b"?")], ..good }, "peer"),
     ] {
         assert_eq!(SessionMessage::from_wire(wrap(bad)), Err(WireError::Field(field)));
+    }
+}
+
+#[test]
+fn numbers_that_nobody_counts_to_are_refused() {
+    use crate::swarm::message::MAX_NUMBER;
+    let digest: Bytes = Digest::sha256_of(b"x").multihash().into();
+    let lease = |epoch, id| Some(generated::Lease { epoch, id, first: 0, end: 1 });
+    let report = |lease| generated::Report {
+        digest: digest.clone(),
+        size: 1000,
+        holding: generated::Holding::Complete.into(),
+        lease,
+        ..generated::Report::default()
+    };
+    assert!(swarm::report(&report(lease(MAX_NUMBER, MAX_NUMBER))).is_ok());
+    assert_eq!(swarm::report(&report(lease(MAX_NUMBER + 1, 0))), Err(WireError::Field("epoch")));
+    assert_eq!(swarm::report(&report(lease(0, u64::MAX))), Err(WireError::Field("lease")));
+    let claim = generated::Claim { digest, size: 1000, epoch: u64::MAX, ..generated::Claim::default() };
+    assert_eq!(swarm::claim(claim), Err(WireError::Field("epoch")));
+    let answer = generated::ClaimAnswer { epoch: u64::MAX, ..generated::ClaimAnswer::default() };
+    assert_eq!(swarm::claim_answer(answer), Err(WireError::Field("epoch")));
+    let standing = generated::Standing { epoch: u64::MAX, ..generated::Standing::default() };
+    assert_eq!(swarm::standing(standing), Err(WireError::Field("epoch")));
+}
+
+#[test]
+fn what_upstream_is_said_to_have_said_is_bounded() {
+    use crate::swarm::lease::{LeaseEnd, MAX_RETRY_AFTER};
+    use crate::swarm::message::Membership;
+    let hopeless = |status, retry_after_ms| {
+        let standing = generated::Standing {
+            hopeless: generated::LeaseOutcome::Trouble.into(),
+            hopeless_status: status,
+            hopeless_retry_after_ms: retry_after_ms,
+            ..generated::Standing::default()
+        };
+        match swarm::standing(standing)? {
+            SessionMessage::Standing(Standing::Member(Membership { hopeless, .. }), _) => Ok(hopeless),
+            other => panic!("{other:?}"),
+        }
+    };
+    let longest = LeaseEnd::Trouble { status: Some(429), retry_after: Some(MAX_RETRY_AFTER) };
+    assert_eq!(hopeless(429, u64::MAX), Ok(Some(longest)));
+    assert_eq!(hopeless(0, 0), Ok(Some(LeaseEnd::TROUBLE)));
+    for status in [1, 99, 600, 65_939] {
+        assert_eq!(hopeless(status, 0), Err(WireError::Field("status")));
     }
 }

@@ -5,11 +5,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use shoal_gateway::error::PullError;
 use shoal_proto::attestation::{Attestation, Claim};
 use shoal_proto::identity::PeerId;
+use shoal_proto::swarm::lease::LeaseEnd;
 use shoal_proto::transfer::{Event, UpstreamFailure};
 use shoal_store::FinishError;
 
 use super::Driver;
 use crate::fetch::Status;
+use crate::hearsay;
 
 impl Driver {
     /// What follows from how that ended: the end, or what the core has to know.
@@ -85,14 +87,16 @@ impl Driver {
         Status::Failed(self.upstream_error.take().unwrap_or_else(|| {
             let registry = self.scopes.first().map_or_else(String::new, |scope| scope.registry.to_string());
             match failure {
-                // Other members were refused.
-                Some(UpstreamFailure::Final) => PullError::NotFound { registry },
-                Some(_) => PullError::Upstream {
-                    registry,
-                    status: None,
-                    reason: "other nodes asked it and it failed".to_owned(),
-                },
-                None => PullError::Unavailable("no peer and no upstream could give the blob".to_owned()),
+                // Other members were refused, or met with trouble.
+                Some(UpstreamFailure::Final { status }) => {
+                    hearsay::told(registry, LeaseEnd::Refused { status })
+                }
+                Some(UpstreamFailure::Retry { status, retry_after }) => {
+                    hearsay::told(registry, LeaseEnd::Trouble { status, retry_after })
+                }
+                Some(UpstreamFailure::WrongBytes) | None => {
+                    PullError::Unavailable("no peer and no upstream could give the blob".to_owned())
+                }
             }
         }))
     }

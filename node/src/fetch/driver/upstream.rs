@@ -6,6 +6,7 @@ use shoal_proto::attestation::ChunkHash;
 use shoal_proto::transfer::{Action, Event, FetchId, Transfer, UpstreamFailure, Verdict};
 
 use super::{Driver, abort};
+use crate::hearsay;
 
 impl Driver {
     /// A chunk came: the core hears of it once nothing speaks against this node's own way to upstream.
@@ -65,9 +66,13 @@ impl Driver {
     fn upstream_failed(&mut self, error: PullError) -> UpstreamFailure {
         tracing::info!(%error, "upstream failed");
         let failure = match &error {
-            PullError::Upstream { .. } => UpstreamFailure::Retry,
-            PullError::Throttled { retry_after, .. } => UpstreamFailure::Throttled(*retry_after),
-            _ => UpstreamFailure::Final,
+            PullError::Upstream { status, .. } => {
+                UpstreamFailure::Retry { status: *status, retry_after: None }
+            }
+            PullError::Throttled { status, retry_after, .. } => {
+                UpstreamFailure::Retry { status: Some(*status), retry_after: *retry_after }
+            }
+            other => UpstreamFailure::Final { status: hearsay::status_of(other) },
         };
         self.upstream_error = Some(error);
         failure

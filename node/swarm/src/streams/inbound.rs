@@ -10,9 +10,7 @@ use futures::stream::{FuturesOrdered, FuturesUnordered, StreamExt as _};
 use libp2p::PeerId;
 use shoal_proto::attestation::Attestation;
 use shoal_proto::swarm::slots::Slots;
-use shoal_proto::wire::{
-    ChunkReply, ChunkRequest, Holding, Refusal, SessionMessage, WireError, generated, negotiate,
-};
+use shoal_proto::wire::{ChunkReply, ChunkRequest, Refusal, SessionMessage, WireError, generated, negotiate};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -30,15 +28,12 @@ const MAX_QUESTIONS: usize = 64;
 const READ_AHEAD: usize = 2;
 /// Bytes that are sent at a time: where uploads are capped they take turns.
 const PIECE: usize = 128 * 1024;
-/// How long this node's own store may take for one answer: what is slower is as good as missing, and must not
-/// hold a slot for ever.
+/// How long this node may take for one answer: what is slower is as good as missing, and must not hold a slot for ever.
 const SERVE: std::time::Duration = std::time::Duration::from_secs(10);
 
 /// Counts of what was given.
 #[derive(Debug, Default)]
 pub(crate) struct Given {
-    pub(crate) chunks: AtomicU64,
-    pub(crate) busy: AtomicU64,
     /// Answers to questions.
     pub(crate) answers: AtomicU64,
 }
@@ -128,10 +123,14 @@ async fn session(
             message = reader.message::<generated::SessionMessage>(), if answers.len() < MAX_QUESTIONS => {
                 let Some(message) = message? else { return Ok(()) };
                 let (id, question) = SessionMessage::from_wire(message)?;
-                answers.push(async move { (id, answer(peer, question, &**serve).await) });
+                answers.push(async move {
+                    // Whoever asked has given up by then, and gets no answer.
+                    (id, tokio::time::timeout(SERVE, answer(peer, question, &**serve)).await.ok())
+                });
             }
             Some((id, answer)) = answers.next(), if !answers.is_empty() => {
-                let answer: Result<SessionMessage, WireError> = answer;
+                let answer: Option<Result<SessionMessage, WireError>> = answer;
+                let Some(answer) = answer else { continue };
                 given.answers.fetch_add(1, Ordering::Relaxed);
                 writer.queue(&answer?.into_wire(id));
                 writer.flush().await?;
@@ -146,14 +145,8 @@ async fn answer(
     serve: &dyn Serve,
 ) -> Result<SessionMessage, WireError> {
     match question {
-        SessionMessage::AskBlob(ask) => {
-            let holding = tokio::time::timeout(SERVE, serve.holding(peer, ask)).await;
-            Ok(SessionMessage::Blob(holding.unwrap_or(Holding::None)))
-        }
-        SessionMessage::AskTag(scope, tag) => {
-            let mappings = tokio::time::timeout(SERVE, serve.tag(scope, tag)).await;
-            Ok(SessionMessage::Tag(mappings.unwrap_or_default()))
-        }
+        SessionMessage::AskBlob(ask) => Ok(SessionMessage::Blob(serve.holding(peer, ask).await)),
+        SessionMessage::AskTag(scope, tag) => Ok(SessionMessage::Tag(serve.tag(scope, tag).await)),
         SessionMessage::Report(key, report) => {
             let (standing, whereabouts) = serve.report(peer, key, report).await;
             Ok(SessionMessage::Standing(standing, whereabouts))
@@ -235,20 +228,12 @@ async fn chunks(
     }
 }
 
-async fn chunk(
-    peer: PeerId,
-    request: ChunkRequest,
-    Uploads { serve, slots, given, .. }: &Uploads,
-) -> Reply<'_> {
+async fn chunk(peer: PeerId, request: ChunkRequest, Uploads { serve, slots, .. }: &Uploads) -> Reply<'_> {
     let Some(slot) = Slot::take(slots) else {
-        given.busy.fetch_add(1, Ordering::Relaxed);
         return Reply { id: request.id, chunk: Err(Refusal::Busy), slot: None };
     };
     let reply = serve.chunk(peer, request.digest, request.size, request.chunk);
     let reply = tokio::time::timeout(SERVE, reply).await.unwrap_or(Err(Refusal::Missing));
-    if reply.is_ok() {
-        given.chunks.fetch_add(1, Ordering::Relaxed);
-    }
     Reply { id: request.id, chunk: reply, slot: Some(slot) }
 }
 

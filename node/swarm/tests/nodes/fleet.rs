@@ -13,8 +13,9 @@ use shoal_proto::chunk::ChunkLayout;
 use shoal_proto::digest::Digest;
 use shoal_proto::identity::{Keypair, PeerId};
 use shoal_proto::name::{Scope, Tag};
+use shoal_proto::swarm::turn::{AskTurn, TurnAnswer};
 use shoal_proto::tag::SignedTagMapping;
-use shoal_proto::wire::{AskBlob, Holding, Refusal};
+use shoal_proto::wire::{AskBlob, Holding, Refusal, Whereabouts};
 use shoal_swarm::bootstrap::Resolver;
 use shoal_swarm::cluster_key::ClusterKey;
 use shoal_swarm::{Config, Handle, Serve};
@@ -29,11 +30,14 @@ pub(crate) struct Blobs {
     held: HashMap<Digest, Bytes>,
     /// So many more chunks never come.
     stalls: AtomicUsize,
+    /// Questions for turns are never answered.
+    mute: bool,
 }
 
 impl Blobs {
     pub(crate) fn none() -> Self {
-        Self { keypair: Keypair::generate_ed25519(), held: HashMap::new(), stalls: AtomicUsize::new(0) }
+        let (keypair, held) = (Keypair::generate_ed25519(), HashMap::new());
+        Self { keypair, held, stalls: AtomicUsize::new(0), mute: false }
     }
 }
 
@@ -63,6 +67,13 @@ impl Serve for Blobs {
             (bytes, attestation)
         });
         async move { given.ok_or(Refusal::Missing) }.boxed()
+    }
+
+    fn turn(&self, _: PeerId, _: AskTurn) -> BoxFuture<'static, (TurnAnswer, Whereabouts)> {
+        if self.mute {
+            return std::future::pending().boxed();
+        }
+        async { (TurnAnswer::Go(1), Whereabouts::new()) }.boxed()
     }
 
     fn tag(&self, _: Scope, _: Tag) -> BoxFuture<'static, Vec<SignedTagMapping>> {
@@ -106,6 +117,7 @@ pub(crate) struct Wish {
     pub(crate) bootstrap: Vec<String>,
     pub(crate) blobs: Vec<Bytes>,
     pub(crate) stalls: usize,
+    pub(crate) mute: bool,
     pub(crate) slots: Option<usize>,
     pub(crate) listen: Option<String>,
     pub(crate) resolver: Resolver,
@@ -122,7 +134,7 @@ pub(crate) async fn node(wish: Wish) -> Node {
     config.provider_ttl = wish.provider_ttl.unwrap_or(config.provider_ttl);
     config.upload_slots = wish.slots.unwrap_or(config.upload_slots);
     let held = wish.blobs.into_iter().map(|blob| (Digest::sha256_of(&blob), blob)).collect();
-    let serve = Blobs { keypair, held, stalls: AtomicUsize::new(wish.stalls) };
+    let serve = Blobs { keypair, held, stalls: AtomicUsize::new(wish.stalls), mute: wish.mute };
     let stop = CancellationToken::new();
     let (handle, task) = shoal_swarm::start(config, Arc::new(serve), stop.clone()).await.unwrap();
     Node { handle, stop, task: Some(task) }

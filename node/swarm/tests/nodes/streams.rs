@@ -6,6 +6,7 @@ use shoal_proto::attestation::Claim;
 use shoal_proto::chunk::ChunkLayout;
 use shoal_proto::digest::Digest;
 use shoal_proto::identity::Keypair;
+use shoal_proto::swarm::turn::AskTurn;
 use shoal_proto::wire::{Holding, Refusal};
 use shoal_swarm::ChunkError;
 
@@ -55,6 +56,25 @@ async fn a_peer_that_stalls_costs_seconds_and_its_questions_are_still_answered()
     assert!(matches!(stalled, Err(ChunkError::Stalled)), "{stalled:?}");
     assert!(began.elapsed() < Duration::from_secs(9), "{:?}", began.elapsed());
     assert_eq!(asker.handle.ask_blob(peer, at_once(digest)).await.unwrap(), Holding::Complete { size: SIZE });
+}
+
+/// A session has so many questions answered at once: those that this node cannot answer do not take the places for ever.
+#[tokio::test(flavor = "multi_thread")]
+async fn questions_that_are_never_answered_make_room_for_others() {
+    let blob = blob();
+    let digest = Digest::sha256_of(&blob);
+    let holder = node(Wish { blobs: vec![blob], mute: true, ..Wish::default() }).await;
+    let asker = node(Wish { bootstrap: vec![holder.address()], ..Wish::default() }).await;
+    joined(&asker).await;
+    let peer = holder.handle.local_peer();
+    let asks = (0..64).map(|_| {
+        let ask = AskTurn { key: digest, fresh: Duration::from_secs(1), lost: Vec::new() };
+        asker.handle.turn(peer, ask)
+    });
+    for answer in futures::future::join_all(asks).await {
+        assert!(answer.is_err(), "{answer:?}");
+    }
+    until("an answer", async || asker.handle.ask_blob(peer, at_once(digest)).await.is_ok()).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

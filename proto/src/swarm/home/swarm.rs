@@ -11,7 +11,7 @@ use super::repair::{Former, Repair};
 use super::{Action, Options, QuestionId};
 use crate::chunk::ChunkLayout;
 use crate::swarm::lease::Leases;
-use crate::swarm::message::{Claim, MAX_FETCHERS, MAX_NAMED, Membership, Report, Standing};
+use crate::swarm::message::{Claim, MAX_FETCHERS, MAX_NAMED, MAX_NUMBER, Membership, Report, Standing};
 use crate::transfer::Availability;
 
 /// How often members report.
@@ -22,6 +22,8 @@ const SILENT: Duration = Duration::from_secs(4);
 const SOON: Duration = Duration::from_millis(100);
 /// How many of them do.
 const EAGER: usize = 8;
+/// Holders of the whole blob that are known by their records, at the most: any one is enough.
+const MAX_PROVIDERS: usize = 256;
 /// For how long a home that gave way sends askers on, before it looks again.
 const CEDED: Duration = Duration::from_secs(5);
 
@@ -102,6 +104,17 @@ impl Swarm {
         let mut former = repair.former().clone();
         former.repairs.extend(sent);
         former
+    }
+
+    /// Notes who holds the whole blob: some of those who are named, and no more of them in all than help anybody.
+    pub(super) fn note_providers(&mut self, named: impl IntoIterator<Item = PeerId>) {
+        let room = MAX_PROVIDERS.saturating_sub(self.providers.len());
+        self.providers.extend(named.into_iter().take(MAX_NAMED.min(room)));
+    }
+
+    /// A term of its own begins, later than all it heard of.
+    pub(super) fn begin_term(&mut self) {
+        self.epoch = self.epoch.saturating_add(1).min(MAX_NUMBER);
     }
 
     /// What standbys are told.
@@ -198,8 +211,8 @@ impl Swarm {
             Availability::Complete => self.leases.progress(&from, &self.all(), now),
             Availability::Partial(chunks) => self.leases.progress(&from, chunks, now),
         }
-        if let Some(ended) = report.ended {
-            self.leases.end(&from, ended.id, ended.how, now);
+        if let Some(ended) = &report.ended {
+            self.leases.end(&from, ended, now);
         }
         if self.members.len() < options.members || self.members.contains_key(&from) {
             let member = Member { have: have.clone(), can_fetch: report.can_fetch, seen: now };
@@ -230,7 +243,7 @@ impl Swarm {
             member.can_fetch && member.have != Availability::Complete && !self.leases.was_refused(peer)
         });
         let is_covered = covered.is_full();
-        let hopeless = if is_covered { None } else { self.leases.hopeless(capable) };
+        let hopeless = if is_covered { None } else { self.leases.hopeless(capable, now) };
         let again = self.again(&from, report, lease.is_some(), is_covered, now);
         let fetchers = match self.repair {
             Some(_) => self.leases.holders().iter().copied().take(MAX_FETCHERS).collect(),

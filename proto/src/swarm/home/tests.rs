@@ -256,16 +256,38 @@ fn when_all_were_refused_it_is_hopeless_and_said_to_all() {
     fleet.member(two, home, report(0..0));
     let lease = fleet.member(one, home, report(0..0)).lease;
     assert_eq!(lease, None);
-    for (member, then) in [(two, None), (one, Some(LeaseEnd::Refused))] {
+    for (member, then) in [(two, None), (one, Some(LeaseEnd::Refused { status: None }))] {
         let lease: Lease = fleet.member(member, home, report(0..0)).lease.unwrap();
-        let ended = Some(Ended { epoch: lease.epoch, id: lease.id, how: LeaseEnd::Refused });
+        let ended = Some(Ended { epoch: lease.epoch, id: lease.id, how: LeaseEnd::Refused { status: None } });
         let said = Report { ended, can_fetch: false, ..report(0..0) };
         assert_eq!(fleet.member(member, home, said).hopeless, then);
     }
     assert_eq!(
         fleet.member(two, home, Report { can_fetch: false, ..report(0..0) }).hopeless,
-        Some(LeaseEnd::Refused)
+        Some(LeaseEnd::Refused { status: None })
     );
+}
+
+/// A long pause outlives those who heard of it: whoever comes later is told at once, and does not wait for its end.
+#[test]
+fn a_pause_that_upstream_asked_for_is_told_to_who_comes_later() {
+    let mut fleet = Fleet::new(1);
+    let me = fleet.ranked()[0];
+    let lease = fleet.member(me, me, report(0..0)).lease.unwrap();
+    let how = LeaseEnd::Trouble { status: Some(429), retry_after: Some(ms(60_000)) };
+    let ended = Some(Ended { epoch: lease.epoch, id: lease.id, how });
+    assert_eq!(fleet.member(me, me, Report { ended, ..report(0..0) }).hopeless, Some(how));
+    fleet.member(me, me, Report { leaving: true, ..report(0..0) });
+    fleet.pass(ms(10_000));
+    let place = fleet.member(me, me, report(0..0));
+    let left = LeaseEnd::Trouble { status: Some(429), retry_after: Some(ms(50_000)) };
+    assert_eq!((place.lease, place.hopeless), (None, Some(left)));
+    // The end of it is waited for.
+    fleet.member(me, me, Report { leaving: true, ..report(0..0) });
+    fleet.pass(ms(47_000));
+    assert_eq!(fleet.member(me, me, report(0..0)).hopeless, None);
+    fleet.pass(ms(3000));
+    assert!(fleet.member(me, me, report(0..0)).lease.is_some());
 }
 
 #[test]

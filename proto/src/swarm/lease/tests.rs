@@ -1,0 +1,118 @@
+//! What leases do over time, and that they never overlap.
+
+use super::*;
+use crate::chunk::MIN_CHUNK;
+use crate::swarm::test_peer;
+use proptest::prelude::*;
+
+fn layout(chunks: u32) -> ChunkLayout {
+    ChunkLayout::of(u64::from(chunks) * MIN_CHUNK).unwrap()
+}
+
+fn at(ms: u64) -> Duration {
+    Duration::from_millis(ms)
+}
+
+fn ended(lease: &Lease, how: LeaseEnd) -> Ended {
+    Ended { epoch: lease.epoch, id: lease.id, how }
+}
+
+fn bits(chunks: u32, set: impl IntoIterator<Item = u32>) -> FixedBitSet {
+    let mut bits = FixedBitSet::with_capacity(chunks as usize);
+    bits.extend(set.into_iter().map(|chunk| chunk as usize));
+    bits
+}
+
+#[test]
+fn the_first_lease_runs_alone_until_it_brings_something() {
+    let (one, two) = (test_peer(1), test_peer(2));
+    let mut leases = Leases::new(layout(256), 8);
+    let none = bits(256, []);
+    let first = leases.grant(one, &none, 1, at(0)).unwrap();
+    assert_eq!(first.chunks, 0..32);
+    assert_eq!(leases.grant(two, &none, 1, at(1)), None);
+    leases.progress(&one, &bits(256, [0]), at(2));
+    assert_eq!(leases.grant(two, &none, 1, at(3)).unwrap().chunks, 32..64);
+    // A holder that stands still loses it.
+    leases.progress(&one, &bits(256, 0..2), at(4000));
+    leases.expire(at(3 + 4000));
+    assert_eq!(leases.of(&two), None);
+    assert!(leases.of(&one).is_some());
+}
+
+#[test]
+fn a_lease_is_a_part_of_its_blob_within_limits() {
+    let length = |mib: u64| {
+        let layout = ChunkLayout::of(mib << 20).unwrap();
+        let none = FixedBitSet::with_capacity(layout.count() as usize);
+        let lease = Leases::new(layout, 1).grant(test_peer(1), &none, 1, at(0)).unwrap();
+        (lease.chunks.len() as u64 * layout.chunk_size()) >> 20
+    };
+    assert_eq!([1, 2, 16, 64, 256, 3000].map(length), [1, 1, 2, 8, 16, 16]);
+}
+
+#[test]
+fn an_upstream_without_ranges_has_one_customer() {
+    let (one, two) = (test_peer(1), test_peer(2));
+    let mut leases = Leases::new(layout(256), 8);
+    let none = bits(256, []);
+    leases.grant(one, &none, 1, at(0)).unwrap();
+    leases.give_whole(&one);
+    assert_eq!(leases.of(&one).unwrap().chunks, 0..256);
+    leases.progress(&one, &bits(256, 0..100), at(1));
+    assert_eq!(leases.grant(two, &none, 1, at(2)), None);
+    leases.release(&one);
+    assert!(leases.grant(two, &bits(256, 0..100), 1, at(3)).is_some());
+}
+
+#[test]
+fn the_fleet_backs_off_as_one_and_gives_up_when_all_were_refused() {
+    let (one, two) = (test_peer(1), test_peer(2));
+    let mut leases = Leases::new(layout(4), 8);
+    let none = bits(4, []);
+    let lease = leases.grant(one, &none, 1, at(0)).unwrap();
+    leases.end(&one, &ended(&lease, LeaseEnd::Trouble { status: None, retry_after: Some(at(2000)) }), at(10));
+    assert_eq!(leases.grant(two, &none, 1, at(2009)), None);
+    assert_eq!(leases.hopeless(true, at(20)), None);
+    let lease = leases.grant(two, &none, 1, at(2010)).unwrap();
+    leases.end(&two, &ended(&lease, LeaseEnd::Refused { status: None }), at(2020));
+    assert_eq!(leases.grant(two, &none, 1, at(2030)), None);
+    assert_eq!(leases.hopeless(false, at(2030)), Some(LeaseEnd::Refused { status: None }));
+    // Not for ever.
+    leases.expire(at(2020) + REMEMBERED);
+    assert!(leases.grant(two, &none, 1, at(9000)).is_some());
+}
+
+proptest! {
+    /// Whatever members do, no chunk is leased to two at a time, and never more than allowed run.
+    #[test]
+    fn leases_never_overlap(steps in prop::collection::vec((0..6_usize, 0..5_u8, 0..200_u32), 1..200)) {
+        let peers: Vec<PeerId> = (0..6).map(test_peer).collect();
+        let mut leases = Leases::new(layout(200), 3);
+        let mut covered = bits(200, []);
+        for (step, (who, what, chunk)) in steps.into_iter().enumerate() {
+            let (now, peer) = (at(step as u64 * 50), peers[who]);
+            match what {
+                0 | 1 => if leases.of(&peer).is_none() { leases.grant(peer, &covered, 1, now); },
+                2 => {
+                    if let Some(lease) = leases.of(&peer).cloned() {
+                        covered.insert_range(lease.chunks.start as usize..lease.chunks.end as usize);
+                        leases.progress(&peer, &covered, now);
+                        leases.end(&peer, &ended(&lease, LeaseEnd::Done), now);
+                    }
+                }
+                3 => leases.adopt(peer, Lease { epoch: 1, id: 1, chunks: chunk..chunk + 7 }, now),
+                _ => leases.release(&peer),
+            }
+            let mut seen = bits(200, []);
+            let mut count = 0;
+            for (_, lease) in leases.running() {
+                count += 1;
+                for chunk in lease.chunks.clone() {
+                    prop_assert!(!seen.put(chunk as usize), "leased twice");
+                }
+            }
+            prop_assert!(count <= 3);
+        }
+    }
+}
