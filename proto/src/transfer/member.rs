@@ -16,7 +16,9 @@ use crate::swarm::message::{Ended, MAX_UNREACHABLE, Membership, Report, Standing
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ReportId(pub u64);
 
-/// A home is reported to at least this often, whatever it says: it may be frozen next.
+/// A home is reported to no more often than this, whatever it says.
+const MIN_AGAIN: Duration = Duration::from_millis(50);
+/// And at least this often.
 const MAX_AGAIN: Duration = Duration::from_secs(5);
 /// How long a peer that was not reached is not reported to.
 const LOST: Duration = Duration::from_secs(5);
@@ -284,8 +286,8 @@ impl Transfer {
                 member.lose(home, now);
             }
             Some(Standing::Wait(time)) => {
-                member.put_off = member.put_off.saturating_add(time);
-                member.next = Some(now + time.min(PATIENCE));
+                member.put_off = member.put_off.saturating_add(time.max(MIN_AGAIN));
+                member.next = Some(now + time.clamp(MIN_AGAIN, PATIENCE));
                 if member.put_off > PATIENCE {
                     member.put_off = Duration::ZERO;
                     member.home = None;
@@ -317,7 +319,7 @@ impl Transfer {
         member.tracked = again.is_some();
         // What happened while the report was under way is told at once.
         let news = member.ended.is_some();
-        member.next = (!news).then_some(now + again.unwrap_or(STARVED).min(MAX_AGAIN));
+        member.next = (!news).then_some(now + again.unwrap_or(STARVED).clamp(MIN_AGAIN, MAX_AGAIN));
         member.hopeless = hopeless;
         let same = |one: &Lease, other: &Lease| one.epoch == other.epoch && one.id == other.id;
         match (member.lease.take(), lease) {

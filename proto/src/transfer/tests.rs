@@ -367,6 +367,22 @@ fn a_home_that_only_puts_off_is_followed_too() {
     panic!("it does not report any more");
 }
 
+/// Whatever time a home names: a member does not forget to report, nor does nothing else.
+#[test]
+fn a_home_is_reported_to_within_bounds() {
+    for (again, due) in [(ms(0), ms(50)), (ms(700), ms(700)), (Duration::MAX, ms(5000))] {
+        let (mut transfer, actions) =
+            Transfer::start(layout(9), FixedBitSet::new(), homes(), Options::default(), ms(0));
+        let (id, ..) = report(&actions).unwrap();
+        let Standing::Member(place) = standing(None, vec![]) else { unreachable!() };
+        let place = Standing::Member(Membership { again: Some(again), ..place });
+        let actions = transfer.handle(Event::Reported(id, Some(place)), ms(0));
+        assert_eq!(actions, [Action::SetTimer(due)]);
+        assert!(report(&transfer.handle(Event::Timer, due.saturating_sub(ms(1)))).is_none());
+        assert!(report(&transfer.handle(Event::Timer, due)).is_some());
+    }
+}
+
 #[test]
 fn a_member_is_sent_on_and_stays_with_its_home() {
     let homes = Homes { local: local(), closest: vec![peer(1), peer(2)], fleet: 3 };
