@@ -78,6 +78,8 @@ struct Content {
     referrers: Option<HashMap<String, Bytes>>,
     faults: HashMap<Kind, Fault>,
     seen: Vec<Seen>,
+    /// Where it sends those who bring no token, if it wants one.
+    realm: Option<String>,
     /// What ends [`Fault::Held`].
     gate: watch::Sender<bool>,
 }
@@ -148,6 +150,11 @@ impl Faulty {
         lock(&self.content).referrers.get_or_insert_default().insert(digest.to_owned(), index);
     }
 
+    /// From now on wants a token of its own token service, `/token`, which gives one to everybody.
+    pub fn want_tokens(&self) {
+        lock(&self.content).realm = Some(format!("{}/token", self.url()));
+    }
+
     /// From now on does this wrong.
     pub fn fail(&self, kind: Kind, fault: Fault) {
         lock(&self.content).faults.insert(kind, fault);
@@ -176,7 +183,7 @@ fn lock(content: &Mutex<Content>) -> MutexGuard<'_, Content> {
 
 async fn answer(State(content): State<Arc<Mutex<Content>>>, request: Request) -> Response {
     let path = request.uri().path().to_owned();
-    let (found, fault, gate) = {
+    let (found, fault, gate, stranger) = {
         let mut content = lock(&content);
         content.seen.push(Seen {
             method: request.method().clone(),
@@ -185,8 +192,16 @@ async fn answer(State(content): State<Arc<Mutex<Content>>>, request: Request) ->
             answered: Instant::now(),
         });
         let (found, fault) = find(&content, &path);
-        (found, fault, content.gate.subscribe())
+        let has_token = request.headers().contains_key(header::AUTHORIZATION);
+        let stranger = content.realm.clone().filter(|_| !has_token);
+        (found, fault, content.gate.subscribe(), stranger)
     };
+    if path == "/token" {
+        return Response::new(Body::from(r#"{"token":"one","expires_in":300}"#));
+    }
+    if let Some(realm) = stranger {
+        return challenge(&realm);
+    }
     match fault {
         Fault::Silent => std::future::pending().await,
         Fault::Status(429) => throttle(1),
@@ -238,6 +253,15 @@ fn refusal(status: u16) -> Response {
     let mut response =
         Response::new(Body::from(format!(r#"{{"errors":[{{"code":"{code}","message":"no"}}]}}"#)));
     *response.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    response
+}
+
+fn challenge(realm: &str) -> Response {
+    let mut response = refusal(401);
+    let text = format!(r#"Bearer realm="{realm}",service="registry""#);
+    if let Ok(value) = text.parse() {
+        response.headers_mut().insert(header::WWW_AUTHENTICATE, value);
+    }
     response
 }
 
