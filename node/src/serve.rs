@@ -63,25 +63,38 @@ impl NodeServe {
 
     async fn holds(self, from: PeerId, ask: AskBlob) -> Holding {
         let digest = ask.digest;
-        match self.store.held(&digest).await {
-            Ok(Some(held)) => return Holding::Complete { size: held.size },
-            Ok(None) => {}
+        if let Some(size) = self.held(&digest).await {
+            return Holding::Complete { size };
+        }
+        // A transfer that ends meanwhile has left a held blob behind: that is not nothing.
+        match self.takes_part(from, ask).await {
+            Some(holding) => holding,
+            None => self.held(&digest).await.map_or(Holding::None, |size| Holding::Complete { size }),
+        }
+    }
+
+    /// The size of a blob that is held.
+    async fn held(&self, digest: &Digest) -> Option<u64> {
+        match self.store.held(digest).await {
+            Ok(held) => held.map(|held| held.size),
             Err(error) => {
                 tracing::warn!(%error, "the store did not answer a peer's question");
-                return Holding::None;
+                None
             }
         }
-        let Some(mut transfer) = self.running(digest).await else { return Holding::None };
+    }
+
+    /// What a running transfer has, for one who may follow it.
+    async fn takes_part(&self, from: PeerId, ask: AskBlob) -> Option<Holding> {
+        let mut transfer = self.running(ask.digest).await?;
         if let Some(known) = ask.following {
             transfer.follower(from);
             if news(&mut transfer, known, ask.round).await {
-                return Holding::Complete { size: transfer.size };
+                return Some(Holding::Complete { size: transfer.size });
             }
         }
-        match transfer.have(ask.round).await {
-            Some(chunks) => Holding::Partial { size: transfer.size, chunks },
-            None => Holding::None,
-        }
+        let chunks = transfer.have(ask.round).await?;
+        Some(Holding::Partial { size: transfer.size, chunks })
     }
 
     async fn running(&self, digest: Digest) -> Option<TransferHandle> {
@@ -142,21 +155,26 @@ impl NodeServe {
     }
 
     async fn gives(self, to: PeerId, claim: Claim) -> Result<(Bytes, Attestation), Refusal> {
-        let given = match self.store.held(&claim.digest).await {
-            Ok(Some(held)) if held.size == claim.size => self.held_chunk(claim).await,
-            Ok(Some(_)) => Err(Refusal::Invalid),
-            Ok(None) => self.running_chunk(claim).await,
-            Err(error) => {
-                tracing::warn!(%error, "the store did not answer a peer's request");
-                Err(Refusal::Missing)
-            }
-        }?;
+        let mut given = self.given(claim).await;
+        if given.as_ref().err() == Some(&Refusal::Missing) {
+            // The transfer may have ended since the store was asked: then the blob is held.
+            given = self.given(claim).await;
+        }
+        let given = given?;
         let bytes = given.0.len() as u64;
         self.metrics.uploaded_bytes(bytes);
         if let Some(later) = self.later.get() {
             self.metrics.between_zones(Direction::Out, later.peers.is_near(&to), bytes);
         }
         Ok(given)
+    }
+
+    async fn given(&self, claim: Claim) -> Result<(Bytes, Attestation), Refusal> {
+        match self.held(&claim.digest).await {
+            Some(size) if size == claim.size => self.held_chunk(claim).await,
+            Some(_) => Err(Refusal::Invalid),
+            None => self.running_chunk(claim).await,
+        }
     }
 
     async fn held_chunk(&self, claim: Claim) -> Result<(Bytes, Attestation), Refusal> {
