@@ -101,8 +101,8 @@ pub(super) fn check_literal(url: &Url) -> Result<(), NotPublic> {
 /// Names that are looked up at a time: far fewer than there are threads for what blocks.
 const MOST_LOOKUPS: usize = 64;
 static LOOKUPS: Semaphore = Semaphore::const_new(MOST_LOOKUPS);
-/// How long a name waits for its turn.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// How long a name waits for its turn: less than a connection may take, so that this is the reason that is told.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// The system's name lookup, less every address that is not public.
 #[derive(Debug, Clone, Copy)]
