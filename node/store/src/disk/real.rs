@@ -80,6 +80,11 @@ impl Disk for RealDisk {
         }
     }
 
+    fn free(&self) -> Option<u64> {
+        let found = rustix::fs::statvfs(&self.root).ok()?;
+        Some(found.f_bavail.saturating_mul(found.f_frsize))
+    }
+
     fn sync_dir(&self, folder: &Path) -> io::Result<()> {
         File::open(self.root.join(folder))?.sync_all()
     }
