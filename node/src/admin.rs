@@ -3,14 +3,15 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
-use shoal_store::Store;
+use shoal_gateway::server::Limits;
+use shoal_store::{Health, Store};
 
 use crate::fetch::Fetcher;
 use crate::homes::Homes;
@@ -41,16 +42,20 @@ pub struct Views {
 }
 
 impl Views {
-    /// Serving, and joined or alone after having tried.
-    fn ready(&self) -> Result<(), &'static str> {
+    /// Serving with a store that works, and joined or alone after having tried.
+    fn ready(&self) -> Result<(), String> {
         if !self.serving.load(Ordering::Relaxed) {
-            return Err("the gateway does not serve: the node is starting or shutting down");
+            return Err("the gateway does not serve: the node is starting or shutting down".to_owned());
+        }
+        match self.store.health() {
+            Health::Well => {}
+            Health::Failing(error) | Health::Lost(error) => return Err(error.to_string()),
         }
         let joined = *self.peers.joined().borrow();
         if joined.joined || joined.tried {
             Ok(())
         } else {
-            Err("no peer is joined yet, and not every bootstrap address was tried")
+            Err("no peer is joined yet, and not every bootstrap address was tried".to_owned())
         }
     }
 
@@ -100,6 +105,17 @@ impl Views {
             pulls: pulls.collect(),
             swarms: swarms.collect(),
         })
+    }
+}
+
+/// What connections to the admin port may take: its answers are small, and whoever asks for them is quick. A request
+/// that never comes is not waited for when the node stops.
+pub fn limits() -> Limits {
+    Limits {
+        connections: 128,
+        head: Duration::from_secs(10),
+        client_stall: Duration::from_secs(10),
+        drain: Duration::from_secs(1),
     }
 }
 

@@ -1,10 +1,11 @@
 //! Tells the fleet, after a start, what this node already holds.
 //!
 //! What is fetched later is announced as it becomes held. The swarm paces and repeats announcements; this task
-//! only hands it the keys, page by page, so that a store of any size takes bounded memory.
+//! only hands it the keys, page by page, so that a store of any size takes bounded memory. What a start found beside a
+//! new database is taken over first.
 
 use shoal_proto::tag::TagMapping;
-use shoal_store::{Store, StoreError};
+use shoal_store::{Adopted, Store, StoreError};
 use shoal_swarm::Handle;
 use tokio_util::sync::CancellationToken;
 
@@ -14,6 +15,10 @@ const PAGE: usize = 256;
 /// Announces every held blob and known tag once, then ends.
 pub async fn held(store: Store, peers: Handle, shutdown: CancellationToken) {
     let all = async {
+        let adopted = store.adopt().await?;
+        if adopted != Adopted::default() {
+            tracing::info!(?adopted, "blobs that a new database did not know were taken over");
+        }
         let blobs = blobs(&store, &peers).await?;
         let tags = tags(&store, &peers).await?;
         tracing::debug!(blobs, tags, "handed over what is held, to be announced");

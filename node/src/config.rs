@@ -167,7 +167,7 @@ pub fn address_of(
     if layers.flag_or_variable(key, flag).is_none() {
         layers = Layers::new(&Flags::default(), environment);
     }
-    let mut address = layers.one(key, flag, value::listen_address).unwrap_or(default);
+    let mut address = layers.one(key, flag, value::node_address).unwrap_or(default);
     if !layers.problems.is_empty() {
         return Err(ConfigError(layers.problems));
     }
@@ -352,7 +352,11 @@ impl<'a> Layers<'a> {
         ];
         for (at, (key, address)) in listeners.iter().enumerate() {
             let taken = |other: &SocketAddr| {
+                // `[::]` takes IPv4 as well.
+                let any = IpAddr::V6(Ipv6Addr::UNSPECIFIED);
                 let same_ip = other.ip() == address.ip()
+                    || other.ip() == any
+                    || address.ip() == any
                     || (other.is_ipv4() == address.is_ipv4()
                         && (other.ip().is_unspecified() || address.ip().is_unspecified()));
                 address.port() != 0 && other.port() == address.port() && same_ip

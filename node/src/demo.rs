@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, bail};
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::cli::{explain, print};
+use crate::cli::{count, explain, print};
 use crate::size::{self, ByteSize};
 
 mod client;
@@ -57,15 +57,25 @@ pub struct Options {
 /// # Errors
 /// If a node does not start, or a pull fails or brings a wrong byte.
 pub async fn run(options: Options) -> anyhow::Result<()> {
-    let mut interrupt = signal(SignalKind::interrupt()).context("Ctrl-C cannot be waited for")?;
+    let stop = |kind| signal(kind).context("the signal to stop cannot be waited for");
+    let (mut interrupt, mut terminate) = (stop(SignalKind::interrupt())?, stop(SignalKind::terminate())?);
+    // Of a terminal that is closed.
+    let mut hangup = stop(SignalKind::hangup())?;
+    let mut told = std::pin::pin!(async {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+            _ = hangup.recv() => {}
+        }
+    });
     let shown = tokio::select! {
         shown = show(&options) => shown?,
-        _ = interrupt.recv() => bail!("stopped before its end"),
+        () = &mut told => bail!("stopped before its end"),
     };
     if options.keep {
         explain(&next::steps(&shown.program, &shown.fleet, &shown.registry));
         // The end that was announced.
-        interrupt.recv().await;
+        told.await;
     }
     Ok(())
 }
@@ -87,8 +97,8 @@ async fn show(options: &Options) -> anyhow::Result<Shown> {
     let program = std::env::current_exe().context("this program does not know where it is")?;
     let fleet = Fleet::start(&program, options.nodes, registry.address()).await?;
     explain(&format!(
-        "a registry and {} nodes are up after {:.1} s; all of them pull the image at once",
-        options.nodes,
+        "a registry and {} are up after {:.1} s; all of them pull the image at once",
+        count(options.nodes.into(), "node"),
         began.elapsed().as_secs_f64()
     ));
     let pulls = (1..).zip(fleet.nodes()).map(|(number, node)| async move {

@@ -36,6 +36,7 @@ mod discovery;
 mod driver;
 mod range;
 pub mod reader;
+pub mod room;
 pub mod small;
 
 use barred::Barred;

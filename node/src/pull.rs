@@ -83,7 +83,7 @@ pub async fn run(options: Options, environment: &Environment) -> anyhow::Result<
     let wanted = match (options.all_platforms, options.platform) {
         (true, _) => Wanted::All,
         (false, Some(platform)) => Wanted::One(platform),
-        (false, None) => Wanted::One(platform::Platform::of_this_machine()),
+        (false, None) => Wanted::Here(platform::Platform::of_this_machine()),
     };
     let mut progress = if std::io::stderr().is_terminal() { Progress::bars() } else { Progress::lines() };
     let start = Instant::now();
@@ -116,6 +116,12 @@ async fn pull(
     let plan = Plan::make(&gateway, &image.reference, wanted).await?;
     for skipped in &plan.elsewhere {
         progress.note(&format!("{} is not kept by registries ({})", skipped.digest, skipped.media_type));
+    }
+    if let Some(config) = &plan.config
+        && let Some(found) = gateway.platform(&config.digest).await
+        && let Some(odd) = wanted.judge(&found)?
+    {
+        progress.note(&odd);
     }
     blobs(&gateway, &plan.blobs, progress).await?;
     let bytes = plan.blobs.iter().map(|blob| blob.size).fold(plan.manifest_bytes, u64::saturating_add);
@@ -162,14 +168,14 @@ async fn one_blob(gateway: &Gateway, blob: &Descriptor, meter: &Meter) -> Result
     let mut hasher = Hasher::new(blob.digest.algorithm());
     let mut received = 0_u64;
     loop {
-        let cut_off = |reason| PullFailure::CutOff {
-            digest: blob.digest,
-            received,
-            size: blob.size,
-            reason: Box::new(reason),
-        };
-        let Some(bytes) = body.chunk().await.map_err(|error| cut_off(gateway.failure(&error)))? else {
-            break;
+        let bytes = match body.chunk().await {
+            Ok(Some(bytes)) => bytes,
+            Ok(None) => break,
+            Err(error) => {
+                let (digest, size, reason) = (blob.digest, blob.size, Box::new(gateway.failure(&error)));
+                let after = gateway.after(&digest).await;
+                return Err(PullFailure::CutOff { digest, received, size, reason, after });
+            }
         };
         received += bytes.len() as u64;
         if received > blob.size {
@@ -181,7 +187,8 @@ async fn one_blob(gateway: &Gateway, blob: &Descriptor, meter: &Meter) -> Result
     let actual = hasher.finish();
     if received < blob.size {
         let (digest, size) = (blob.digest, blob.size);
-        return Err(PullFailure::TooShort { digest, received, size });
+        let after = gateway.after(&digest).await;
+        return Err(PullFailure::TooShort { digest, received, size, after });
     }
     if actual != blob.digest {
         return Err(PullFailure::Mismatch { what: "blob", promised: blob.digest, actual: Box::new(actual) });

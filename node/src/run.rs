@@ -28,7 +28,7 @@ use crate::homes::Homes;
 use crate::metrics::Metrics;
 use crate::serve::NodeServe;
 use crate::source::NodeSource;
-use crate::{announce, watchdog};
+use crate::{announce, descriptors, health, watchdog};
 
 /// How long answers that are on their way may take after a signal to stop.
 const DRAIN: Duration = Duration::from_secs(10);
@@ -50,6 +50,7 @@ struct Serving {
 #[expect(clippy::too_many_lines, reason = "one part of the node after the other")]
 pub async fn run(config: Config) -> anyhow::Result<()> {
     let started = Instant::now();
+    descriptors::raise();
     let shutdown = CancellationToken::new();
     let mut tasks = Parts::new();
     let metrics = Metrics::default();
@@ -60,8 +61,8 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let upstreams = upstreams(&config, &via)?;
 
     // Ports are taken before anything is said to anyone, so that a second node fails at once.
-    let gateway = listen(config.gateway_addr, "gateway-addr").await?;
-    let admin = listen(config.admin_addr, "admin-addr").await?;
+    let gateway = listen(config.gateway_addr, "gateway_addr").await?;
+    let admin = listen(config.admin_addr, "admin_addr").await?;
 
     let serve = NodeServe::new(store.clone(), keypair.clone(), metrics.clone());
     let rates = Rates { download: cap(config.download_rate), upstream: cap(config.upstream_rate) };
@@ -92,8 +93,9 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         },
         serving: Arc::new(AtomicBool::new(true)),
     };
+    tokio::spawn(health::probe(store.clone(), shutdown.clone()));
     let views = Views {
-        store,
+        store: store.clone(),
         peers,
         fetcher: fetcher.clone(),
         homes,
@@ -105,9 +107,14 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     };
     let source = NodeSource::new(ports, fetcher, config.stream);
     let settings = server::Settings::new(via, upstreams.known(), observe(metrics));
-    let gateway = server::serve(gateway, server::router(Arc::new(source), settings), shutdown.clone());
-    tasks.spawn(named("the gateway", gateway));
-    tasks.spawn(named("the admin port", serve_admin(admin, admin::router(views), shutdown.clone())));
+    let limits = server::Limits { connections: descriptors::connections(), ..server::Limits::default() };
+    let router = server::router(Arc::new(source), settings);
+    tasks.spawn(named("the gateway", server::serve_within(gateway, router, shutdown.clone(), limits)));
+    let router = admin::router(views);
+    tasks.spawn(named(
+        "the admin port",
+        server::serve_within(admin, router, shutdown.clone(), admin::limits()),
+    ));
     tasks.spawn(named("the swarm", outcome_of(swarm)));
     watchdog::start().context("the watchdog's thread did not start")?;
     say(&served.said)?;
@@ -115,11 +122,16 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     // Cancel-safe: what either waited for is only looked at.
     let stopped = tokio::select! {
         told = told_to_stop(config.exit_with_stdin) => told.map(|reason| tracing::info!(reason, "stopping")),
+        lost = store.lost() => Err(health::ended_by(lost)),
         broken = broken(&mut tasks) => Err(broken),
     };
     served.serving.store(false, Ordering::Relaxed);
     shutdown.cancel();
-    end(tasks, announcing).await;
+    tokio::select! {
+        () = end(tasks, announcing) => {}
+        // Who asks twice does not want to wait.
+        _ = told_to_stop(false) => tracing::warn!("told to stop again: answers on their way are cut off"),
+    }
     stopped
 }
 
@@ -161,7 +173,17 @@ async fn broken(parts: &mut Parts) -> anyhow::Error {
 pub fn check(config: &Config) -> anyhow::Result<()> {
     upstreams(config, "shoal-check")?;
     bootstrap(config)?;
-    Ok(())
+    writable(&config.data_dir)
+}
+
+/// Looks whether a data directory can be written to, or be made.
+fn writable(data_dir: &Path) -> anyhow::Result<()> {
+    let there = data_dir.ancestors().find(|path| path.exists()).unwrap_or_else(|| Path::new("."));
+    // Has no name, and is gone at once.
+    let tried = tempfile::tempfile_in(there);
+    tried.map(drop).with_context(|| {
+        format!("data_dir {}: nothing can be written to {}", data_dir.display(), there.display())
+    })
 }
 
 fn upstreams(config: &Config, via: &str) -> anyhow::Result<Upstreams> {
@@ -178,13 +200,6 @@ struct Served {
     said: Serving,
     /// Until it is told to stop.
     serving: Arc<AtomicBool>,
-}
-
-async fn serve_admin(listener: TcpListener, router: axum::Router, shutdown: CancellationToken) {
-    let ended = axum::serve(listener, router).with_graceful_shutdown(shutdown.cancelled_owned()).await;
-    if let Err(error) = ended {
-        tracing::error!(%error, "the admin port ended");
-    }
 }
 
 /// Lets answers that are on their way finish, for a while.

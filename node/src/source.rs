@@ -18,6 +18,7 @@ use shoal_proto::name::{Scope, Tag};
 use shoal_proto::range::RangeRequest;
 
 use crate::config::Stream;
+use crate::fetch::room::Room;
 use crate::fetch::{Fetcher, Ports};
 
 mod blobs;
@@ -38,6 +39,7 @@ pub struct NodeSource {
     fetcher: Fetcher,
     stream: Stream,
     sizes: Arc<Sizes>,
+    room: Room,
     manifests_in_flight: Arc<Flights<Digest>>,
     tags_in_flight: Arc<Flights<Digest>>,
     /// Whether it is asked for a request that came through other nodes.
@@ -52,6 +54,7 @@ impl NodeSource {
             fetcher,
             stream,
             sizes: Arc::default(),
+            room: Room::default(),
             manifests_in_flight: Arc::default(),
             tags_in_flight: Arc::default(),
             relayed: false,

@@ -140,3 +140,83 @@ async fn noise_on_its_ports_does_not_disturb_a_node() {
     assert!(fleet.nodes[0].is_running());
     assert_eq!(fleet.nodes[0].status().await.unwrap().peers.len(), 1);
 }
+
+/// The database is not needed to know what a blob is: its name says it.
+#[tokio::test]
+async fn a_database_overwritten_while_serving_ends_the_process_and_the_next_has_the_blobs() {
+    let (mut fleet, image) = holding(1, 40).await;
+    let file = fleet.nodes[0].data_dir().join("shoal.redb");
+    let length = std::fs::metadata(&file).unwrap().len();
+    let noise = synthetic::blob(fleet.home(), 41, length).unwrap().bytes().unwrap();
+    // Again and again: a database this small is all in memory, and a commit would write its beginning anew.
+    let over = tokio::spawn(async move {
+        while let Ok(mut file) = File::options().write(true).open(&file) {
+            file.write_all(&noise).unwrap();
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    });
+    ended(&mut fleet.nodes[0], "the database is damaged and was moved aside").await;
+    over.await.unwrap();
+    fleet.nodes[0].restart().await.unwrap();
+    taken_over(&fleet.nodes[0], &image).await;
+}
+
+#[tokio::test]
+async fn a_data_directory_removed_while_serving_ends_the_process() {
+    let (mut fleet, image) = holding(1, 43).await;
+    std::fs::remove_dir_all(fleet.nodes[0].data_dir()).unwrap();
+    ended(&mut fleet.nodes[0], "the data directory was removed").await;
+    fleet.nodes[0].restart().await.unwrap();
+    healed(&fleet.nodes[0], &image.layers[0]).await;
+}
+
+#[tokio::test]
+async fn a_database_cut_off_while_stopped_is_begun_anew() {
+    let (mut fleet, image) = holding(1, 44).await;
+    fleet.nodes[0].stop().unwrap();
+    let file = fleet.nodes[0].data_dir().join("shoal.redb");
+    let length = std::fs::metadata(&file).unwrap().len();
+    File::options().write(true).open(&file).unwrap().set_len(length / 2).unwrap();
+    fleet.nodes[0].restart().await.unwrap();
+    taken_over(&fleet.nodes[0], &image).await;
+}
+
+#[tokio::test]
+async fn a_folder_in_place_of_a_blob_is_moved_aside() {
+    let (mut fleet, image) = holding(1, 45).await;
+    let file = fleet.nodes[0].blob_file(&image.layers[0].digest);
+    let replace = || {
+        std::fs::remove_file(&file).unwrap();
+        std::fs::create_dir(&file).unwrap();
+        File::create(file.join("somebody's")).unwrap();
+    };
+    replace();
+    healed(&fleet.nodes[0], &image.layers[0]).await;
+    fleet.nodes[0].stop().unwrap();
+    replace();
+    fleet.nodes[0].restart().await.unwrap();
+    healed(&fleet.nodes[0], &image.layers[0]).await;
+}
+
+/// The process ends by itself, not well, and says why.
+async fn ended(node: &mut Node, why: &str) {
+    let begun = Instant::now();
+    while node.is_running() {
+        assert!(begun.elapsed() < Duration::from_secs(40), "it runs on; its log:\n{}", node.log().unwrap());
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert_eq!(node.stop().unwrap().code(), Some(1));
+    let log = node.log().unwrap();
+    assert!(log.contains("ERROR") && log.contains(why), "{log}");
+}
+
+/// What was held in files is held again, without upstream.
+async fn taken_over(node: &Node, image: &Image) {
+    let begun = Instant::now();
+    while node.status().await.unwrap().store.bytes < SIZE {
+        assert!(begun.elapsed() < Duration::from_secs(20), "nothing is taken over; {}", node.log().unwrap());
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    healed(node, &image.layers[0]).await;
+    assert_eq!(node.status().await.unwrap().traffic.upstream.bytes, 0);
+}

@@ -102,7 +102,7 @@ impl Acceptor {
             match accepted {
                 Ok((stream, _)) => self.take(stream),
                 Err(error) => {
-                    tracing::warn!(%error, "a connection to the gateway could not be accepted");
+                    tracing::warn!(%error, "a connection could not be accepted");
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
             }

@@ -6,11 +6,13 @@
 //! that a name cannot point elsewhere between check and connection.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs as _};
 use std::sync::LazyLock;
+use std::time::Duration;
 
 use ipnet::{Ipv4Net, Ipv6Net};
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
+use tokio::sync::Semaphore;
 use url::{Host, Url};
 
 /// Not reachable from the public internet, or not one host: IANA's special-purpose registry, with multicast.
@@ -96,6 +98,12 @@ pub(super) fn check_literal(url: &Url) -> Result<(), NotPublic> {
     if is_public(address) { Ok(()) } else { Err(NotPublic { host: address.to_string(), address }) }
 }
 
+/// Names that are looked up at a time: far fewer than there are threads for what blocks.
+const MOST_LOOKUPS: usize = 64;
+static LOOKUPS: Semaphore = Semaphore::const_new(MOST_LOOKUPS);
+/// How long a name waits for its turn: less than a connection may take, so that this is the reason that is told.
+const PATIENCE: Duration = Duration::from_secs(2);
+
 /// The system's name lookup, less every address that is not public.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct PublicOnly;
@@ -104,8 +112,7 @@ impl Resolve for PublicOnly {
     fn resolve(&self, name: Name) -> Resolving {
         Box::pin(async move {
             let host = name.as_str().to_owned();
-            // The port is the connector's business; 0 tells it so.
-            let found: Vec<SocketAddr> = tokio::net::lookup_host((host.as_str(), 0)).await?.collect();
+            let found = look_up(&LOOKUPS, host.clone()).await?;
             let public: Vec<SocketAddr> =
                 found.iter().copied().filter(|address| is_public(address.ip())).collect();
             match (public.is_empty(), found.first()) {
@@ -119,9 +126,39 @@ impl Resolve for PublicOnly {
     }
 }
 
+/// Asks the system for a host's addresses.
+///
+/// That takes a thread which the store needs as well, for as long as the system's name server likes, and goes on when
+/// nobody waits for it any more: so only some are asked for at a time.
+async fn look_up(lookups: &'static Semaphore, host: String) -> io::Result<Vec<SocketAddr>> {
+    let Ok(turn) = tokio::time::timeout(PATIENCE, lookups.acquire()).await else {
+        let text = format!("{host} was not looked up: too many names are being looked up at the moment");
+        return Err(io::Error::new(io::ErrorKind::TimedOut, text));
+    };
+    let turn = turn.map_err(io::Error::other)?;
+    let asked = tokio::task::spawn_blocking(move || {
+        let _turn = turn;
+        // The port is the connector's business; 0 tells it so.
+        Ok((host.as_str(), 0).to_socket_addrs()?.collect())
+    });
+    asked.await?
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn only_some_names_are_looked_up_at_a_time() {
+        static FEW: Semaphore = Semaphore::const_new(2);
+        let taken = FEW.acquire_many(2).await.unwrap();
+        let error = look_up(&FEW, "127.0.0.1".to_owned()).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        assert!(error.to_string().contains("too many names"), "{error}");
+        drop(taken);
+        assert_eq!(look_up(&FEW, "127.0.0.1".to_owned()).await.unwrap().len(), 1);
+        assert_eq!(FEW.available_permits(), 2);
+    }
 
     #[test]
     fn the_tables_are_whole() {

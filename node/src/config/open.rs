@@ -42,11 +42,14 @@ impl ToOpen {
     }
 }
 
-/// Reads a small file whole. The bound counts what is read, because a pipe or device does not say its size.
+/// Reads a small file whole. Nothing else is opened: to open a pipe is to wait for whoever writes to it.
 pub(super) fn read(path: &Path, allowed: &str) -> Result<Vec<u8>, Wrong> {
     let cannot = |error: std::io::Error| Wrong::new(format!("cannot be read: {error}"), allowed);
     if path.is_dir() {
         return Err(Wrong::new("is a folder", allowed));
+    }
+    if !std::fs::metadata(path).map_err(cannot)?.is_file() {
+        return Err(Wrong::new("is not a regular file", allowed));
     }
     let mut bytes = Vec::new();
     let file = File::open(path).map_err(cannot)?;

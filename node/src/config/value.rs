@@ -24,6 +24,13 @@ pub(super) fn listen_address(text: &str) -> Result<SocketAddr, Wrong> {
     })
 }
 
+/// `IP:PORT` of a node that runs.
+pub(super) fn node_address(text: &str) -> Result<SocketAddr, Wrong> {
+    text.parse().map_err(|_| {
+        Wrong::new("is not an address", "allowed: IP:PORT where the node listens, as in 127.0.0.1:5055")
+    })
+}
+
 /// A path of a file or folder.
 pub(super) fn path(text: &str) -> Result<PathBuf, Wrong> {
     if text.is_empty() || text.contains('\0') {

@@ -72,6 +72,12 @@ impl Fleet {
         let folder = self.folder.path().join(format!("node-{number}"));
         let log = self.folder.path().join(format!("node-{number}.log"));
         let mut command = Command::new(program);
+        // What this shell sets is meant for a node of its own.
+        for (name, _) in std::env::vars_os() {
+            if name.to_string_lossy().starts_with("SHOAL_") {
+                command.env_remove(name);
+            }
+        }
         command.arg("run").arg("--data-dir").arg(&folder).arg("--cluster-key-file").arg(key);
         for listener in ["--gateway-addr", "--peer-addr", "--admin-addr"] {
             command.args([listener, "127.0.0.1:0"]);

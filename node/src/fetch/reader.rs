@@ -1,5 +1,7 @@
 //! A blob's bytes in order, for one client: from the store, or from a transfer while it runs.
 //!
+//! Memory for chunks that clients do not take is bounded (`room`): see there.
+//!
 //! A reader that meets a damaged chunk in the store has it fetched again and goes on. The last chunk of a blob
 //! that is being fetched is given only after the digest is proven.
 
@@ -15,7 +17,8 @@ use shoal_proto::range::ByteRange;
 use shoal_store::{ReadError, Store};
 use tokio::sync::{mpsc, oneshot};
 
-use super::{Fetcher, Given, Question, TransferHandle};
+use super::room::{Given, Room};
+use super::{Fetcher, Given as Answer, Question, TransferHandle};
 use crate::metrics::Metrics;
 
 /// Chunks read ahead of the client.
@@ -27,6 +30,22 @@ static NEXT_READER: AtomicU64 = AtomicU64::new(0);
 enum From {
     Store,
     Transfer(TransferHandle),
+}
+
+/// Who reads, what, and where it goes.
+struct Client {
+    id: u64,
+    range: ByteRange,
+    from: From,
+    out: mpsc::Sender<Result<Bytes, PullError>>,
+}
+
+impl Client {
+    /// Tells it, which is the end.
+    async fn fails(&self, error: PullError) -> bool {
+        self.out.send(Err(error)).await.ok();
+        false
+    }
 }
 
 /// Reads one range of one blob.
@@ -43,6 +62,8 @@ pub struct Reader {
     pub scope: Scope,
     /// The blob's chunks.
     pub layout: ChunkLayout,
+    /// Memory for what the client has not taken yet.
+    pub room: Room,
 }
 
 impl std::fmt::Debug for Reader {
@@ -72,14 +93,51 @@ impl Reader {
         .boxed()
     }
 
-    async fn run(self, range: ByteRange, mut from: From, out: mpsc::Sender<Result<Bytes, PullError>>) {
+    async fn run(self, range: ByteRange, from: From, out: mpsc::Sender<Result<Bytes, PullError>>) {
         let id = NEXT_READER.fetch_add(1, Ordering::Relaxed);
         let _place = Place { id, questions: from.questions() };
+        let mut client = Client { id, range, from, out };
         for chunk in self.layout.covering(range) {
-            let item = self.chunk(id, chunk, &mut from).await.map(|bytes| self.cut(range, chunk, &bytes));
-            let failed = item.is_err();
-            if out.send(item).await.is_err() || failed {
+            let goes_on = match self.chunk(&mut client, chunk).await {
+                Ok(bytes) => {
+                    if matches!(client.from, From::Store) {
+                        self.metrics.store_bytes(bytes.len() as u64);
+                    }
+                    self.give(&mut client, chunk, bytes).await
+                }
+                Err(error) => client.fails(error).await,
+            };
+            if !goes_on {
                 return;
+            }
+        }
+    }
+
+    /// Gives the client its part of a chunk, whole or in pieces. `false` if that is the end.
+    async fn give(&self, client: &mut Client, chunk: u32, bytes: Bytes) -> bool {
+        let part = self.cut(client.range, chunk, &bytes);
+        let length = bytes.len();
+        drop(bytes);
+        if let Some(whole) = self.room.whole(&part, length) {
+            drop(part);
+            return client.out.send(Ok(whole)).await.is_ok();
+        }
+        drop(part);
+        let mut at = 0;
+        loop {
+            // Before the chunk is read again: who waits here has none in memory.
+            let Some(place) = self.room.short(length).await else { return false };
+            match self.chunk(client, chunk).await {
+                Ok(bytes) => {
+                    let part = self.cut(client.range, chunk, &bytes);
+                    drop(bytes);
+                    match Room::pieces(part, place, at, &client.out).await {
+                        Given::Whole => return true,
+                        Given::Until(until) => at = until,
+                        Given::Gone => return false,
+                    }
+                }
+                Err(error) => return client.fails(error).await,
             }
         }
     }
@@ -94,16 +152,14 @@ impl Reader {
         bytes.slice(index(start)..index(end))
     }
 
-    async fn chunk(&self, id: u64, chunk: u32, from: &mut From) -> Result<Bytes, PullError> {
+    async fn chunk(&self, client: &mut Client, chunk: u32) -> Result<Bytes, PullError> {
+        let Client { id, from, .. } = client;
         // Each turn either answers or changes where the chunk comes from; a disk that damages what was just
         // repaired is given up.
         for _ in 0..4 {
             match from {
                 From::Store => match self.store.read_chunk(&self.digest, chunk).await {
-                    Ok(read) => {
-                        self.metrics.store_bytes(read.bytes.len() as u64);
-                        return Ok(read.bytes);
-                    }
+                    Ok(read) => return Ok(read.bytes),
                     Err(ReadError::Damaged { .. } | ReadError::NotHeld) => {
                         tracing::warn!(digest = %self.digest, chunk, "a held blob is damaged and is repaired");
                         let transfer =
@@ -113,7 +169,7 @@ impl Reader {
                     Err(error) => return Err(PullError::Unavailable(error.to_string())),
                 },
                 From::Transfer(transfer) => {
-                    if let Some(bytes) = from_transfer(transfer, id, chunk).await? {
+                    if let Some(bytes) = from_transfer(transfer, *id, chunk).await? {
                         return Ok(bytes);
                     }
                     *from = From::Store;
@@ -133,9 +189,9 @@ async fn from_transfer(
     let (reply, answer) = oneshot::channel();
     if transfer.questions.send(Question::Want { reader: id, chunk, reply }).await.is_ok() {
         match answer.await {
-            Ok(Given::Bytes(bytes)) => return Ok(Some(bytes)),
+            Ok(Answer::Bytes(bytes)) => return Ok(Some(bytes)),
             // If the blob is finished between the answer and the read, the store has it.
-            Ok(Given::Stored) => {
+            Ok(Answer::Stored) => {
                 if let Ok((bytes, _)) = transfer.partial.read(chunk).await {
                     return Ok(Some(bytes));
                 }

@@ -32,9 +32,7 @@ pub enum PullFailure {
         said: Vec<String>,
     },
     /// A blob's body broke.
-    #[error(
-        "{digest} was cut off after {received} of {size} bytes: {reason}; the node keeps what it has, the same command goes on from there"
-    )]
+    #[error("{digest} was cut off after {received} of {size} bytes: {reason}{after}")]
     CutOff {
         /// The blob.
         digest: Digest,
@@ -44,11 +42,11 @@ pub enum PullFailure {
         size: u64,
         /// What broke.
         reason: Box<LocalError>,
+        /// What the node said when it was asked again.
+        after: After,
     },
     /// A blob's body ended early, though in good order.
-    #[error(
-        "{digest} ended after {received} of {size} bytes; the node keeps what it has, the same command goes on from there"
-    )]
+    #[error("{digest} ended after {received} of {size} bytes{after}")]
     TooShort {
         /// The blob.
         digest: Digest,
@@ -56,6 +54,8 @@ pub enum PullFailure {
         received: u64,
         /// How much was promised.
         size: u64,
+        /// What the node said when it was asked again.
+        after: After,
     },
     /// A blob's body went on after its end.
     #[error("{digest} is longer than the {size} bytes that its manifest says")]
@@ -107,6 +107,34 @@ pub enum PullFailure {
     /// A blob's task broke, which is a mistake in Shoal.
     #[error("a task of this command broke: {0}")]
     Task(String),
+}
+
+/// What the node says when it is asked again for a blob that broke off: a body can only end, and not say why.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum After {
+    /// It begins to give the blob again.
+    Given,
+    /// It does not give it.
+    Refused {
+        /// The HTTP status.
+        status: reqwest::StatusCode,
+        /// What its OCI error JSON said, made printable.
+        said: Vec<String>,
+    },
+    /// It gave no answer.
+    Silent,
+}
+
+impl fmt::Display for After {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Given => write!(f, "; asked again, the node begins to give it: run the same command again"),
+            Self::Refused { status, said } => {
+                write!(f, "; asked again, the node says {status}{}", Said(said))
+            }
+            Self::Silent => Ok(()),
+        }
+    }
 }
 
 struct Said<'a>(&'a [String]);

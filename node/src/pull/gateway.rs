@@ -5,11 +5,11 @@ use std::time::Duration;
 use reqwest::header::{ACCEPT, CONTENT_TYPE};
 use serde::Deserialize;
 use shoal_proto::digest::{Algorithm, Digest};
-use shoal_proto::manifest::{ACCEPT_ALL, MAX_MANIFEST};
+use shoal_proto::manifest::{ACCEPT_ALL, MAX_MANIFEST, Platform};
 use shoal_proto::name::{Reference, Scope};
 
 use super::digest_of;
-use super::failure::PullFailure;
+use super::failure::{After, PullFailure};
 use crate::cli::local::{LocalError, LocalNode, printable};
 
 /// How often a blob is asked for that did not come in time: at 25 s each, some minutes.
@@ -19,6 +19,8 @@ const PAUSE: Duration = Duration::from_millis(500);
 /// The most bytes and errors read of an error answer.
 const MAX_ERROR: u64 = 64 * 1024;
 const MAX_ERRORS: usize = 5;
+/// How long the node may take to say why a body broke off. It decides any request within 25 s.
+const AGAIN: Duration = Duration::from_secs(30);
 
 /// One repository, as the node's gateway serves it.
 #[derive(Debug, Clone)]
@@ -85,6 +87,23 @@ impl Gateway {
             }
             tries += 1;
             tokio::time::sleep(PAUSE).await;
+        }
+    }
+
+    /// What an image's configuration says it runs on, if it can be had and says so.
+    pub(super) async fn platform(&self, config: &Digest) -> Option<Platform> {
+        let response = self.blob(config).await.ok()?;
+        let (bytes, whole) = self.body(response, MAX_MANIFEST).await.ok()?;
+        whole.then(|| serde_json::from_slice(&bytes).ok()).flatten()
+    }
+
+    /// What the node says of a blob whose body has just broken off.
+    pub(super) async fn after(&self, digest: &Digest) -> After {
+        match tokio::time::timeout(AGAIN, self.blob(digest)).await {
+            // Its body is not read: that it begins is what was asked.
+            Ok(Ok(_)) => After::Given,
+            Ok(Err(PullFailure::Refused { status, said, .. })) => After::Refused { status, said },
+            Ok(Err(_)) | Err(_) => After::Silent,
         }
     }
 

@@ -24,6 +24,8 @@ pub(super) struct Plan {
     pub(super) manifests: usize,
     /// Their bytes.
     pub(super) manifest_bytes: u64,
+    /// The configuration of an image that no index lists: what it runs on is said there alone.
+    pub(super) config: Option<Descriptor>,
     /// Configs and layers, each once.
     pub(super) blobs: Vec<Descriptor>,
     /// Layers that their publisher does not let registries keep; clients fetch them elsewhere.
@@ -45,6 +47,7 @@ impl Plan {
             digest: root.digest,
             manifests: 0,
             manifest_bytes: 0,
+            config: None,
             blobs: Vec::new(),
             elsewhere: Vec::new(),
         };
@@ -85,6 +88,9 @@ impl Plan {
             let entries = wanted.of(listing.manifests)?;
             return Ok(entries.into_iter().map(|entry| (entry, depth + 1)).collect());
         }
+        if depth == 0 {
+            self.config = listing.blobs.iter().find(|blob| is_config(&blob.media_type)).cloned();
+        }
         for blob in listing.blobs {
             let list = if is_elsewhere(&blob.media_type) { &mut self.elsewhere } else { &mut self.blobs };
             if list.iter().all(|known| known.digest != blob.digest) {
@@ -93,6 +99,13 @@ impl Plan {
         }
         Ok(Vec::new())
     }
+}
+
+fn is_config(media_type: &str) -> bool {
+    matches!(
+        media_type,
+        "application/vnd.oci.image.config.v1+json" | "application/vnd.docker.container.image.v1+json"
+    )
 }
 
 /// Layers under terms that forbid spreading them (OCI image spec, layer.md, "Non-Distributable Layers").

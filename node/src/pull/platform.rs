@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use shoal_proto::manifest::Descriptor;
+use shoal_proto::manifest::{self, Descriptor};
 
 use super::failure::PullFailure;
 
@@ -26,6 +26,8 @@ pub enum Wanted {
     All,
     /// What runs there; all variants of it, if the image has several (`linux/arm/v6` and `v7`).
     One(Platform),
+    /// The same, where nobody said so: it is this machine's.
+    Here(Platform),
 }
 
 impl Platform {
@@ -68,12 +70,29 @@ impl fmt::Display for Platform {
 }
 
 impl Wanted {
+    /// Looks whether an image that is for one platform alone is for the wanted one. `Some` is what to tell people of an
+    /// image that is pulled all the same, because nobody named a platform.
+    ///
+    /// # Errors
+    /// [`PullFailure::Platform`] if another one was named.
+    pub(super) fn judge(&self, found: &manifest::Platform) -> Result<Option<String>, PullFailure> {
+        let (Self::One(wanted) | Self::Here(wanted)) = self else { return Ok(None) };
+        if found.os == wanted.os && found.architecture == wanted.architecture {
+            return Ok(None);
+        }
+        let offered = crate::cli::local::printable(&format!("{}/{}", found.os, found.architecture));
+        if matches!(self, Self::Here(_)) {
+            return Ok(Some(format!("the image is for {offered} alone, and this machine runs {wanted}")));
+        }
+        Err(PullFailure::Platform { wanted: wanted.to_string(), offered })
+    }
+
     /// Picks of an index's entries.
     ///
     /// # Errors
     /// [`PullFailure::Platform`] if none fits, with what there is.
     pub(super) fn of(&self, entries: Vec<Descriptor>) -> Result<Vec<Descriptor>, PullFailure> {
-        let Self::One(wanted) = self else { return Ok(entries) };
+        let (Self::One(wanted) | Self::Here(wanted)) = self else { return Ok(entries) };
         let mut offered: Vec<String> = Vec::new();
         let mut fitting = Vec::new();
         for entry in entries {

@@ -102,10 +102,17 @@ impl NodeSource {
             match self.body(scope, digest, size, range, begin).await {
                 Err(error) if casts_doubt(&error) => {
                     tracing::info!(%digest, size, ?teller, %error, "the blob does not come out at this size");
-                    self.sizes.doubt(scope, digest);
+                    // A range that lies behind this size says nothing of the size, unless it lies within another: the
+                    // client may have made it up.
+                    if !matches!(error, PullError::Unsatisfiable(_)) {
+                        self.sizes.doubt(scope, digest);
+                    }
                     tried.push((size, error));
                 }
                 body => {
+                    if body.is_ok() && !tried.is_empty() {
+                        self.sizes.doubt(scope, digest);
+                    }
                     self.note_repository(scope, digest).await;
                     return body;
                 }
@@ -142,6 +149,7 @@ impl NodeSource {
             digest: *digest,
             scope: scope.clone(),
             layout,
+            room: self.room.clone(),
         };
         let mut stream = reader.read(range, transfer);
         // The status is sent before the body: so it is known that the blob can be had, by its first bytes.

@@ -6,6 +6,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use shoal_proto::digest::Digest;
 use shoal_proto::manifest::Listing;
@@ -13,6 +14,9 @@ use shoal_proto::name::Scope;
 
 /// The most sizes remembered; those noted first are forgotten first. About 10 MiB when full.
 const MOST: usize = 65_536;
+
+/// How long what did not come out, or was contradicted, is not believed.
+const DOUBT: Duration = Duration::from_secs(30);
 
 type Key = (Digest, Arc<Scope>);
 
@@ -22,16 +26,22 @@ pub(super) struct Sizes {
     inner: Mutex<Inner>,
 }
 
+/// What was said last, and until when it is not believed: then others are asked.
+#[derive(Debug)]
+struct Said {
+    size: u64,
+    doubted_until: Option<Instant>,
+}
+
 #[derive(Debug, Default)]
 struct Inner {
-    /// `None` where it is not known whom to believe: then others are asked.
-    sizes: HashMap<Key, Option<u64>>,
+    sizes: HashMap<Key, Said>,
     order: VecDeque<Key>,
 }
 
 impl Sizes {
     /// Remembers what this manifest of this repository lists. One that cannot be read lists nothing; what another
-    /// manifest lists with another size is not believed of either.
+    /// manifest lists with another size is believed of neither for a while, and then of the later.
     pub(super) fn note(&self, scope: &Scope, manifest: &[u8]) {
         let Ok(listing) = Listing::parse(manifest) else { return };
         let scope = Arc::new(scope.clone());
@@ -43,15 +53,22 @@ impl Sizes {
 
     /// The size in bytes that manifests of this repository gave this digest.
     pub(super) fn of(&self, scope: &Scope, digest: &Digest) -> Option<u64> {
-        let key = (*digest, Arc::new(scope.clone()));
-        self.inner().sizes.get(&key).copied().flatten()
+        self.of_at(scope, digest, Instant::now())
     }
 
-    /// Believes no manifest of this repository on this digest any more: what it said did not come out.
+    fn of_at(&self, scope: &Scope, digest: &Digest, now: Instant) -> Option<u64> {
+        let key = (*digest, Arc::new(scope.clone()));
+        let inner = self.inner();
+        let said = inner.sizes.get(&key)?;
+        said.doubted_until.is_none_or(|until| until <= now).then_some(said.size)
+    }
+
+    /// Believes no manifest of this repository on this digest for a while: what it said did not come out. Not for ever:
+    /// one bad answer of upstream's may have been to blame, and others may not know the size at all.
     pub(super) fn doubt(&self, scope: &Scope, digest: &Digest) {
         let key = (*digest, Arc::new(scope.clone()));
-        if let Some(size) = self.inner().sizes.get_mut(&key) {
-            *size = None;
+        if let Some(said) = self.inner().sizes.get_mut(&key) {
+            said.doubted_until = Some(Instant::now() + DOUBT);
         }
     }
 
@@ -62,11 +79,13 @@ impl Sizes {
 
 impl Inner {
     fn note(&mut self, key: Key, said: u64) {
-        if let Some(size) = self.sizes.get_mut(&key) {
-            *size = size.filter(|&known| known == said);
+        if let Some(known) = self.sizes.get_mut(&key) {
+            if known.size != said {
+                *known = Said { size: said, doubted_until: Some(Instant::now() + DOUBT) };
+            }
             return;
         }
-        self.sizes.insert(key.clone(), Some(said));
+        self.sizes.insert(key.clone(), Said { size: said, doubted_until: None });
         self.order.push_back(key);
         if self.order.len() > MOST
             && let Some(first) = self.order.pop_front()
@@ -107,6 +126,20 @@ mod tests {
             assert_eq!((inner.sizes.len(), inner.order.len()), (MOST, MOST));
         }
         sizes.note(&scope, b"not a manifest");
+    }
+
+    #[test]
+    fn a_doubt_passes() {
+        let (sizes, scope) = (Sizes::default(), scope("a"));
+        let later = || Instant::now() + DOUBT;
+        sizes.note(&scope, manifest(7..8, 0).as_bytes());
+        sizes.doubt(&scope, &digest(7));
+        assert_eq!(sizes.of(&scope, &digest(7)), None);
+        assert_eq!(sizes.of_at(&scope, &digest(7), later()), Some(7));
+        // Of two that contradict each other the later is believed then.
+        sizes.note(&scope, manifest(7..8, 1).as_bytes());
+        assert_eq!(sizes.of(&scope, &digest(7)), None);
+        assert_eq!(sizes.of_at(&scope, &digest(7), later()), Some(8));
     }
 
     #[test]

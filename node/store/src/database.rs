@@ -3,15 +3,23 @@
 //! redb does not go on after a failed call to the disk: whatever is asked of it fails from then on. The disk may be
 //! well again a moment later, or have room again: so it is opened anew, and finds what was last committed, before or
 //! after the change that failed. Changes give the same when they are made again, so what failed is tried once more.
+//!
+//! redb trusts its file, and may panic on one that somebody else wrote into. What is still wrong with it when it was
+//! opened anew does not pass: then the file is moved aside, and this process is done with it. The next start begins a
+//! new one, and looks for whole blobs itself.
 
-use std::path::Path;
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use redb::{Database as Redb, ReadTransaction, ReadableDatabase as _, WriteTransaction};
 
 use crate::backend::Backend;
 use crate::change::Change;
 use crate::disk::{Disk, DiskFile};
+use crate::health::Condition;
 use crate::{StoreError, layout};
 
 /// See the module. Everything blocks.
@@ -20,6 +28,7 @@ pub(crate) struct Database {
     disk: Arc<dyn Disk>,
     cache: usize,
     current: RwLock<Current>,
+    pub(crate) condition: Condition,
 }
 
 #[derive(Debug)]
@@ -36,7 +45,8 @@ impl Database {
         let file = disk.create(Path::new(layout::DATABASE))?;
         disk.sync_dir(Path::new(""))?;
         let redb = Some(open(file, cache)?);
-        Ok(Self { disk, cache, current: RwLock::new(Current { redb, opened: 1 }) })
+        let current = RwLock::new(Current { redb, opened: 1 });
+        Ok(Self { disk, cache, current, condition: Condition::default() })
     }
 
     /// Reads from one state of it.
@@ -68,6 +78,7 @@ impl Database {
     }
 
     fn with<T>(&self, work: impl Fn(&Redb) -> Result<T, StoreError>) -> Result<T, StoreError> {
+        self.condition.check()?;
         let (first, opened) = self.attempt(&work);
         match first {
             Some(Err(error)) if error.is_failure() => {
@@ -77,8 +88,20 @@ impl Database {
             // It could not be opened the last time.
             None => {}
         }
+        self.again(opened, &work).inspect_err(|error| {
+            if error.is_failure() && error.is_damage() {
+                self.condition.lost(error);
+                set_aside(&*self.disk, error);
+            } else if error.is_failure() {
+                self.condition.failing(error);
+            }
+        })
+    }
+
+    /// Opens it anew, and does the work with that.
+    fn again<T>(&self, opened: u64, work: &impl Fn(&Redb) -> Result<T, StoreError>) -> Result<T, StoreError> {
         self.reopen(opened)?;
-        let (second, opened) = self.attempt(&work);
+        let (second, opened) = self.attempt(work);
         let second = second.unwrap_or(Err(StoreError::ShutDown));
         if second.as_ref().is_err_and(StoreError::is_failure) {
             self.close(opened);
@@ -91,7 +114,7 @@ impl Database {
     fn close(&self, opened: u64) {
         let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
         if current.opened == opened {
-            current.redb = None;
+            let_go(current.redb.take());
         }
     }
 
@@ -101,7 +124,7 @@ impl Database {
         work: impl Fn(&Redb) -> Result<T, StoreError>,
     ) -> (Option<Result<T, StoreError>>, u64) {
         let current = self.current.read().unwrap_or_else(PoisonError::into_inner);
-        (current.redb.as_ref().map(work), current.opened)
+        (current.redb.as_ref().map(|redb| caught(|| work(redb))), current.opened)
     }
 
     /// Opens it again, unless another did so since.
@@ -111,7 +134,7 @@ impl Database {
             return Ok(());
         }
         // Closed first: two must not both have the file.
-        current.redb = None;
+        let_go(current.redb.take());
         current.redb = Some(open(self.disk.open(Path::new(layout::DATABASE))?, self.cache)?);
         current.opened += 1;
         Ok(())
@@ -119,5 +142,56 @@ impl Database {
 }
 
 fn open(file: Arc<dyn DiskFile>, cache: usize) -> Result<Redb, StoreError> {
-    Ok(Redb::builder().set_cache_size(cache).create_with_backend(Backend(file))?)
+    caught(|| Ok(Redb::builder().set_cache_size(cache).create_with_backend(Backend(file))?))
+}
+
+/// What panicked once may do so again as it is let go of.
+fn let_go(redb: Option<Redb>) {
+    let gone = caught(|| {
+        drop(redb);
+        Ok(())
+    });
+    if let Err(error) = gone {
+        tracing::debug!(%error, "the database failed as it was closed");
+    }
+}
+
+/// Does what may panic on a damaged file, and says so instead. What the panic leaves behind is not used again.
+fn caught<T>(work: impl FnOnce() -> Result<T, StoreError>) -> Result<T, StoreError> {
+    catch_unwind(AssertUnwindSafe(work))
+        .unwrap_or_else(|panic| Err(StoreError::Damaged(said(&*panic).into())))
+}
+
+fn said(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<&str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("its code panicked")
+}
+
+/// Moves a damaged database out of the way, so that the next one to be opened is a new one. Kept for whoever wants to
+/// know what happened to it, the newest only.
+pub(crate) fn set_aside(disk: &dyn Disk, error: &StoreError) {
+    let seconds = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    let aside = PathBuf::from(format!("{}{seconds}", layout::DAMAGED));
+    for entry in disk.list(Path::new("")).unwrap_or_default() {
+        if entry.name.to_string_lossy().starts_with(layout::DAMAGED) {
+            disk.remove(Path::new(&entry.name)).ok();
+        }
+    }
+    match disk.rename(Path::new(layout::DATABASE), &aside) {
+        Ok(()) => {
+            disk.sync_dir(Path::new("")).ok();
+            tracing::error!(
+                %error,
+                moved_to = %disk.locate(&aside).display(),
+                "the database is damaged and was moved aside. Lost with it: manifests and other blobs of up to 16 KiB, \
+                 tags, and what was there of blobs on their way; all of it is fetched again. Other blobs are taken over \
+                 at a start, each once its digest came out"
+            );
+        }
+        Err(cannot) => tracing::error!(
+            %error, %cannot,
+            file = %disk.locate(Path::new(layout::DATABASE)).display(),
+            "the database is damaged and cannot be moved aside: remove it, and start the node again"
+        ),
+    }
 }

@@ -39,6 +39,11 @@ pub trait Disk: Debug + Send + Sync + 'static {
     /// Creates a folder whose parent exists; one already there is fine.
     fn create_dir(&self, folder: &Path) -> io::Result<()>;
 
+    /// How many more bytes there is room for, if that is known.
+    fn free(&self) -> Option<u64> {
+        None
+    }
+
     /// Makes the names in a folder durable.
     fn sync_dir(&self, folder: &Path) -> io::Result<()>;
 

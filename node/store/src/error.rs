@@ -43,6 +43,15 @@ pub enum StoreError {
     /// The database fails.
     #[error("the database in the data directory fails: {0}")]
     Database(Arc<redb::Error>),
+    /// The database's file is no longer what was written, or the database's own code fails on it.
+    #[error(
+        "the database in the data directory is damaged ({0}): a start moves it aside, begins a new one, and takes over \
+         every blob whose digest still comes out"
+    )]
+    Damaged(Arc<str>),
+    /// The database's file is no longer in the data directory.
+    #[error("{} is gone: the data directory was removed or replaced while the node was using it", .0.display())]
+    Gone(PathBuf),
     /// What is in the database is not what this version writes.
     #[error("a row of the database is damaged: {0}")]
     Row(&'static str),
@@ -88,7 +97,28 @@ pub enum StoreError {
 impl StoreError {
     /// Whether a call to the disk failed, rather than what was asked.
     pub(crate) const fn is_failure(&self) -> bool {
-        matches!(self, Self::Full | Self::Disk(_) | Self::Database(_))
+        matches!(self, Self::Full | Self::Disk(_) | Self::Database(_) | Self::Damaged(_))
+    }
+
+    /// Whether an answer of the database says that its file is not what was written. A disk that gives no answer says
+    /// nothing of the kind.
+    pub(crate) fn is_damage(&self) -> bool {
+        match self {
+            Self::Damaged(_) | Self::Row(_) => true,
+            Self::Disk(error) => {
+                matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof)
+            }
+            Self::Database(error) => matches!(
+                **error,
+                redb::Error::Corrupted(_)
+                    | redb::Error::UpgradeRequired(_)
+                    | redb::Error::TableTypeMismatch { .. }
+                    | redb::Error::TypeDefinitionChanged { .. }
+                    | redb::Error::TableIsMultimap(_)
+                    | redb::Error::TableIsNotMultimap(_)
+            ),
+            _ => false,
+        }
     }
 }
 

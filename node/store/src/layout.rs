@@ -11,6 +11,10 @@ pub(crate) const BLOBS: &str = "blobs";
 pub(crate) const PARTIAL: &str = "partial";
 /// Everything else.
 pub(crate) const DATABASE: &str = "shoal.redb";
+/// What the name of a database that was moved aside begins with; the Unix time follows.
+pub(crate) const DAMAGED: &str = "shoal.redb.damaged-";
+/// Written now and then, to learn whether the disk still takes anything.
+pub(crate) const PROBE: &str = "probe";
 /// One process at a time.
 pub(crate) const LOCK: &str = "lock";
 

@@ -4,6 +4,8 @@
 //! blobs/<algorithm>/<first two hex digits>/<hex>   a held blob, whole and proven
 //! partial/<algorithm>-<hex>                        a blob on its way: what of it is there, the database knows
 //! shoal.redb                                       everything else, and blobs of up to 16 KiB
+//! shoal.redb.damaged-<Unix time>                   a database that was moved aside because it was damaged
+//! probe                                            written now and then, to learn whether the disk takes anything
 //! lock                                             one process at a time
 //! ```
 //!
@@ -24,16 +26,20 @@
 //! | `damage` | what is done about a held blob that is no longer what it was |
 //! | `turns` | one at a time for each blob |
 //! | `recovery` | what a start finds and puts right |
+//! | `adopt` | taking over the blobs that a damaged database knew |
+//! | [`Health`] | whether the store can do its work |
 //!
 //! The order of things: a blob's file is synced, then renamed, then the folders are synced, and only then does the
 //! database say *held*. A node killed at any instant finds at its next start either the old state or the new.
 
+mod adopt;
 mod backend;
 mod change;
 mod damage;
 mod database;
 pub mod disk;
 mod error;
+mod health;
 mod held;
 mod layout;
 mod metadata;
@@ -45,7 +51,9 @@ mod tables;
 mod turns;
 mod writer;
 
+pub use adopt::Adopted;
 pub use error::{FinishError, OpenError, ReadError, StoreError};
+pub use health::Health;
 pub use held::CheckedChunk;
 pub use partial::Partial;
 pub use recovery::Recovery;

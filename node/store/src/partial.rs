@@ -51,7 +51,12 @@ impl Partial {
             }
         }
         let from = inner.clone();
-        let resumed = blocking(move || resume::resume(&from, &digest, layout)).await?;
+        let resumed = blocking(move || {
+            let resumed = resume::resume(&from, &digest, layout)?;
+            from.fits(&digest, layout, &resumed)?;
+            Ok::<_, StoreError>(resumed)
+        });
+        let resumed = resumed.await?;
         let state = Arc::new(State::new(digest, layout, resumed, inner.recent.clone()));
         let mut partials = inner.partials();
         partials.retain(|_, state| state.strong_count() > 0);

@@ -10,14 +10,14 @@ use shoal_proto::digest::Digest;
 
 use crate::change::Change;
 use crate::damage::{demotion, move_back};
-use crate::database::Database;
+use crate::database::{Database, set_aside};
 use crate::disk::{Disk, DiskLock};
 use crate::store::remove_if_there;
 use crate::tables::{
-    CHUNKS, FORMAT, HASHES, HELD, INLINE, MEDIA_TYPES, META, PARTIAL, REPOSITORIES, TAGS, digest_of,
-    row_number, rows_of,
+    ADOPTING, CHUNKS, FORMAT, HASHES, HELD, INLINE, MEDIA_TYPES, META, PARTIAL, REPOSITORIES, TAGS,
+    digest_of, row_number, rows_of,
 };
-use crate::{MAX_INLINE, OpenError, Options, StoreError, layout};
+use crate::{MAX_INLINE, OpenError, Options, StoreError, adopt, layout};
 
 /// What a start found.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -38,6 +38,8 @@ pub(crate) struct Opened {
     pub(crate) database: Database,
     pub(crate) index: BTreeMap<Digest, u64>,
     pub(crate) recovery: Recovery,
+    /// Whether blob files that the database does not know are to be looked at, not removed.
+    pub(crate) adopting: bool,
     pub(crate) lock: Box<dyn DiskLock>,
 }
 
@@ -49,32 +51,66 @@ pub(crate) fn open(disk: &Arc<dyn Disk>, options: Options) -> Result<Opened, Ope
     for folder in [layout::BLOBS, layout::PARTIAL] {
         disk.create_dir(Path::new(folder)).map_err(io)?;
     }
-    let database = Database::create(disk.clone(), options.cache)?;
-    match prepare(&database)? {
-        FORMAT => {}
-        found => return Err(OpenError::Format { path: path(layout::DATABASE), found, known: FORMAT }),
+    let found = match examine(disk, options) {
+        // All of it can be had again, or found out from the blobs themselves: that is better than no start.
+        Err(error) if error.is_damage() => {
+            if disk.len(Path::new(layout::DATABASE)).is_ok() {
+                set_aside(&**disk, &error);
+            }
+            examine(disk, options)?
+        }
+        other => other?,
+    };
+    let Found { database, format, adopting, mut index } = found;
+    if format != FORMAT {
+        return Err(OpenError::Format { path: path(layout::DATABASE), found: format, known: FORMAT });
     }
     let disk = &**disk;
-    let mut index = held(&database)?;
-    let mut recovery = Recovery::default();
-    let demoted = check_held(disk, &database, &mut index)?;
-    recovery.damaged = demoted;
+    let mut recovery = Recovery { damaged: check_held(disk, &database, &mut index)?, ..Recovery::default() };
+    // What was damaged is among them now.
     let partial = partial_digests(&database)?;
-    recovery.orphans = clear_blobs(disk, &index, &partial)? + clear_partials(disk, &partial)?;
+    let blobs = if adopting { 0 } else { clear_blobs(disk, &index, &partial)? };
+    recovery.orphans = blobs + clear_partials(disk, &partial)?;
     recovery.held = index.len() as u64;
     recovery.bytes = index.values().sum();
     recovery.partials = partial.len() as u64;
-    Ok(Opened { database, index, recovery, lock })
+    Ok(Opened { database, index, recovery, adopting, lock })
 }
 
-/// Creates the tables, and says which format this is.
-fn prepare(database: &Database) -> Result<u64, StoreError> {
+/// What the database says.
+struct Found {
+    database: Database,
+    format: u64,
+    adopting: bool,
+    index: BTreeMap<Digest, u64>,
+}
+
+/// Opens the database, and reads what a start needs of it: what is wrong with that shows here.
+fn examine(disk: &Arc<dyn Disk>, options: Options) -> Result<Found, StoreError> {
+    let database = Database::create(disk.clone(), options.cache)?;
+    let (format, mut adopting) = prepare(&database)?;
+    if format != FORMAT {
+        return Ok(Found { database, format, adopting: false, index: BTreeMap::new() });
+    }
+    if adopting && blob_files(&**disk)?.is_empty() {
+        adopt::done(&database)?;
+        adopting = false;
+    }
+    let index = held(&database)?;
+    partial_digests(&database)?;
+    Ok(Found { database, format, adopting, index })
+}
+
+/// Creates the tables, and says which format this is, and whether there may be blobs that it does not know.
+fn prepare(database: &Database) -> Result<(u64, bool), StoreError> {
     database.write(|txn| {
         let mut meta = txn.open_table(META)?;
         let known = meta.get("format")?.map(|row| row.value());
         if known.is_none() {
             meta.insert("format", FORMAT)?;
+            meta.insert(ADOPTING, 1)?;
         }
+        let adopting = meta.get(ADOPTING)?.is_some();
         let format = known.unwrap_or(FORMAT);
         if format == FORMAT {
             txn.open_table(HELD)?;
@@ -86,7 +122,7 @@ fn prepare(database: &Database) -> Result<u64, StoreError> {
             txn.open_table(REPOSITORIES)?;
             txn.open_table(TAGS)?;
         }
-        Ok(format)
+        Ok((format, adopting))
     })
 }
 
@@ -168,6 +204,35 @@ fn clear_blobs(
     partial: &HashSet<Digest>,
 ) -> Result<u64, StoreError> {
     let mut removed = 0;
+    each_file(disk, |path, digest| {
+        match digest {
+            Some(digest) if index.get(&digest).is_some_and(|&size| size > MAX_INLINE) => {}
+            Some(digest) if partial.contains(&digest) => move_back(disk, &digest)?,
+            _ => {
+                remove_if_there(disk, path)?;
+                removed += 1;
+            }
+        }
+        Ok(())
+    })?;
+    Ok(removed)
+}
+
+/// The blobs that there are files of among the held ones, held or not.
+pub(crate) fn blob_files(disk: &dyn Disk) -> Result<Vec<Digest>, StoreError> {
+    let mut digests = Vec::new();
+    each_file(disk, |_, digest| {
+        digests.extend(digest);
+        Ok(())
+    })?;
+    Ok(digests)
+}
+
+/// Shows each file among the held ones, with the blob that it is named for.
+fn each_file(
+    disk: &dyn Disk,
+    mut look: impl FnMut(&Path, Option<Digest>) -> Result<(), StoreError>,
+) -> Result<(), StoreError> {
     let root = Path::new(layout::BLOBS);
     for algorithm in disk.list(root)?.into_iter().filter(|entry| entry.is_dir) {
         let above = root.join(&algorithm.name);
@@ -175,18 +240,11 @@ fn clear_blobs(
             let path = above.join(&folder.name);
             for entry in disk.list(&path)?.into_iter().filter(|entry| !entry.is_dir) {
                 let digest = layout::digest_of_blob(&algorithm.name, &folder.name, &entry.name);
-                match digest {
-                    Some(digest) if index.get(&digest).is_some_and(|&size| size > MAX_INLINE) => {}
-                    Some(digest) if partial.contains(&digest) => move_back(disk, &digest)?,
-                    _ => {
-                        remove_if_there(disk, &path.join(&entry.name))?;
-                        removed += 1;
-                    }
-                }
+                look(&path.join(&entry.name), digest)?;
             }
         }
     }
-    Ok(removed)
+    Ok(())
 }
 
 fn clear_partials(disk: &dyn Disk, partial: &HashSet<Digest>) -> Result<u64, StoreError> {

@@ -62,6 +62,8 @@ pub(crate) struct Inner {
     pub(crate) partials: Mutex<HashMap<Digest, Weak<State>>>,
     /// One opens, publishes, demotes or removes a blob at a time.
     pub(crate) turns: Turns,
+    /// Whether the start found blob files that a new database does not know.
+    pub(crate) adopting: bool,
     /// Kept to the end: the last thing to go.
     _lock: Box<dyn DiskLock>,
 }
@@ -94,7 +96,7 @@ impl Store {
     /// # Errors
     /// [`OpenError`] if another process has it, another version wrote it, or the disk fails.
     pub fn open(disk: Arc<dyn Disk>, options: Options) -> Result<(Self, Recovery), OpenError> {
-        let Opened { database, index, recovery, lock } = recovery::open(&disk, options)?;
+        let Opened { database, index, recovery, adopting, lock } = recovery::open(&disk, options)?;
         let database = Arc::new(database);
         let inner = Inner {
             disk,
@@ -105,6 +107,7 @@ impl Store {
             index: RwLock::new(index),
             partials: Mutex::default(),
             turns: Turns::default(),
+            adopting,
             _lock: lock,
         };
         Ok((Self { inner: Arc::new(inner) }, recovery))

@@ -13,7 +13,7 @@ use crate::StoreError;
 
 type Bytes = &'static [u8];
 
-/// Of the database itself: the format's number.
+/// Of the database itself: the format's number, and [`ADOPTING`].
 pub(crate) const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
 /// Held blobs: the size in bytes.
 pub(crate) const HELD: TableDefinition<'_, Bytes, u64> = TableDefinition::new("held");
@@ -34,6 +34,9 @@ pub(crate) const TAGS: TableDefinition<'_, &str, Bytes> = TableDefinition::new("
 
 /// The format's number.
 pub(crate) const FORMAT: u64 = 1;
+
+/// There while blob files that the database knows nothing of may be whole: it was begun anew beside them.
+pub(crate) const ADOPTING: &str = "adopting";
 
 /// Chunk hashes in one row: reading a chunk reads no more than these.
 pub(crate) const HASHES_A_ROW: u32 = 64;

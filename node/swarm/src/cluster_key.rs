@@ -65,6 +65,10 @@ impl ClusterKey {
     pub fn read(path: &Path) -> Result<Self, ClusterKeyError> {
         let failed = |error| ClusterKeyError::Read { path: path.to_owned(), error };
         let mut text = String::new();
+        // To open a pipe is to wait for whoever writes to it.
+        if !std::fs::metadata(path).map_err(failed)?.is_file() {
+            return Err(failed(std::io::Error::other("it is not a regular file")));
+        }
         let file = std::fs::File::open(path).map_err(failed)?;
         file.take(MAX_FILE).read_to_string(&mut text).map_err(failed)?;
         text.trim().parse().map_err(|_| ClusterKeyError::File { path: path.to_owned() })

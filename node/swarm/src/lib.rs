@@ -33,6 +33,7 @@ mod neighbours;
 mod node;
 mod rate;
 mod records;
+mod seldom;
 mod streams;
 pub mod transport;
 mod upgrade;

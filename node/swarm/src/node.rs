@@ -26,6 +26,7 @@ use crate::book::Book;
 use crate::bootstrap::multiaddr;
 use crate::closeness;
 use crate::handle::{Command, Handle, Shown};
+use crate::seldom::Seldom;
 use crate::streams::{self, inbound};
 use crate::transport::{self, TransportBuildError};
 use crate::{Config, Serve, zone};
@@ -38,6 +39,10 @@ const COMMANDS: usize = 256;
 const STREAMS: usize = 1024;
 /// How often what is due is looked at.
 const TICK: Duration = Duration::from_millis(250);
+
+/// What is said of a peer with another cluster key, and how often at most.
+const MISFIT: &str = "nodes of one cluster need one and the same cluster key";
+const MISFIT_PAUSE: Duration = Duration::from_mins(1);
 
 /// Why the swarm does not start.
 #[derive(Debug, thiserror::Error)]
@@ -84,6 +89,7 @@ pub async fn start(
         shown: shown.clone(),
         inbox,
         joining,
+        misfits: Seldom::every(MISFIT_PAUSE),
         announcer: Announcer::new(),
         announcing: HashMap::new(),
         lookups: HashMap::new(),
@@ -110,6 +116,7 @@ struct Node {
     shown: Arc<Shown>,
     inbox: mpsc::Receiver<Command>,
     joining: Joining,
+    misfits: Seldom,
     announcer: Announcer<PeerId>,
     announcing: HashMap<kad::QueryId, Digest>,
     lookups: HashMap<kad::QueryId, Lookup>,
@@ -192,16 +199,31 @@ impl Node {
                 self.dial_failed(connection_id, peer_id, &error);
             }
             SwarmEvent::IncomingConnectionError { send_back_addr, error, .. } => {
-                tracing::info!(from = %send_back_addr, error = chain(&error), "a connection was refused");
+                let text = chain(&error);
+                if self.is_misfit(&text) {
+                    tracing::warn!(from = %send_back_addr, error = text, "a peer was refused: {MISFIT}");
+                } else {
+                    tracing::info!(from = %send_back_addr, error = text, "a connection was refused");
+                }
             }
             _ => {}
         }
     }
 
+    /// Whether this is about the cluster key, which an operator has to mend, and was not told of lately.
+    fn is_misfit(&mut self, error: &str) -> bool {
+        error.contains("cluster key") && self.misfits.is_due(Instant::now())
+    }
+
     fn dial_failed(&mut self, connection: ConnectionId, peer: Option<PeerId>, error: &DialError) {
         let local = *self.swarm.local_peer_id();
         if let Some(address) = self.joining.failed(connection, error, local) {
-            tracing::info!(bootstrap = %address, error = chain(error), "not reached; it is tried again");
+            let text = chain(error);
+            if self.is_misfit(&text) {
+                tracing::warn!(bootstrap = %address, error = text, "refused: {MISFIT}");
+            } else {
+                tracing::info!(bootstrap = %address, error = text, "not reached; it is tried again");
+            }
         } else {
             tracing::debug!(?peer, error = chain(error), "a dial failed");
         }

@@ -118,3 +118,15 @@ async fn where_upstream_does_not_say_the_size_the_manifest_does() {
     assert_eq!(node.source.blob_size(&scope("a"), &digest).await.unwrap(), SIZE as u64);
     assert_eq!(node.get(&digest, None).await.unwrap(), blob);
 }
+
+/// What a client makes up says nothing of a manifest.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_range_behind_the_end_casts_no_doubt_on_the_size() {
+    let registry = Registry::start().await;
+    let node = Node::start(&registry).await;
+    let digest = registry.hold_blob("a", &content(SIZE));
+    listed(&node, &registry, &digest, SIZE as u64).await;
+    let behind = Some(RangeRequest::From { first: SIZE as u64, last: None });
+    assert!(matches!(node.get(&digest, behind).await, Err(PullError::Unsatisfiable(_))));
+    assert_eq!(node.source.sizes.of(&scope("a"), &digest), Some(SIZE as u64));
+}

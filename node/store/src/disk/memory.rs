@@ -256,6 +256,11 @@ impl Disk for MemoryDisk {
         state.add(folder, Inode::Dir(Dir::default())).map(drop)
     }
 
+    fn free(&self) -> Option<u64> {
+        let state = self.locked();
+        state.capacity.map(|capacity| capacity.saturating_sub(state.allocated()))
+    }
+
     fn sync_dir(&self, folder: &Path) -> io::Result<()> {
         let mut state = self.call()?;
         let folder = state.dir(folder)?;

@@ -35,15 +35,24 @@ impl RealDisk {
 
 impl Disk for RealDisk {
     fn open(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
-        Ok(Arc::new(RealFile(Self::options().open(self.root.join(path))?)))
+        let file = Self::options().open(self.root.join(path)).map_err(|error| match error.kind() {
+            // Whatever it is, the file that is meant is not there.
+            io::ErrorKind::IsADirectory => not_regular(),
+            _ => error,
+        })?;
+        if file.metadata()?.is_file() { Ok(Arc::new(RealFile(file))) } else { Err(not_regular()) }
     }
 
     fn create(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
-        Ok(Arc::new(RealFile(Self::options().create(true).truncate(false).open(self.root.join(path))?)))
+        let path = self.root.join(path);
+        clear_way(&path)?;
+        Ok(Arc::new(RealFile(Self::options().create(true).truncate(false).open(path)?)))
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        std::fs::rename(self.root.join(from), self.root.join(to))
+        let to = self.root.join(to);
+        clear_way(&to)?;
+        std::fs::rename(self.root.join(from), to)
     }
 
     fn remove(&self, path: &Path) -> io::Result<()> {
@@ -52,11 +61,7 @@ impl Disk for RealDisk {
 
     fn len(&self, path: &Path) -> io::Result<u64> {
         let metadata = std::fs::symlink_metadata(self.root.join(path))?;
-        if metadata.is_file() {
-            Ok(metadata.len())
-        } else {
-            Err(io::Error::new(io::ErrorKind::NotFound, "not a regular file"))
-        }
+        if metadata.is_file() { Ok(metadata.len()) } else { Err(not_regular()) }
     }
 
     fn list(&self, folder: &Path) -> io::Result<Vec<Entry>> {
@@ -75,6 +80,11 @@ impl Disk for RealDisk {
         }
     }
 
+    fn free(&self) -> Option<u64> {
+        let found = rustix::fs::statvfs(&self.root).ok()?;
+        Some(found.f_bavail.saturating_mul(found.f_frsize))
+    }
+
     fn sync_dir(&self, folder: &Path) -> io::Result<()> {
         File::open(self.root.join(folder))?.sync_all()
     }
@@ -91,6 +101,38 @@ impl Disk for RealDisk {
     fn locate(&self, path: &Path) -> PathBuf {
         self.root.join(path)
     }
+}
+
+fn not_regular() -> io::Error {
+    io::Error::new(io::ErrorKind::NotFound, "not a regular file")
+}
+
+/// Moves aside what somebody put where a file belongs: a folder, a pipe, a link. It is not ours to throw away.
+fn clear_way(path: &Path) -> io::Result<()> {
+    match std::fs::symlink_metadata(path) {
+        Ok(found) if !found.is_file() => {
+            let aside = unused(path);
+            tracing::warn!(
+                path = %path.display(), moved_to = %aside.display(),
+                "what is here is no regular file, and a file belongs here: it is moved aside"
+            );
+            std::fs::rename(path, aside)
+        }
+        _ => Ok(()),
+    }
+}
+
+/// A name beside it that nothing has.
+fn unused(path: &Path) -> PathBuf {
+    let numbered = |number: u64| {
+        let mut name = path.as_os_str().to_owned();
+        name.push(format!(".in-the-way-{number}"));
+        PathBuf::from(name)
+    };
+    (1..u64::MAX)
+        .map(numbered)
+        .find(|path| std::fs::symlink_metadata(path).is_err())
+        .unwrap_or_else(|| numbered(0))
 }
 
 #[derive(Debug)]

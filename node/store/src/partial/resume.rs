@@ -15,7 +15,7 @@ use crate::disk::{Disk, DiskFile};
 use crate::held::read_range;
 use crate::store::{Inner, remove_if_there};
 use crate::tables::{CHUNKS, PARTIAL, Vouched, key, row_number, rows_of};
-use crate::{StoreError, layout};
+use crate::{MAX_INLINE, StoreError, layout};
 
 /// What is there of a partial blob.
 #[derive(Debug, Default)]
@@ -52,6 +52,28 @@ pub(super) fn resume(store: &Inner, digest: &Digest, layout: ChunkLayout) -> Res
         store.writer.write_blocking(Change::Forget { digest: *digest, chunks: wrong })?;
     }
     Ok(resumed)
+}
+
+impl Inner {
+    /// Refuses a blob whose rest does not fit onto the disk, before anybody is given a part of it. What is there of it
+    /// goes too: it would take the room of all others. Blocks.
+    pub(super) fn fits(
+        &self,
+        digest: &Digest,
+        layout: ChunkLayout,
+        resumed: &Resumed,
+    ) -> Result<(), StoreError> {
+        let have = resumed.chunks.keys().filter_map(|&chunk| layout.range(chunk));
+        let missing = layout.size().saturating_sub(have.map(shoal_proto::range::ByteRange::len).sum());
+        let free = if layout.size() > MAX_INLINE { self.disk.free() } else { None };
+        let Some(free) = free.filter(|&free| missing > free) else { return Ok(()) };
+        tracing::warn!(%digest, missing, free, "there is no room for a blob: it is not kept here");
+        if !resumed.chunks.is_empty() {
+            self.writer.write_blocking(Change::DropPartial(*digest))?;
+            remove_if_there(&*self.disk, &layout::partial(digest))?;
+        }
+        Err(StoreError::Full)
+    }
 }
 
 /// Reads every chunk that the database knows of. Says what is there, and which chunks are not what was stored; one

@@ -64,6 +64,27 @@ async fn a_full_disk_loses_nothing_held() {
 }
 
 #[tokio::test]
+async fn a_blob_that_cannot_fit_is_refused_and_keeps_no_room() {
+    let disk = MemoryDisk::new();
+    let (store, _) = open(&disk);
+    let big = content(2, 2_000_000);
+    let digest = of(Algorithm::Sha256, &big);
+    let partial = store.partial(&digest, 2_000_000).await.unwrap();
+    write(&partial, &big, 0).await.unwrap();
+    write(&partial, &big, 1).await.unwrap();
+    disk.set_capacity(Some(disk.allocated() + 1_000_000));
+    // Who has it open goes on; who begins, or begins again, is told.
+    drop(store.partial(&digest, 2_000_000).await.unwrap());
+    drop((partial, store));
+    let (store, _) = open_again(&disk).await;
+    let error = store.partial(&digest, 2_000_000).await.unwrap_err();
+    assert!(matches!(error, StoreError::Full), "{error}");
+    assert!(disk.len(Path::new(&format!("partial/sha256-{}", digest.hex()))).is_err());
+    let fits = content(3, 900_000);
+    fetch(&store, &of(Algorithm::Sha256, &fits), &fits).await.unwrap();
+}
+
+#[tokio::test]
 async fn a_call_that_fails_while_reading_loses_nothing_held() {
     let disk = MemoryDisk::new();
     let (store, _) = open(&disk);

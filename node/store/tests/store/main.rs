@@ -4,5 +4,6 @@
 mod blobs;
 mod crash;
 mod damage;
+mod database;
 mod partials;
 mod support;
