@@ -316,7 +316,10 @@ impl Driver {
                 }
                 Action::Cancel(id) => abort(self.requests.remove(&id)),
                 Action::FetchUpstream { id, chunks } => self.fetch_upstream(id, chunks),
-                Action::StopUpstream(id) => abort(self.fetches.remove(&id)),
+                Action::StopUpstream(id) => {
+                    tracing::debug!(?id, "others have the rest of the range");
+                    abort(self.fetches.remove(&id));
+                }
                 Action::SetTimer(at) => self.wake = Some(self.began + at),
                 Action::Blame(peer, failure) => self.blame(peer, failure),
                 Action::Forget(chunks) => {
@@ -365,6 +368,9 @@ impl Driver {
         self.tasks.spawn(async move {
             let standing = tokio::time::timeout(REPORT, tell(&ports, to, key, report)).await;
             let standing = standing.ok().flatten();
+            if let Some(Standing::Member(place)) = &standing {
+                tracing::debug!(home = %to, lease = ?place.lease, again = ?place.again, "a place in the swarm");
+            }
             if standing.is_none() {
                 tracing::info!(home = %to, "a swarm's home does not answer");
             }
@@ -433,6 +439,7 @@ impl Driver {
     }
 
     fn fetch_upstream(&mut self, id: FetchId, chunks: std::ops::Range<u32>) {
+        tracing::debug!(?id, ?chunks, "upstream is asked");
         let (stored, mut arrivals) = mpsc::channel(UPSTREAM_AHEAD);
         let fetch = RangeFetch {
             ports: self.ports.clone(),

@@ -52,6 +52,7 @@ impl Driver {
         id: FetchId,
         result: Result<(), PullError>,
     ) -> Vec<Action> {
+        tracing::debug!(?id, ok = result.is_ok(), "a fetch from upstream ended");
         self.fetches.remove(&id);
         let withheld = self.doubt.rest();
         let mut actions = match &result {
