@@ -81,6 +81,8 @@ struct Running {
     got: usize,
     /// When that last grew.
     moved: Duration,
+    /// It was granted here, and not taken on by somebody's word.
+    granted: bool,
 }
 
 /// The leases of one blob.
@@ -174,7 +176,7 @@ impl Leases {
         let chunks = self.first_gap(covered)?;
         self.next = self.next.saturating_add(1);
         let lease = Lease { epoch, id: self.next, chunks };
-        self.running.push(Running { lease: lease.clone(), holder, got: 0, moved: now });
+        self.running.push(Running { lease: lease.clone(), holder, got: 0, moved: now, granted: true });
         Some(lease)
     }
 
@@ -207,7 +209,7 @@ impl Leases {
         if valid && !taken && self.running.len() < self.at_once {
             self.proven = true;
             self.note_holder(holder);
-            self.running.push(Running { lease, holder, got: 0, moved: now });
+            self.running.push(Running { lease, holder, got: 0, moved: now, granted: false });
         }
     }
 
@@ -243,13 +245,11 @@ impl Leases {
 
     /// A lease ended. One that is not this holder's any more is not counted.
     pub fn end(&mut self, holder: &PeerId, ended: &Ended, now: Duration) {
-        let before = self.running.len();
-        self.running.retain(|Running { holder: of, lease, .. }| {
-            of != holder || (lease.epoch, lease.id) != (ended.epoch, ended.id)
-        });
-        if self.running.len() == before {
-            return;
-        }
+        let is_it = |Running { holder: of, lease, .. }: &Running| {
+            of == holder && (lease.epoch, lease.id) == (ended.epoch, ended.id)
+        };
+        let Some(place) = self.running.iter().position(is_it) else { return };
+        let granted = self.running.remove(place).granted;
         self.whole &= !self.running.is_empty();
         match ended.how {
             LeaseEnd::Done => return,
@@ -259,7 +259,9 @@ impl Leases {
             LeaseEnd::Trouble { status, retry_after } => {
                 let pause = (FIRST_PAUSE * 2_u32.pow(self.troubles.min(10))).min(MAX_PAUSE);
                 self.troubles = self.troubles.saturating_add(1);
-                let until = now + pause.max(retry_after.unwrap_or_default().min(MAX_RETRY_AFTER));
+                // A long pause stops the fleet: it takes more than a member's word that it was ever sent.
+                let said = retry_after.filter(|_| granted).unwrap_or_default();
+                let until = now + pause.max(said.min(MAX_RETRY_AFTER));
                 if until >= self.paused_until {
                     (self.paused_until, self.paused_by) = (until, status);
                 }

@@ -52,6 +52,18 @@ fn a_lease_is_a_part_of_its_blob_within_limits() {
 }
 
 #[test]
+fn who_was_not_sent_upstream_here_cannot_stop_the_fleet_for_long() {
+    let (liar, other) = (test_peer(1), test_peer(2));
+    let mut leases = Leases::new(layout(64), 4);
+    let lease = Lease { epoch: 9, id: 9, chunks: 0..8 };
+    leases.adopt(liar, lease.clone(), at(0));
+    let how = LeaseEnd::Trouble { status: Some(429), retry_after: Some(Duration::from_secs(300)) };
+    leases.end(&liar, &ended(&lease, how), at(0));
+    assert!(leases.paused_until() <= at(100));
+    assert!(leases.grant(other, &bits(64, []), 1, at(100)).is_some());
+}
+
+#[test]
 fn an_upstream_without_ranges_has_one_customer() {
     let (one, two) = (test_peer(1), test_peer(2));
     let mut leases = Leases::new(layout(256), 8);
