@@ -57,7 +57,7 @@ fn who_was_not_sent_upstream_here_cannot_stop_the_fleet_for_long() {
     let mut leases = Leases::new(layout(64), 4);
     let lease = Lease { epoch: 9, id: 9, chunks: 0..8 };
     leases.adopt(liar, lease.clone(), at(0));
-    let how = LeaseEnd::Trouble { status: Some(429), retry_after: Some(Duration::from_secs(300)) };
+    let how = LeaseEnd::Trouble { status: Some(429), retry_after: Some(Duration::from_mins(5)) };
     leases.end(&liar, &ended(&lease, how), at(0));
     assert!(leases.paused_until() <= at(100));
     assert!(leases.grant(other, &bits(64, []), 1, at(100)).is_some());
