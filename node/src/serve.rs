@@ -155,12 +155,7 @@ impl NodeServe {
     }
 
     async fn gives(self, to: PeerId, claim: Claim) -> Result<(Bytes, Attestation), Refusal> {
-        let mut given = self.given(claim).await;
-        if given.as_ref().err() == Some(&Refusal::Missing) {
-            // The transfer may have ended since the store was asked: then the blob is held.
-            given = self.given(claim).await;
-        }
-        let given = given?;
+        let given = self.given(claim).await?;
         let bytes = given.0.len() as u64;
         self.metrics.uploaded_bytes(bytes);
         if let Some(later) = self.later.get() {
@@ -170,11 +165,15 @@ impl NodeServe {
     }
 
     async fn given(&self, claim: Claim) -> Result<(Bytes, Attestation), Refusal> {
-        match self.held(&claim.digest).await {
-            Some(size) if size == claim.size => self.held_chunk(claim).await,
-            Some(_) => Err(Refusal::Invalid),
-            None => self.running_chunk(claim).await,
-        }
+        let held = match self.held(&claim.digest).await {
+            Some(size) => size,
+            None => match self.running_chunk(claim).await {
+                // It may have ended since the store was asked.
+                Err(Refusal::Missing) => self.held(&claim.digest).await.ok_or(Refusal::Missing)?,
+                given => return given,
+            },
+        };
+        if held == claim.size { self.held_chunk(claim).await } else { Err(Refusal::Invalid) }
     }
 
     async fn held_chunk(&self, claim: Claim) -> Result<(Bytes, Attestation), Refusal> {

@@ -11,6 +11,7 @@ use shoal_tests::faulty::Faulty;
 use shoal_tests::fleet::{Fleet, REGISTRY};
 use shoal_tests::image::{Blob, Image, synthetic};
 use shoal_tests::node::Node;
+use shoal_tests::process::until;
 use tokio::io::AsyncWriteExt as _;
 
 const REPOSITORY: &str = "registry.test/some/image";
@@ -200,11 +201,9 @@ async fn a_folder_in_place_of_a_blob_is_moved_aside() {
 
 /// The process ends by itself, not well, and says why.
 async fn ended(node: &mut Node, why: &str) {
-    let begun = Instant::now();
-    while node.is_running() {
-        assert!(begun.elapsed() < Duration::from_secs(40), "it runs on; its log:\n{}", node.log().unwrap());
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+    let over =
+        until("the process ends", Duration::from_secs(40), async || (!node.is_running()).then_some(()));
+    over.await.unwrap_or_else(|error| panic!("{error:#}; its log:\n{}", node.log().unwrap()));
     assert_eq!(node.stop().unwrap().code(), Some(1));
     let log = node.log().unwrap();
     assert!(log.contains("ERROR") && log.contains(why), "{log}");
@@ -212,11 +211,10 @@ async fn ended(node: &mut Node, why: &str) {
 
 /// What was held in files is held again, without upstream.
 async fn taken_over(node: &Node, image: &Image) {
-    let begun = Instant::now();
-    while node.status().await.unwrap().store.bytes < SIZE {
-        assert!(begun.elapsed() < Duration::from_secs(20), "nothing is taken over; {}", node.log().unwrap());
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+    let held = until("the blobs are taken over", Duration::from_secs(20), async || {
+        (node.status().await.unwrap().store.bytes >= SIZE).then_some(())
+    });
+    held.await.unwrap_or_else(|error| panic!("{error:#}; its log:\n{}", node.log().unwrap()));
     healed(node, &image.layers[0]).await;
     assert_eq!(node.status().await.unwrap().traffic.upstream.bytes, 0);
 }

@@ -37,6 +37,18 @@ pub(crate) struct Found {
     pub(crate) round: u32,
 }
 
+impl Found {
+    /// What an answer says, if the peer has anything.
+    pub(crate) fn of(peer: PeerId, holding: Holding, round: u32) -> Option<Self> {
+        let (size, availability) = match holding {
+            Holding::None => return None,
+            Holding::Complete { size } => (size, Availability::Complete),
+            Holding::Partial { size, chunks } => (size, Availability::Partial(chunks)),
+        };
+        Some(Self { peer, size, availability, round })
+    }
+}
+
 /// One search, which yields what it finds as it comes.
 pub(crate) struct Search {
     ports: Ports,
@@ -69,15 +81,7 @@ impl Search {
         let ask = AskBlob { digest: self.digest, following: None, round };
         self.answers.spawn(async move {
             let holding = timeout(LATE, peers.ask_blob(peer, ask)).await.ok()?.ok()?;
-            match holding {
-                Holding::None => None,
-                Holding::Complete { size } => {
-                    Some(Found { peer, size, availability: Availability::Complete, round })
-                }
-                Holding::Partial { size, chunks } => {
-                    Some(Found { peer, size, availability: Availability::Partial(chunks), round })
-                }
-            }
+            Found::of(peer, holding, round)
         });
     }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use fixedbitset::FixedBitSet;
 use shoal_gateway::error::PullError;
-use shoal_proto::attestation::{Attestation, Claim};
+use shoal_proto::attestation::Claim;
 use shoal_proto::digest::Digest;
 use shoal_proto::identity::PeerId;
 use shoal_proto::name::Scope;
@@ -17,7 +17,7 @@ use shoal_proto::transfer::{
     Action, Availability, ChunkFailure, Doubt, Event, FetchId, Homes, Options, ReaderId, ReportId, RequestId,
     Transfer,
 };
-use shoal_proto::wire::{AskBlob, Holding};
+use shoal_proto::wire::AskBlob;
 use shoal_store::{FinishError, Partial};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{AbortHandle, JoinSet};
@@ -108,7 +108,6 @@ pub(super) struct Driver {
     /// Why upstream failed last: what clients are told.
     upstream_error: Option<PullError>,
     /// After a mismatch: who vouched for what in earlier rounds, and whether what comes here is right.
-    suspects: Vec<(u32, Attestation)>,
     doubt: Doubt,
 }
 
@@ -138,7 +137,6 @@ impl Driver {
             proven: false,
             finished: None,
             upstream_error: None,
-            suspects: Vec::new(),
             doubt: Doubt::default(),
         }
     }
@@ -398,13 +396,9 @@ impl Driver {
             } else {
                 tokio::time::timeout(FOLLOW, ports.peers.ask_blob(peer, ask)).await.ok()
             };
-            let found = |size, availability| Said::Found(Found { peer, size, availability, round });
-            let event = match answer {
-                Some(Ok(Holding::Complete { size })) => found(size, Availability::Complete),
-                Some(Ok(Holding::Partial { size, chunks })) => found(size, Availability::Partial(chunks)),
-                Some(Ok(Holding::None) | Err(_)) | None => Said::HasNothing(peer),
-            };
-            said.send(event).await.ok();
+            let holding = answer.and_then(Result::ok);
+            let found = holding.and_then(|holding| Found::of(peer, holding, round));
+            said.send(found.map_or(Said::HasNothing(peer), Said::Found)).await.ok();
         });
     }
 

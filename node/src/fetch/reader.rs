@@ -17,8 +17,8 @@ use shoal_proto::range::ByteRange;
 use shoal_store::{ReadError, Store};
 use tokio::sync::{mpsc, oneshot};
 
-use super::room::{Given, Room};
-use super::{Fetcher, Given as Answer, Question, TransferHandle};
+use super::room::{Room, Taken};
+use super::{Fetcher, Given, Question, TransferHandle};
 use crate::metrics::Metrics;
 
 /// Chunks read ahead of the client.
@@ -132,9 +132,9 @@ impl Reader {
                     let part = self.cut(client.range, chunk, &bytes);
                     drop(bytes);
                     match Room::pieces(part, place, at, &client.out).await {
-                        Given::Whole => return true,
-                        Given::Until(until) => at = until,
-                        Given::Gone => return false,
+                        Taken::Whole => return true,
+                        Taken::Until(until) => at = until,
+                        Taken::Gone => return false,
                     }
                 }
                 Err(error) => return client.fails(error).await,
@@ -189,9 +189,9 @@ async fn from_transfer(
     let (reply, answer) = oneshot::channel();
     if transfer.questions.send(Question::Want { reader: id, chunk, reply }).await.is_ok() {
         match answer.await {
-            Ok(Answer::Bytes(bytes)) => return Ok(Some(bytes)),
+            Ok(Given::Bytes(bytes)) => return Ok(Some(bytes)),
             // If the blob is finished between the answer and the read, the store has it.
-            Ok(Answer::Stored) => {
+            Ok(Given::Stored) => {
                 if let Ok((bytes, _)) = transfer.partial.read(chunk).await {
                     return Ok(Some(bytes));
                 }

@@ -46,7 +46,7 @@ impl AsRef<[u8]> for Counted {
 
 /// How far a chunk was given out in pieces.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Given {
+pub(super) enum Taken {
     /// All of it.
     Whole,
     /// Up to here; the client is slow, and may take the next piece now. The chunk is to be read again.
@@ -77,19 +77,19 @@ impl Room {
         place: OwnedSemaphorePermit,
         mut from: usize,
         out: &mpsc::Sender<Result<Bytes, E>>,
-    ) -> Given {
+    ) -> Taken {
         while from < chunk.len() {
             let Ok(reserved) = tokio::time::timeout(QUICK, out.reserve()).await else {
                 drop((chunk, place));
-                return if out.reserve().await.is_ok() { Given::Until(from) } else { Given::Gone };
+                return if out.reserve().await.is_ok() { Taken::Until(from) } else { Taken::Gone };
             };
-            let Ok(reserved) = reserved else { return Given::Gone };
+            let Ok(reserved) = reserved else { return Taken::Gone };
             let to = chunk.len().min(from + PIECE);
             // A slice would keep all of the chunk.
             reserved.send(Ok(Bytes::copy_from_slice(&chunk[from..to])));
             from = to;
         }
-        Given::Whole
+        Taken::Whole
     }
 }
 
@@ -125,13 +125,13 @@ mod tests {
         }
         assert_eq!(taken.recv().await.unwrap().unwrap().len(), PIECE);
         let (given, out, chunk) = stalled.await.unwrap();
-        assert_eq!(given, Given::Until(PIECE));
+        assert_eq!(given, Taken::Until(PIECE));
         let place = room.short(chunk.len()).await.unwrap();
         let goes_on = tokio::spawn(async move { Room::pieces(chunk, place, PIECE, &out).await });
         let mut rest = 0;
         while let Some(piece) = taken.recv().await {
             rest += piece.unwrap().len();
         }
-        assert_eq!((goes_on.await.unwrap(), rest), (Given::Whole, 256 * 1024 - PIECE));
+        assert_eq!((goes_on.await.unwrap(), rest), (Taken::Whole, 256 * 1024 - PIECE));
     }
 }

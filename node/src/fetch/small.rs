@@ -8,7 +8,7 @@ use shoal_proto::chunk::ChunkLayout;
 use shoal_proto::digest::Digest;
 use shoal_proto::identity::PeerId;
 use shoal_proto::transfer::Availability;
-use shoal_proto::wire::{AskBlob, Holding};
+use shoal_proto::wire::AskBlob;
 use tokio::time::timeout;
 
 use super::Ports;
@@ -23,14 +23,8 @@ const MAX_TRIED: usize = 3;
 pub async fn from_peer(ports: &Ports, peer: PeerId, digest: Digest, most: u64) -> Option<Bytes> {
     let ask = AskBlob { digest, following: None, round: 0 };
     let answer = timeout(ONE_PEER, ports.peers.ask_blob(peer, ask)).await.ok()?.ok()?;
-    let Holding::Complete { size } = answer else { return None };
-    first_good(
-        ports,
-        digest,
-        most,
-        vec![Found { peer, size, availability: Availability::Complete, round: 0 }],
-    )
-    .await
+    let found = Found::of(peer, answer, 0).filter(|found| found.availability == Availability::Complete)?;
+    first_good(ports, digest, most, vec![found]).await
 }
 
 /// The bytes from a connected peer that has them: one round trip, for what the fleet is thought not to have.

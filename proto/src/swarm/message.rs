@@ -92,8 +92,8 @@ pub struct Membership {
     pub members: Vec<PeerId>,
     /// What this member may fetch from upstream. Without one it waits for what others bring.
     pub lease: Option<Lease>,
-    /// In a round after the first: who brought something from upstream in it, at most [`MAX_FETCHERS`]. Of those who vouched for
-    /// chunks in earlier rounds, only they are believed.
+    /// In a round after the first: who brought something from upstream in it, at most [`MAX_FETCHERS`]. Of those who
+    /// vouched for chunks in earlier rounds, only they are believed.
     pub fetchers: Vec<PeerId>,
     /// Nobody can fetch the blob: how the last who tried fared.
     pub hopeless: Option<LeaseEnd>,

@@ -17,7 +17,7 @@ const MOST_WITHHELD: usize = 64;
 /// What came from upstream, held against what others vouched for.
 #[derive(Debug, Default)]
 pub struct Doubt {
-    said: BTreeMap<u32, Vec<(PeerId, ChunkHash)>>,
+    said: BTreeMap<u32, Vec<Attestation>>,
     contradicted: BTreeSet<PeerId>,
     withheld: Vec<u32>,
 }
@@ -37,17 +37,22 @@ impl Doubt {
     /// Notes what others vouched for, by chunk.
     pub fn note(&mut self, vouched: &[(u32, Attestation)]) {
         for (chunk, attestation) in vouched {
-            self.said.entry(*chunk).or_default().push((attestation.signer, attestation.hash));
+            self.said.entry(*chunk).or_default().push(*attestation);
         }
+    }
+
+    /// All that others vouched for, by chunk.
+    pub fn vouched(&self) -> impl Iterator<Item = (u32, &[Attestation])> {
+        self.said.iter().map(|(&chunk, said)| (chunk, said.as_slice()))
     }
 
     /// A chunk came from upstream.
     pub fn came(&mut self, chunk: u32, hash: ChunkHash) -> Verdict {
         let said = self.said.get(&chunk).map_or(&[][..], Vec::as_slice);
-        if said.iter().any(|(_, other)| *other == hash) {
+        if said.iter().any(|other| other.hash == hash) {
             return Verdict::Tell(vec![chunk]);
         }
-        self.contradicted.extend(said.iter().map(|(signer, _)| *signer));
+        self.contradicted.extend(said.iter().map(|other| other.signer));
         self.withheld.push(chunk);
         if self.contradicted.len() > 1 {
             Verdict::Wrong(self.rest())

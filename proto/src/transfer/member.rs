@@ -155,18 +155,8 @@ impl Member {
     }
 
     pub(super) fn failed(&mut self, failure: UpstreamFailure) {
-        match failure {
-            UpstreamFailure::Retry { status, retry_after } => {
-                self.end(LeaseEnd::Trouble { status, retry_after });
-            }
-            UpstreamFailure::Final { status } => self.refused(status),
-            UpstreamFailure::WrongBytes => self.refused(None),
-        }
-    }
-
-    fn refused(&mut self, status: Option<u16>) {
-        self.can_fetch = false;
-        self.end(LeaseEnd::Refused { status });
+        self.can_fetch &= matches!(failure, UpstreamFailure::Retry { .. });
+        self.end(failure.into());
     }
 
     fn end(&mut self, how: LeaseEnd) {

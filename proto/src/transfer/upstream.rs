@@ -4,6 +4,7 @@ use std::ops::Range;
 use std::time::Duration;
 
 use super::FetchId;
+use crate::swarm::lease::LeaseEnd;
 
 /// Why an upstream fetch ended early, as far as the next decision depends on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,6 +28,17 @@ pub enum UpstreamFailure {
 impl UpstreamFailure {
     /// A failure of which nothing more is known.
     pub const RETRY: Self = Self::Retry { status: None, retry_after: None };
+}
+
+/// What a home is told of it. Of wrong bytes upstream itself said nothing.
+impl From<UpstreamFailure> for LeaseEnd {
+    fn from(failure: UpstreamFailure) -> Self {
+        match failure {
+            UpstreamFailure::Retry { status, retry_after } => Self::Trouble { status, retry_after },
+            UpstreamFailure::Final { status } => Self::Refused { status },
+            UpstreamFailure::WrongBytes => Self::Refused { status: None },
+        }
+    }
 }
 
 #[derive(Debug, Default)]

@@ -1,11 +1,10 @@
 //! How a transfer ends: held, or begun again because the digest was another, or not to be had.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use shoal_gateway::error::PullError;
 use shoal_proto::attestation::{Attestation, Claim};
 use shoal_proto::identity::PeerId;
-use shoal_proto::swarm::lease::LeaseEnd;
 use shoal_proto::transfer::{Event, UpstreamFailure};
 use shoal_store::FinishError;
 
@@ -38,11 +37,8 @@ impl Driver {
                     .into_iter()
                     .filter(|(_, attestation)| attestation.signer != own)
                     .collect();
-                let signers: BTreeSet<PeerId> =
-                    others.iter().map(|(_, attestation)| attestation.signer).collect();
                 self.doubt.note(&others);
-                self.suspects.extend(others);
-                Err(Event::Mismatch(signers.into_iter().collect()))
+                Err(Event::Mismatch(others.into_iter().map(|(_, attestation)| attestation.signer).collect()))
             }
             Err(error) => Ok(Status::Failed(PullError::Unavailable(error.to_string()))),
         }
@@ -50,17 +46,14 @@ impl Driver {
 
     /// After a repair that came out: whoever had vouched for other bytes lied, and signed it.
     async fn name_liars(&mut self) {
-        if self.suspects.is_empty() {
-            return;
-        }
-        let layout = self.partial.layout();
-        let (store, digest) = (self.ports.store.clone(), self.digest);
+        let (digest, size) = (self.digest, self.partial.layout().size());
         let mut liars: BTreeMap<PeerId, u32> = BTreeMap::new();
-        for (chunk, attestation) in std::mem::take(&mut self.suspects) {
-            let Ok(proven) = store.read_chunk(&digest, chunk).await else { continue };
-            let claim = Claim { digest, size: layout.size(), chunk };
-            if proven.hash != attestation.hash && attestation.verify(&claim).is_ok() {
-                *liars.entry(attestation.signer).or_default() += 1;
+        for (chunk, vouched) in self.doubt.vouched() {
+            let Ok(proven) = self.ports.store.read_chunk(&digest, chunk).await else { continue };
+            let claim = Claim { digest, size, chunk };
+            let is_false = |said: &&Attestation| said.hash != proven.hash && said.verify(&claim).is_ok();
+            for said in vouched.iter().filter(is_false) {
+                *liars.entry(said.signer).or_default() += 1;
             }
         }
         for (peer, chunks) in liars {
@@ -88,15 +81,8 @@ impl Driver {
             let registry = self.scopes.first().map_or_else(String::new, |scope| scope.registry.to_string());
             match failure {
                 // Other members were refused, or met with trouble.
-                Some(UpstreamFailure::Final { status }) => {
-                    hearsay::told(registry, LeaseEnd::Refused { status })
-                }
-                Some(UpstreamFailure::Retry { status, retry_after }) => {
-                    hearsay::told(registry, LeaseEnd::Trouble { status, retry_after })
-                }
-                Some(UpstreamFailure::WrongBytes) | None => {
-                    PullError::Unavailable("no peer and no upstream could give the blob".to_owned())
-                }
+                Some(failure) => hearsay::told(registry, failure.into()),
+                None => PullError::Unavailable("no peer and no upstream could give the blob".to_owned()),
             }
         }))
     }

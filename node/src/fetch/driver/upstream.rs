@@ -66,14 +66,13 @@ impl Driver {
 
     fn upstream_failed(&mut self, error: PullError) -> UpstreamFailure {
         tracing::info!(%error, "upstream failed");
+        let status = hearsay::status_of(&error);
         let failure = match &error {
-            PullError::Upstream { status, .. } => {
-                UpstreamFailure::Retry { status: *status, retry_after: None }
+            PullError::Upstream { .. } => UpstreamFailure::Retry { status, retry_after: None },
+            PullError::Throttled { retry_after, .. } => {
+                UpstreamFailure::Retry { status, retry_after: *retry_after }
             }
-            PullError::Throttled { status, retry_after, .. } => {
-                UpstreamFailure::Retry { status: Some(*status), retry_after: *retry_after }
-            }
-            other => UpstreamFailure::Final { status: hearsay::status_of(other) },
+            _ => UpstreamFailure::Final { status },
         };
         self.upstream_error = Some(error);
         failure

@@ -3,6 +3,7 @@
 use fixedbitset::FixedBitSet;
 use proptest::prelude::*;
 
+use super::tests::silent;
 use super::*;
 use crate::chunk::MIN_CHUNK;
 use crate::swarm::lease::{Lease, LeaseEnd};
@@ -125,20 +126,11 @@ fn a_home_counts_on_from_the_largest_numbers() {
     let mut homes = Homes::new(Ranking::new(local), OPTIONS);
     let key = SwarmKey::first(Digest::sha256_of(b"blob"), 9 * MIN_CHUNK);
     let none = Availability::Partial(FixedBitSet::with_capacity(9));
-    let silent = Report {
-        have: none,
-        can_fetch: true,
-        lease: None,
-        ended: None,
-        whole: false,
-        unreachable: Vec::new(),
-        leaving: false,
-    };
     let largest = Lease { epoch: u64::MAX, id: u64::MAX, chunks: 0..1 };
     let claim = Claim { epoch: u64::MAX, leases: vec![(liar, largest.clone())] };
     let question = QuestionId(1);
     homes.handle(Event::Claimed { question, from: liar, key, claim, known: Vec::new() }, Duration::ZERO);
-    let lost = Report { unreachable: vec![liar], lease: Some(largest), ..silent };
+    let lost = Report { unreachable: vec![liar], lease: Some(largest), ..silent(none) };
     let event = Event::Reported { question, from: member, key, report: lost, known: Vec::new() };
     let actions = homes.handle(event, Duration::from_secs(2));
     let [Action::Answer(_, Standing::Member(place)), ..] = &actions[..] else { panic!("{actions:?}") };
@@ -155,16 +147,9 @@ fn who_waits_for_a_swarm_that_goes_is_told_to_ask_later() {
     let mut answers = Vec::new();
     for blob in 0..2_u64 {
         let key = SwarmKey::first(Digest::sha256_of(b"blob"), MIN_CHUNK + blob);
-        let report = Report {
-            have: Availability::Partial(FixedBitSet::with_capacity(if blob == 0 { 1 } else { 2 })),
-            can_fetch: true,
-            lease: None,
-            ended: None,
-            whole: false,
-            // Or it would be sent there.
-            unreachable: vec![test_peer(1)],
-            leaving: false,
-        };
+        let none = Availability::Partial(FixedBitSet::with_capacity(if blob == 0 { 1 } else { 2 }));
+        // Or it would be sent there.
+        let report = Report { unreachable: vec![test_peer(1)], ..silent(none) };
         let event = Event::Reported { question: QuestionId(blob), from: local, key, report, known: vec![] };
         answers.extend(homes.handle(event, Duration::from_millis(blob)));
     }

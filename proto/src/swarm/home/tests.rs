@@ -21,7 +21,11 @@ fn key() -> SwarmKey {
 fn report(have: std::ops::Range<u32>) -> Report {
     let mut bits = FixedBitSet::with_capacity(CHUNKS as usize);
     bits.insert_range(have.start as usize..have.end as usize);
-    let have = if bits.is_full() { Availability::Complete } else { Availability::Partial(bits) };
+    silent(if bits.is_full() { Availability::Complete } else { Availability::Partial(bits) })
+}
+
+/// A member that has this, could fetch more, and has nothing else to say.
+pub(super) fn silent(have: Availability) -> Report {
     Report {
         have,
         can_fetch: true,
