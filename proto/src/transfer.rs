@@ -284,7 +284,7 @@ impl Transfer {
             // The home may have sent somebody upstream of whom this node has not heard yet.
             self.member.report_soon(now);
         }
-        if !matches!(failure, ChunkFailure::Busy | ChunkFailure::Missing | ChunkFailure::Disbelieved) {
+        if !failure.is_innocent() {
             actions.push(Action::Blame(asked.peer, failure));
         }
         if !keep {
@@ -423,7 +423,7 @@ impl Transfer {
             return;
         }
         let overdue = self.asked.values().map(|asked| asked.overdue).filter(|&at| at > now);
-        let paused = self.providers.iter().filter_map(|(_, provider)| provider.paused_until(now));
+        let paused = self.providers.iter().filter_map(|(_, provider)| provider.due(now));
         let earliest = overdue.chain(paused).chain(self.member.due(now)).min();
         if earliest != self.timer {
             self.timer = earliest;

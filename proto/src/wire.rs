@@ -300,6 +300,9 @@ pub enum Refusal {
     /// Its upload slots are taken.
     #[error("the peer's upload slots are taken")]
     Busy,
+    /// It has just sent the chunk to others, who can be asked: its slots are for what nobody else has.
+    #[error("the peer has just sent the chunk to others")]
+    Sent,
     /// It does not hold the chunk.
     #[error("the peer does not hold the chunk")]
     Missing,
@@ -337,6 +340,7 @@ impl ChunkReply {
         match Status::try_from(reply.status).map_err(|_| WireError::Field("status"))? {
             Status::Unspecified => Err(WireError::Field("status")),
             Status::Busy => refused(Refusal::Busy),
+            Status::Sent => refused(Refusal::Sent),
             Status::Missing => refused(Refusal::Missing),
             Status::Invalid => refused(Refusal::Invalid),
             Status::Ok if reply.length != expected => Err(WireError::Field("length")),
@@ -356,6 +360,7 @@ impl ChunkReply {
                 (Status::Ok, Some(attestation_to_wire(&attestation)), length)
             }
             Self::Refused(Refusal::Busy) => (Status::Busy, None, 0),
+            Self::Refused(Refusal::Sent) => (Status::Sent, None, 0),
             Self::Refused(Refusal::Missing) => (Status::Missing, None, 0),
             Self::Refused(Refusal::Invalid) => (Status::Invalid, None, 0),
         };

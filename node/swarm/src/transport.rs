@@ -14,6 +14,7 @@ use crate::cluster_key::ClusterKey;
 use crate::upgrade::{Upgrade, UpgradeError};
 
 mod fresh_port;
+mod unsent;
 
 use fresh_port::FreshPort;
 
@@ -53,7 +54,7 @@ pub(crate) fn transport_within(
     // Addresses as they are first: a machine without a resolver can still be given addresses.
     let names = dns::tokio::Transport::system(tcp()).map_err(TransportBuildError::Dns)?;
     let tcp = OrTransport::new(tcp(), names)
-        .map(|either, _| either.into_inner())
+        .map(|either, _| unsent::bounded(either.into_inner()))
         .map_err(|error| std::io::Error::other(error.to_string()));
     let upgraded = tcp.and_then(move |stream, point| {
         let loopback = is_loopback(&point);

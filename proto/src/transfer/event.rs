@@ -61,6 +61,8 @@ pub enum Availability {
 pub enum ChunkFailure {
     /// The peer's upload slots are taken: later again.
     Busy,
+    /// The peer has just sent this chunk to others and has others still to send: they can be asked, or it, but later.
+    Sent,
     /// The peer does not have this chunk after all.
     Missing,
     /// The peer has it only on the word of somebody who is not believed: not its fault.
@@ -71,6 +73,13 @@ pub enum ChunkFailure {
     Gone,
     /// The bytes or their attestation were wrong, or the peer broke the protocol.
     Corrupt,
+}
+
+impl ChunkFailure {
+    /// Whether nobody is to blame for it.
+    pub(super) fn is_innocent(self) -> bool {
+        matches!(self, Self::Busy | Self::Sent | Self::Missing | Self::Disbelieved)
+    }
 }
 
 /// What happened.

@@ -33,32 +33,40 @@ impl Transfer {
     /// The chunk to ask of this peer next, if it has any of use.
     fn pick(&self, peer: PeerId, now: Duration) -> Option<u32> {
         let provider = self.providers.get(&peer)?;
-        let free = |chunk: u32| !self.upstream.will_bring(chunk);
-        self.pick_for_readers(|chunk| {
-            !self.taken.contains(chunk as usize) && provider.has(chunk) && free(chunk)
-        })
-        .or_else(|| {
-            if self.providers.any_partial() {
-                self.rarest(untaken(provider, &self.taken, self.first_missing).filter(|&chunk| free(chunk)))
-            } else {
-                // Readers move the window; behind it, what they want soonest.
-                let start = self.readers.values().copied().min().unwrap_or(0).max(self.first_missing);
-                let ahead = untaken(provider, &self.taken, start);
-                ahead.chain(untaken(provider, &self.taken, self.first_missing)).find(|&chunk| free(chunk))
-            }
-        })
-        .or_else(|| {
-            self.upstream
-                .last_to_bring()
-                .filter(|&chunk| !self.flights.contains_key(&chunk) && self.can_give(peer, chunk))
-        })
-        .or_else(|| self.overdue(peer, now))
+        let free = |chunk: u32| !self.upstream.will_bring(chunk) && provider.offers(chunk, now);
+        self.pick_for_readers(|chunk| !self.taken.contains(chunk as usize) && free(chunk))
+            .or_else(|| {
+                if self.providers.any_partial() {
+                    self.rarest(
+                        untaken(provider, &self.taken, self.first_missing).filter(|&chunk| free(chunk)),
+                    )
+                } else {
+                    // Readers move the window; behind it, what they want soonest.
+                    let start = self.readers.values().copied().min().unwrap_or(0).max(self.first_missing);
+                    let ahead = untaken(provider, &self.taken, start);
+                    ahead.chain(untaken(provider, &self.taken, self.first_missing)).find(|&chunk| free(chunk))
+                }
+            })
+            .or_else(|| {
+                self.upstream
+                    .last_to_bring()
+                    .filter(|&chunk| !self.flights.contains_key(&chunk) && self.can_give(peer, chunk))
+            })
+            .or_else(|| self.overdue(peer, now))
     }
 
-    /// In order, within the window ahead of a reader.
+    /// Within the window ahead of a reader: in order where somebody has everything. Else the whole fleet's readers stand
+    /// at the same place, and in order all would ask the one who has the next chunk for it, and have nothing to give each
+    /// other.
     fn pick_for_readers(&self, free: impl Fn(u32) -> bool) -> Option<u32> {
         let end = |start: u32| start.saturating_add(self.options.window).min(self.layout.count());
-        self.readers.values().filter_map(|&start| (start..end(start)).find(|&chunk| free(chunk))).min()
+        let mut windows =
+            self.readers.values().map(|&start| (start..end(start)).filter(|&chunk| free(chunk)));
+        if self.providers.any_complete() {
+            windows.filter_map(|mut window| window.next()).min()
+        } else {
+            windows.find_map(|window| self.rarest(window))
+        }
     }
 
     /// The chunk that fewest peers have, ties broken at random but the same way each time on this node.

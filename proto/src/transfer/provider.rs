@@ -13,6 +13,9 @@ const MAX_WINDOW: u32 = 32;
 const WINDOW_TIME: Duration = Duration::from_millis(100);
 /// The pause after a first "busy" doubles with each that follows, so often.
 const DOUBLINGS: u32 = 5;
+/// A chunk that a peer has just sent to others is not asked of it for so many times the pause of a busy peer: about as
+/// long as those take to get it and to say so.
+const SENT: u32 = 6;
 /// How often a peer may stall before it is dropped.
 const MAX_STALLS: u32 = 2;
 
@@ -28,6 +31,8 @@ pub(super) struct Provider {
     paused_until: Duration,
     busy_in_a_row: u32,
     stalls: u32,
+    /// Chunks that it has just sent to others, and until when it is not asked for them.
+    sent: Vec<(u32, Duration)>,
     /// It was asked what it has got meanwhile, and has not answered.
     pub(super) followed: bool,
 }
@@ -43,6 +48,7 @@ impl Provider {
             paused_until: Duration::ZERO,
             busy_in_a_row: 0,
             stalls: 0,
+            sent: Vec::new(),
             followed: false,
         }
     }
@@ -75,6 +81,11 @@ impl Provider {
             Availability::Complete => true,
             Availability::Partial(chunks) => chunks.contains(chunk as usize),
         }
+    }
+
+    /// Whether it can be asked for this chunk now.
+    pub(super) fn offers(&self, chunk: u32, now: Duration) -> bool {
+        self.has(chunk) && !self.sent.iter().any(|&(sent, until)| sent == chunk && now < until)
     }
 
     /// How many more chunks of this size it may be asked for now.
@@ -152,6 +163,12 @@ impl Provider {
                 self.busy_in_a_row += 1;
                 true
             }
+            ChunkFailure::Sent => {
+                self.sent.retain(|&(_, until)| now < until);
+                // No more than are in flight in that time.
+                self.sent.push((chunk, now + pause * SENT));
+                true
+            }
             ChunkFailure::Missing | ChunkFailure::Disbelieved => match &mut self.availability {
                 // It said it had everything: nothing it says of this blob can be planned with.
                 Availability::Complete => false,
@@ -169,7 +186,9 @@ impl Provider {
         }
     }
 
-    pub(super) fn paused_until(&self, now: Duration) -> Option<Duration> {
-        (self.paused_until > now).then_some(self.paused_until)
+    /// When it can next be asked for what it cannot be asked for now.
+    pub(super) fn due(&self, now: Duration) -> Option<Duration> {
+        let sent = self.sent.iter().map(|&(_, until)| until);
+        sent.chain([self.paused_until]).filter(|&until| until > now).min()
     }
 }

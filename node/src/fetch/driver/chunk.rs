@@ -64,6 +64,7 @@ async fn check(
 fn failure(error: &ChunkError) -> ChunkFailure {
     match error {
         ChunkError::Refused(Refusal::Busy) => ChunkFailure::Busy,
+        ChunkError::Refused(Refusal::Sent) => ChunkFailure::Sent,
         ChunkError::Refused(Refusal::Missing | Refusal::Invalid) => ChunkFailure::Missing,
         ChunkError::Stalled => ChunkFailure::Stalled,
         ChunkError::Protocol(_) => ChunkFailure::Corrupt,

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use futures::stream::{FuturesOrdered, FuturesUnordered, StreamExt as _};
 use libp2p::PeerId;
 use shoal_proto::attestation::Attestation;
-use shoal_proto::swarm::slots::Slots;
+use shoal_proto::swarm::slots::{ChunkKey, Slots};
 use shoal_proto::wire::{ChunkReply, ChunkRequest, Refusal, SessionMessage, WireError, generated, negotiate};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -183,9 +183,9 @@ struct Slot<'a> {
 }
 
 impl<'a> Slot<'a> {
-    fn take(slots: &'a UploadSlots) -> Option<Self> {
-        let taken = slots.lock().unwrap_or_else(PoisonError::into_inner).take();
-        taken.then(|| Self { slots, since: Instant::now(), sent: false })
+    fn take(slots: &'a UploadSlots, chunk: ChunkKey) -> Result<Self, Refusal> {
+        slots.lock().unwrap_or_else(PoisonError::into_inner).take(chunk)?;
+        Ok(Self { slots, since: Instant::now(), sent: false })
     }
 }
 
@@ -229,8 +229,9 @@ async fn chunks(
 }
 
 async fn chunk(peer: PeerId, request: ChunkRequest, Uploads { serve, slots, .. }: &Uploads) -> Reply<'_> {
-    let Some(slot) = Slot::take(slots) else {
-        return Reply { id: request.id, chunk: Err(Refusal::Busy), slot: None };
+    let slot = match Slot::take(slots, ChunkKey::of(&request.digest, request.chunk)) {
+        Ok(slot) => slot,
+        Err(refusal) => return Reply { id: request.id, chunk: Err(refusal), slot: None },
     };
     let reply = serve.chunk(peer, request.digest, request.size, request.chunk);
     let reply = tokio::time::timeout(SERVE, reply).await.unwrap_or(Err(Refusal::Missing));

@@ -55,6 +55,8 @@ pub(crate) enum Event {
     Chunk(Wanted),
     /// The peer is busy.
     Busy(Wanted),
+    /// The peer has just sent it to others.
+    Sent(Wanted),
     /// The peer does not have it.
     Missing(Wanted),
     /// The peer is gone.

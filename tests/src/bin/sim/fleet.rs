@@ -177,7 +177,7 @@ impl Fleet {
             Event::SearchEnd(at, search) => self.search_ends(at, search),
             Event::Serve(wanted) => self.asked_for_chunk(wanted),
             Event::Uplink(node) => self.uplink(node),
-            Event::Chunk(_) | Event::Busy(_) | Event::Missing(_) | Event::Gone(_) => {
+            Event::Chunk(_) | Event::Busy(_) | Event::Sent(_) | Event::Missing(_) | Event::Gone(_) => {
                 self.chunk_answered(event);
             }
             Event::Upstream => self.upstream_sent(),

@@ -1,12 +1,20 @@
-//! A link that is shared: what is being sent over it at once, each at the same rate.
+//! A link that is shared: what is being sent over it at once, each flow by its weight.
 //!
-//! Exact for equal flows (processor sharing, as TCP comes near): `served` counts the bytes that each flow has got since
-//! the link was last idle, so that a flow is over when that reaches what it had at its begin plus its own length.
+//! Exact for weighted processor sharing, as TCP comes near: `served` counts the bytes that a flow of weight 1 has got
+//! since the link was last idle, so that a flow is over when that reaches what it had at its begin plus its own length,
+//! divided by its weight.
 
 use std::time::Duration;
 
 /// Closer to its end than this, in bytes, a flow is over: rounding to nanoseconds costs less.
 const ROUNDING: f64 = 1.0;
+
+#[derive(Debug)]
+struct Flow<T> {
+    end: f64,
+    weight: f64,
+    what: T,
+}
 
 #[derive(Debug)]
 pub(crate) struct Link<T> {
@@ -16,7 +24,7 @@ pub(crate) struct Link<T> {
     cap: f64,
     served: f64,
     at: Duration,
-    flows: Vec<(f64, T)>,
+    flows: Vec<Flow<T>>,
     /// When it is looked after next.
     watched: Option<Duration>,
 }
@@ -26,10 +34,14 @@ impl<T> Link<T> {
         Self { rate, cap, served: 0.0, at: Duration::ZERO, flows: Vec::new(), watched: None }
     }
 
+    /// What a flow of weight 1 gets. A flow that reaches the cap leaves the rest to nobody, where weights differ.
     fn each(&self) -> f64 {
-        #[expect(clippy::cast_precision_loss, reason = "a small count")]
-        let share = self.rate / self.flows.len().max(1) as f64;
-        share.min(self.cap)
+        let (mut all, mut most) = (0.0, 1.0_f64);
+        for flow in &self.flows {
+            all += flow.weight;
+            most = most.max(flow.weight);
+        }
+        (self.rate / f64::max(all, 1.0)).min(self.cap / most)
     }
 
     fn advance(&mut self, now: Duration) {
@@ -41,21 +53,27 @@ impl<T> Link<T> {
         self.at = now;
     }
 
+    /// A flow of weight 1 begins.
     pub(crate) fn begin(&mut self, bytes: f64, what: T, now: Duration) {
+        self.begin_weighted(bytes, 1.0, what, now);
+    }
+
+    /// A flow begins; one of weight 2 gets twice as much as one of weight 1.
+    pub(crate) fn begin_weighted(&mut self, bytes: f64, weight: f64, what: T, now: Duration) {
         self.advance(now);
-        self.flows.push((self.served + bytes, what));
+        self.flows.push(Flow { end: self.served + bytes / weight, weight, what });
     }
 
     /// Takes a flow that is over.
     pub(crate) fn ended(&mut self, now: Duration) -> Option<T> {
         self.advance(now);
-        let over = self.flows.iter().position(|(end, _)| *end <= self.served + ROUNDING)?;
-        Some(self.flows.remove(over).1)
+        let over = self.flows.iter().position(|flow| flow.end <= self.served + ROUNDING)?;
+        Some(self.flows.remove(over).what)
     }
 
     /// When the next flow is over, if none begins before.
     fn next(&self) -> Option<Duration> {
-        let least = self.flows.iter().map(|(end, _)| *end).min_by(f64::total_cmp)?;
+        let least = self.flows.iter().map(|flow| flow.end).min_by(f64::total_cmp)?;
         let left = (least - self.served).max(0.0) / self.each();
         // Rounded up: an event that comes too early would only be repeated.
         Some(self.at + Duration::from_secs_f64(left) + Duration::from_nanos(1))
@@ -81,8 +99,8 @@ impl<T> Link<T> {
         self.advance(now);
         let served = self.served;
         self.flows
-            .extract_if(.., |(_, what)| which(what))
-            .map(|(end, what)| ((end - served).max(0.0), what))
+            .extract_if(.., |flow| which(&flow.what))
+            .map(|flow| (((flow.end - served) * flow.weight).max(0.0), flow.what))
             .collect()
     }
 }

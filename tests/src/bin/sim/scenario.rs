@@ -52,6 +52,10 @@ pub(crate) struct Links {
     /// From a range request to its first byte, in ms: connection, token and redirect included.
     #[serde(default = "upstream_ms")]
     pub(crate) upstream_ms: f64,
+    /// So many times as much as the slowest connection to the registry the fastest gets: TCP shares a link evenly only
+    /// in the long run. A node's share lies anywhere between, evenly on a logarithmic scale.
+    #[serde(default = "even")]
+    pub(crate) upstream_uneven: f64,
     /// One way between two nodes of a zone, in ms.
     #[serde(default = "latency_ms")]
     pub(crate) latency_ms: f64,
@@ -166,6 +170,10 @@ fn upstream_ms() -> f64 {
     20.0
 }
 
+fn even() -> f64 {
+    1.0
+}
+
 fn latency_ms() -> f64 {
     0.25
 }
@@ -197,6 +205,7 @@ impl Scenario {
         ensure!(self.layers_mib.iter().all(|&mib| mib > 0.0 && mib <= 1e6), "layers_mib: a layer has bytes");
         let rates = [self.links.up_mbit, self.links.down_mbit, self.links.upstream_mbit];
         ensure!(rates.into_iter().all(|rate| rate > 0.0), "links: rates are above 0");
+        ensure!(self.links.upstream_uneven >= 1.0, "links.upstream_uneven: 1 or more");
         ensure!((1..=self.nodes).contains(&self.links.zones), "links.zones: from 1 to as many as nodes");
         ensure!(self.arrivals.seeds < self.nodes, "arrivals.seeds: fewer than nodes");
         ensure!((0.0..1.0).contains(&self.failures.fraction), "failures.fraction: from 0 to below 1");

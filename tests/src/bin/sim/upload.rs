@@ -7,8 +7,9 @@
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
-use shoal_proto::swarm::slots::Slots;
+use shoal_proto::swarm::slots::{ChunkKey, Slots};
 use shoal_proto::transfer::{ChunkFailure, Event as Happens};
+use shoal_proto::wire::Refusal;
 
 use crate::clock::{Event, Wanted};
 use crate::fleet::{Blob, Fleet};
@@ -79,10 +80,12 @@ impl Fleet {
             Blob::Absent | Blob::Failed => false,
         };
         let bytes = self.layer(there).bytes_of(wanted.chunk);
+        let key = ChunkKey::of(&self.layer(there).key.digest, wanted.chunk);
         let uploads = &mut self.node(wanted.of).uploads;
-        if !uploads.slots.take() {
+        if let Err(refusal) = uploads.slots.take(key) {
             self.figures.was_busy(now);
-            self.clock.at(back, Event::Busy(wanted));
+            let refused = if refusal == Refusal::Sent { Event::Sent } else { Event::Busy };
+            self.clock.at(back, refused(wanted));
             return false;
         }
         if !has {
@@ -145,6 +148,7 @@ impl Fleet {
         let (wanted, failure) = match event {
             Event::Chunk(wanted) => (wanted, None),
             Event::Busy(wanted) => (wanted, Some(ChunkFailure::Busy)),
+            Event::Sent(wanted) => (wanted, Some(ChunkFailure::Sent)),
             Event::Missing(wanted) => (wanted, Some(ChunkFailure::Missing)),
             Event::Gone(wanted) => (wanted, Some(ChunkFailure::Gone)),
             _ => return,

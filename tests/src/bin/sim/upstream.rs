@@ -1,4 +1,4 @@
-//! The registry: one link that all fetches share evenly. Each fetch brings its chunks in order.
+//! The registry: one link that all fetches share, evenly or not. Each fetch brings its chunks in order.
 
 use std::ops::Range;
 use std::time::Duration;
@@ -6,6 +6,7 @@ use std::time::Duration;
 use shoal_proto::transfer::{Event as Happens, FetchId};
 
 use crate::clock::{At, Event};
+use crate::dice::Dice;
 use crate::fleet::Fleet;
 use crate::scenario::{Scenario, millis};
 
@@ -57,8 +58,15 @@ impl Fleet {
         let now = self.clock.now;
         let Some(fetch) = self.fetch(at, id).cloned() else { return };
         let bytes = self.layer(at).bytes_of(fetch.chunks.start);
-        self.upstream.begin(bytes, fetch, now);
+        self.upstream.begin_weighted(bytes, self.weight(at), fetch, now);
         self.watch_upstream();
+    }
+
+    /// How much of the link this connection gets: the same for all that a node fetches of a layer.
+    fn weight(&self, at: At) -> f64 {
+        let connection = u64::from(at.node) << 8 | u64::from(at.layer);
+        let share = Dice::new(self.scenario.seed ^ connection.rotate_left(32)).fraction();
+        self.scenario.links.upstream_uneven.powf(share)
     }
 
     fn watch_upstream(&mut self) {
