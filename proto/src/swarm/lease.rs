@@ -20,7 +20,7 @@ const LONGEST: u64 = 16 * 1024 * 1024;
 const SHORTEST: u64 = 1024 * 1024;
 /// A blob is fetched in about so many leases, or in more of the longest: one holder alone would have to send each of
 /// its chunks first, which halves what the fleet can do.
-const PARTS: u64 = 8;
+const PARTS: u64 = 32;
 /// A lease without progress for so long goes to another.
 pub const PATIENCE: Duration = Duration::from_secs(4);
 /// The pause of the whole fleet after upstream's first failure; it doubles with each that follows.
