@@ -17,7 +17,7 @@ use shoal_proto::tag::SignedTagMapping;
 use shoal_proto::wire::{AskBlob, Holding, Refusal, Whereabouts};
 use shoal_store::{ReadError, Store};
 use shoal_swarm::Serve;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use crate::fetch::{Fetcher, Status, TransferHandle};
 use crate::homes::Homes;
@@ -25,8 +25,9 @@ use crate::metrics::{Direction, Metrics};
 
 /// How long one who follows a running transfer waits for news.
 const NEWS: Duration = Duration::from_secs(1);
-/// News is gathered for so long: each telling costs both ends a message.
-const GATHER: Duration = Duration::from_millis(40);
+/// News of all transfers is told so often: each telling costs both ends a message, and those to one peer in the same
+/// instant cost little more than one.
+const TELL: Duration = Duration::from_millis(80);
 /// What a member is told while this node starts.
 const LATER: Duration = Duration::from_millis(250);
 
@@ -36,6 +37,8 @@ pub struct NodeServe {
     store: Store,
     keypair: Arc<Keypair>,
     metrics: Metrics,
+    /// What the times at which news is told are counted from.
+    began: Instant,
     /// Set once, right after the swarm has started: these need the swarm, and the swarm needs this. Until then only
     /// what is held is given.
     later: Arc<OnceLock<Later>>,
@@ -52,7 +55,7 @@ struct Later {
 impl NodeServe {
     /// Serves what the store holds; chunks get this node's own signature, since it proved their digest.
     pub fn new(store: Store, keypair: Arc<Keypair>, metrics: Metrics) -> Self {
-        Self { store, keypair, metrics, later: Arc::default() }
+        Self { store, keypair, metrics, began: Instant::now(), later: Arc::default() }
     }
 
     /// Serves running transfers too, and keeps swarms.
@@ -89,7 +92,7 @@ impl NodeServe {
         let mut transfer = self.running(ask.digest).await?;
         if let Some(known) = ask.following {
             transfer.follower(from);
-            if news(&mut transfer, known, ask.round).await {
+            if news(&mut transfer, known, ask.round, self.began).await {
                 return Some(Holding::Complete { size: transfer.size });
             }
         }
@@ -239,15 +242,22 @@ impl NodeServe {
 
 /// Waits until a running transfer has other than so many chunks for one who is in this round; says whether it came to
 /// its good end.
-async fn news(transfer: &mut TransferHandle, known: u32, asked: u32) -> bool {
+async fn news(transfer: &mut TransferHandle, known: u32, asked: u32, began: Instant) -> bool {
     let changed = |status: &Status| match *status {
         Status::Running { have, round } => known != if round < asked { 0 } else { have },
         Status::Held | Status::Failed(_) => true,
     };
     let Ok(waited) = timeout(NEWS, transfer.status.wait_for(changed)).await else { return false };
     drop(waited);
-    tokio::time::sleep(GATHER).await;
+    tokio::time::sleep_until(next_telling(began, Instant::now())).await;
     matches!(*transfer.status.borrow(), Status::Held)
+}
+
+/// The next time at which news is told.
+fn next_telling(began: Instant, now: Instant) -> Instant {
+    let ticks = now.duration_since(began).as_millis() / TELL.as_millis() + 1;
+    // Below 2^32 for ten years of running; then it is told at once.
+    began + TELL * u32::try_from(ticks).unwrap_or(0)
 }
 
 impl Serve for NodeServe {

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use bytes::Bytes;
+use futures::FutureExt as _;
 use futures::stream::{FuturesOrdered, FuturesUnordered, StreamExt as _};
 use libp2p::PeerId;
 use shoal_proto::attestation::Attestation;
@@ -128,11 +129,17 @@ async fn session(
                     (id, tokio::time::timeout(SERVE, answer(peer, question, &**serve)).await.ok())
                 });
             }
-            Some((id, answer)) = answers.next(), if !answers.is_empty() => {
-                let answer: Option<Result<SessionMessage, WireError>> = answer;
-                let Some(answer) = answer else { continue };
-                given.answers.fetch_add(1, Ordering::Relaxed);
-                writer.queue(&answer?.into_wire(id));
+            Some(first) = answers.next(), if !answers.is_empty() => {
+                // What is ready in the same instant leaves in one piece.
+                let mut ready = Some(first);
+                while let Some((id, answer)) = ready {
+                    if let Some(answer) = answer {
+                        let answer: Result<SessionMessage, WireError> = answer;
+                        given.answers.fetch_add(1, Ordering::Relaxed);
+                        writer.queue(&answer?.into_wire(id));
+                    }
+                    ready = answers.next().now_or_never().flatten();
+                }
                 writer.flush().await?;
             }
         }

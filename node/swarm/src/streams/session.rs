@@ -11,6 +11,9 @@ use super::frame::{self, Reader, StreamError, Writer};
 /// Questions that may be unanswered on one session.
 const MAX_PENDING: usize = 256;
 
+/// So many questions leave in one piece at most.
+const MAX_TOGETHER: usize = 16;
+
 /// A question and who waits for the answer.
 #[derive(Debug)]
 pub(super) struct Ask {
@@ -42,18 +45,22 @@ async fn write(
 ) -> Result<(), StreamError> {
     writer.hello();
     let mut id = 0_u64;
-    while let Some(Ask { question, reply }) = asks.recv().await {
-        id += 1;
-        {
-            let mut pending = pending.lock().unwrap_or_else(PoisonError::into_inner);
-            // Those who gave up make room.
-            pending.retain(|_, reply| !reply.is_closed());
-            if pending.len() >= MAX_PENDING {
-                continue;
+    let mut together = Vec::with_capacity(MAX_TOGETHER);
+    // What is asked in the same instant leaves in one piece.
+    while asks.recv_many(&mut together, MAX_TOGETHER).await > 0 {
+        for Ask { question, reply } in together.drain(..) {
+            id += 1;
+            {
+                let mut pending = pending.lock().unwrap_or_else(PoisonError::into_inner);
+                // Those who gave up make room.
+                pending.retain(|_, reply| !reply.is_closed());
+                if pending.len() >= MAX_PENDING {
+                    continue;
+                }
+                pending.insert(id, reply);
             }
-            pending.insert(id, reply);
+            writer.queue(&question.into_wire(id));
         }
-        writer.queue(&question.into_wire(id));
         writer.flush().await?;
     }
     Ok(())

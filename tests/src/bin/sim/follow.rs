@@ -11,8 +11,8 @@ use crate::scenario::millis;
 
 /// How long one who follows waits for news.
 const NEWS: Duration = Duration::from_secs(1);
-/// News is gathered for so long in the daemon.
-const GATHER_MS: f64 = 40.0;
+/// A daemon tells news so often: what it has got of all layers since the last time.
+const TELL_MS: f64 = 80.0;
 
 #[derive(Debug)]
 struct Waiting {
@@ -61,10 +61,13 @@ impl Fleet {
         }
     }
 
-    /// The follower is told in a moment.
+    /// The follower is told the next time.
     pub(crate) fn gather(&mut self, at: At, follower: u32) {
-        let gather = millis(self.scenario.core.gather_ms.unwrap_or(GATHER_MS));
-        self.clock.at(self.clock.now + gather, Event::News(at, follower));
+        let every = self.scenario.core.tell_ms.unwrap_or(TELL_MS).max(1.0) / 1e3;
+        // Nodes do not all tell in the same instant.
+        let own = every * f64::from(at.node % 16) / 16.0;
+        let ticks = ((self.clock.now.as_secs_f64() - own) / every).floor() + 1.0;
+        self.clock.at(millis((ticks * every + own) * 1e3).max(self.clock.now), Event::News(at, follower));
     }
 
     pub(crate) fn tell_news(&mut self, at: At, follower: u32) {

@@ -150,8 +150,8 @@ pub(crate) struct Core {
     pub(crate) window: Option<u32>,
     /// The most asked of peers and not there yet.
     pub(crate) max_in_flight_mib: Option<f64>,
-    /// How long a follower's news is gathered.
-    pub(crate) gather_ms: Option<f64>,
+    /// How often followers are told news.
+    pub(crate) tell_ms: Option<f64>,
 }
 
 fn one() -> u64 {
