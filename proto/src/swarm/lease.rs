@@ -4,7 +4,7 @@
 //! thin slices nobody has a whole chunk to share for half the time. The first lease of a swarm runs alone until it
 //! has brought a chunk, because an upstream that ignores `Range` shows itself there, and costs nothing then.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::time::Duration;
 
@@ -21,6 +21,11 @@ const SHORTEST: u64 = 1024 * 1024;
 /// A blob is fetched in about so many leases, or in more of the longest: one holder alone would have to send each of
 /// its chunks first, which halves what the fleet can do.
 const PARTS: u64 = 32;
+/// A lease is as long as its holder brings in this time, if that is known and less: connections share a registry's link
+/// unevenly, and the whole fleet's readers wait for what the slowest of them has to bring.
+const TERM: Duration = Duration::from_secs(2);
+/// Whose speed is not known gets this part of the longest lease.
+const FIRST_PART: u32 = 4;
 /// A lease without progress for so long goes to another.
 pub const PATIENCE: Duration = Duration::from_secs(4);
 /// The pause of the whole fleet after upstream's first failure; it doubles with each that follows.
@@ -77,6 +82,7 @@ impl LeaseEnd {
 struct Running {
     lease: Lease,
     holder: PeerId,
+    since: Duration,
     /// How many chunks of it are there.
     got: usize,
     /// When that last grew.
@@ -92,9 +98,13 @@ pub struct Leases {
     at_once: usize,
     /// The longest lease in chunks.
     longest: u32,
+    /// That of a holder whose speed is not known: the longest, where one is to bring all.
+    first: u32,
     running: Vec<Running>,
     /// Everyone who ever brought anything under a lease here.
     holders: BTreeSet<PeerId>,
+    /// How long each takes for a chunk.
+    paces: BTreeMap<PeerId, Duration>,
     next: u64,
     /// Whether a lease has ever brought a chunk in this swarm.
     proven: bool,
@@ -113,12 +123,15 @@ impl Leases {
     /// No lease yet; `at_once` of them may run.
     pub fn new(layout: ChunkLayout, at_once: usize) -> Self {
         let longest = (layout.size() / PARTS).clamp(SHORTEST, LONGEST) / layout.chunk_size();
+        let longest = u32::try_from(longest).unwrap_or(1).max(1);
         Self {
             layout,
             at_once: at_once.max(1),
-            longest: u32::try_from(longest).unwrap_or(1).max(1),
+            longest,
+            first: longest.div_ceil(FIRST_PART),
             running: Vec::new(),
             holders: BTreeSet::new(),
+            paces: BTreeMap::new(),
             next: 0,
             proven: false,
             whole: false,
@@ -133,7 +146,7 @@ impl Leases {
 
     /// No lease yet; one member at a time gets all there is.
     pub fn of_the_whole(layout: ChunkLayout) -> Self {
-        Self { longest: layout.count(), ..Self::new(layout, 1) }
+        Self { longest: layout.count(), first: layout.count(), ..Self::new(layout, 1) }
     }
 
     /// Everyone who ever brought anything under a lease here, or was said to have one by an earlier home.
@@ -173,20 +186,30 @@ impl Leases {
         if now < self.paused_until || !self.has_room() || first_only || self.refused.contains(&holder) {
             return None;
         }
-        let chunks = self.first_gap(covered)?;
+        let chunks = self.first_gap(covered, self.length(&holder))?;
         self.next = self.next.saturating_add(1);
         let lease = Lease { epoch, id: self.next, chunks };
-        self.running.push(Running { lease: lease.clone(), holder, got: 0, moved: now, granted: true });
+        self.running.push(Running { lease: lease.clone(), holder, since: now, got: 0, moved: now, granted: true });
         Some(lease)
     }
 
-    fn first_gap(&self, covered: &FixedBitSet) -> Option<Range<u32>> {
+    /// How many chunks this holder is given at once.
+    fn length(&self, holder: &PeerId) -> u32 {
+        let Some(pace) = self.paces.get(holder).filter(|_| self.first < self.longest) else {
+            return self.first;
+        };
+        let chunks = TERM.as_micros() / pace.as_micros().max(1);
+        u32::try_from(chunks).unwrap_or(u32::MAX).clamp(1, self.longest)
+    }
+
+    /// Up to so many chunks that nobody has or fetches.
+    fn first_gap(&self, covered: &FixedBitSet, longest: u32) -> Option<Range<u32>> {
         let free = |chunk: u32| {
             !covered.contains(chunk as usize)
                 && !self.running.iter().any(|running| running.lease.chunks.contains(&chunk))
         };
         let start = (0..self.layout.count()).find(|&chunk| free(chunk))?;
-        let last = start.saturating_add(self.longest).min(self.layout.count());
+        let last = start.saturating_add(longest).min(self.layout.count());
         let end = (start..last).find(|&chunk| !free(chunk)).unwrap_or(last);
         Some(start..end)
     }
@@ -209,7 +232,7 @@ impl Leases {
         if valid && !taken && self.running.len() < self.at_once {
             self.proven = true;
             self.note_holder(holder);
-            self.running.push(Running { lease, holder, got: 0, moved: now, granted: false });
+            self.running.push(Running { lease, holder, since: now, got: 0, moved: now, granted: false });
         }
     }
 
@@ -249,10 +272,17 @@ impl Leases {
             of == holder && (lease.epoch, lease.id) == (ended.epoch, ended.id)
         };
         let Some(place) = self.running.iter().position(is_it) else { return };
-        let granted = self.running.remove(place).granted;
+        let Running { granted, since, got, .. } = self.running.remove(place);
         self.whole &= !self.running.is_empty();
         match ended.how {
-            LeaseEnd::Done => return,
+            LeaseEnd::Done => {
+                if let Some(chunks) = u32::try_from(got).ok().filter(|&chunks| chunks > 0)
+                    && self.paces.len() < MAX_HOLDERS
+                {
+                    self.paces.insert(*holder, now.saturating_sub(since) / chunks);
+                }
+                return;
+            }
             LeaseEnd::Refused { .. } => {
                 self.refused.insert(*holder);
             }
