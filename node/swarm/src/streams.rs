@@ -27,6 +27,7 @@ use libp2p::{Multiaddr, PeerId};
 use tokio::sync::{mpsc, oneshot};
 
 mod frame;
+mod gate;
 mod handler;
 pub(crate) mod inbound;
 mod lane;

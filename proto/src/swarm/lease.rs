@@ -189,7 +189,14 @@ impl Leases {
         let chunks = self.first_gap(covered, self.length(&holder))?;
         self.next = self.next.saturating_add(1);
         let lease = Lease { epoch, id: self.next, chunks };
-        self.running.push(Running { lease: lease.clone(), holder, since: now, got: 0, moved: now, granted: true });
+        self.running.push(Running {
+            lease: lease.clone(),
+            holder,
+            since: now,
+            got: 0,
+            moved: now,
+            granted: true,
+        });
         Some(lease)
     }
 

@@ -1,9 +1,13 @@
-//! Upload slots: how many chunks a node sends at once. One more asker is told "busy", and goes elsewhere.
+//! Upload slots: how many chunks a node sends at once. A few more askers wait in line; one more is told "busy", and goes
+//! elsewhere.
 //!
 //! Uploads share a link. Too many at once all end late: while a chunk is under way to thirty nodes none of them can pass
 //! it on, and a swarm grows by whole chunks. Too few leave a fast link idle for the round trip between two of them. So
 //! what is bounded is the time that an upload takes: it is what the next node waits for.
 
+//!
+//! The line is short, so that nobody waits longer than a chunk takes elsewhere, but it is there: asked for at once or never,
+//! in a fleet in which everybody is busy most requests are refused, and who is out of luck starves.
 //!
 //! A chunk that came from upstream to this node alone is asked for by all at once, and sent to each from here it would
 //! reach the last of them after as many times its own time; meanwhile those who got it first have nothing to do. So while
@@ -22,6 +26,8 @@ const SLOW: Duration = Duration::from_millis(150);
 /// Uploads that take less than this leave room for more.
 const FAST: Duration = Duration::from_millis(75);
 
+/// So many askers may wait for each slot.
+const LINE: usize = 1;
 /// So many uploads are remembered.
 const REMEMBERED: usize = 256;
 /// Each copy of a chunk that was sent lately takes so many of this many parts of the slots from the next one.
@@ -39,6 +45,19 @@ impl ChunkKey {
     }
 }
 
+/// Numbers one who waits in line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Ticket(u64);
+
+/// What becomes of one who asks and is not refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Admission {
+    /// A slot is taken.
+    Now,
+    /// A slot is taken once [`Slots::next`] says so.
+    Wait(Ticket),
+}
+
 /// The slots of one node.
 #[derive(Debug, Clone)]
 pub struct Slots {
@@ -47,36 +66,55 @@ pub struct Slots {
     most: usize,
     /// What was sent lately, the oldest first.
     sent: VecDeque<ChunkKey>,
+    /// Who waits, the first first.
+    line: VecDeque<Ticket>,
+    next_ticket: u64,
 }
 
 impl Slots {
     /// At most `most` at once, whatever the link.
     pub fn new(most: usize) -> Self {
-        Self { used: 0, limit: LEAST.min(most), most, sent: VecDeque::with_capacity(REMEMBERED) }
+        Self {
+            used: 0,
+            limit: LEAST.min(most),
+            most,
+            sent: VecDeque::with_capacity(REMEMBERED),
+            line: VecDeque::new(),
+            next_ticket: 0,
+        }
     }
 
-    /// Takes a slot for this chunk, if one is free for it. What is taken is given back by [`Slots::release`].
+    /// Takes a slot for this chunk, or a place in line. What is taken is given back by [`Slots::release`], a place in line
+    /// by [`Slots::leave`].
     ///
     /// # Errors
-    /// [`Refusal::Busy`] if no slot is free, [`Refusal::Sent`] if none is free for what was just sent to others.
-    pub fn take(&mut self, chunk: ChunkKey) -> Result<(), Refusal> {
-        if self.used >= self.limit {
+    /// [`Refusal::Busy`] if the line is full, [`Refusal::Sent`] if there is no room for what was just sent to others.
+    pub fn ask(&mut self, chunk: ChunkKey) -> Result<Admission, Refusal> {
+        let places = self.limit * (1 + LINE);
+        let taken = self.used + self.line.len();
+        if taken >= places {
             return Err(Refusal::Busy);
         }
         let copies = self.sent.iter().filter(|&&sent| sent == chunk).count();
         let kept_free = self.limit * copies.min(PARTS - 1) / PARTS;
-        if self.used > 0 && self.used + kept_free >= self.limit {
+        if self.used > 0 && self.used + kept_free >= self.limit && kept_free > 0 {
             return Err(Refusal::Sent);
         }
-        self.used += 1;
         if self.sent.len() >= REMEMBERED {
             self.sent.pop_front();
         }
         self.sent.push_back(chunk);
-        Ok(())
+        if self.used < self.limit {
+            self.used += 1;
+            return Ok(Admission::Now);
+        }
+        let ticket = Ticket(self.next_ticket);
+        self.next_ticket += 1;
+        self.line.push_back(ticket);
+        Ok(Admission::Wait(ticket))
     }
 
-    /// An upload is over. `took` is how long it took, if it came to its end.
+    /// An upload is over. `took` is how long it took, if it came to its end. Then [`Slots::next`] says who is next.
     pub fn release(&mut self, took: Option<Duration>) {
         // Only uploads beside as many as allowed say whether more could be.
         let full = self.used >= self.limit;
@@ -86,6 +124,22 @@ impl Slots {
             Some(took) if took < FAST && full => self.limit = (self.limit + 1).min(self.most),
             _ => {}
         }
+    }
+
+    /// Gives a free slot to who is next in line.
+    pub fn next(&mut self) -> Option<Ticket> {
+        if self.used >= self.limit {
+            return None;
+        }
+        let ticket = self.line.pop_front()?;
+        self.used += 1;
+        Some(ticket)
+    }
+
+    /// Whoever waits gives up; says whether it had still been waiting, and not got its slot meanwhile.
+    pub fn leave(&mut self, ticket: Ticket) -> bool {
+        let place = self.line.iter().position(|&waiting| waiting == ticket);
+        place.is_some_and(|place| self.line.remove(place).is_some())
     }
 
     /// How many may be taken.
@@ -111,8 +165,9 @@ mod tests {
     fn settled(chunk_ms: u64) -> usize {
         let mut slots = Slots::new(32);
         for _ in 0..500 {
-            while slots.take(fresh()).is_ok() {}
+            while slots.ask(fresh()).is_ok() {}
             slots.release(Some(Duration::from_millis(chunk_ms * slots.limit() as u64)));
+            while slots.next().is_some() {}
         }
         slots.limit()
     }
@@ -129,47 +184,82 @@ mod tests {
     fn what_was_sent_yields_to_what_was_not() {
         let mut slots = Slots { limit: 8, ..Slots::new(32) };
         let chunk = fresh();
-        let copies = (0..8).take_while(|_| slots.take(chunk).is_ok()).count();
+        let copies = (0..8).take_while(|_| slots.ask(chunk).is_ok()).count();
         assert_eq!(
             copies, 3,
             "the third copy leaves half of the slots, the fourth would leave a quarter of them"
         );
-        assert_eq!(slots.take(chunk), Err(Refusal::Sent));
+        assert_eq!(slots.ask(chunk), Err(Refusal::Sent));
         for _ in copies..8 {
-            assert_eq!(slots.take(fresh()), Ok(()));
+            assert_eq!(slots.ask(fresh()), Ok(Admission::Now));
         }
-        assert_eq!(slots.take(fresh()), Err(Refusal::Busy));
         for _ in 0..8 {
             slots.release(None);
         }
         // Nobody else waits: as many as are wanted, one after the other.
         for _ in 0..8 {
-            assert_eq!(slots.take(chunk), Ok(()));
+            assert_eq!(slots.ask(chunk), Ok(Admission::Now));
             slots.release(None);
         }
     }
 
+    #[test]
+    fn a_line_is_served_in_order_and_is_short() {
+        let mut slots = Slots::new(3);
+        let asked: Vec<_> = (0..10).map(|_| slots.ask(fresh())).collect();
+        assert_eq!(asked[..3], [Ok(Admission::Now); 3]);
+        assert_eq!(asked[3..9], [3, 4, 5, 6, 7, 8].map(|n| Ok(Admission::Wait(Ticket(n - 3)))));
+        assert_eq!(asked[9], Err(Refusal::Busy));
+        assert_eq!(slots.next(), None);
+        assert!(slots.leave(Ticket(1)), "it waits");
+        slots.release(None);
+        slots.release(None);
+        assert_eq!([slots.next(), slots.next(), slots.next()], [Some(Ticket(0)), Some(Ticket(2)), None]);
+        assert!(!slots.leave(Ticket(0)), "it has its slot");
+    }
+
     proptest! {
-        /// Never more than allowed, and what is given back can be taken again.
+        /// Never more than allowed are served or wait, and everyone who waits is served.
         #[test]
-        fn slots_are_bounded(most in 1..40_usize, steps in prop::collection::vec(prop::option::of(0..400_u64), 1..300)) {
+        fn slots_are_bounded(
+            most in 1..40_usize,
+            steps in prop::collection::vec((0..4_u8, 0..400_u64), 1..300),
+        ) {
             let mut slots = Slots::new(most);
-            let mut taken = 0_usize;
-            for step in steps {
+            let (mut served, mut waiting) = (0_usize, Vec::new());
+            for (step, number) in steps {
                 match step {
-                    None => taken += usize::from(slots.take(ChunkKey(taken as u64 % 3)).is_ok()),
-                    Some(ms) if taken > 0 => {
-                        taken -= 1;
-                        slots.release(Some(Duration::from_millis(ms)));
+                    0 | 1 => match slots.ask(ChunkKey(number % 5)) {
+                        Ok(Admission::Now) => served += 1,
+                        Ok(Admission::Wait(ticket)) => waiting.push(ticket),
+                        Err(_) => {}
+                    },
+                    2 if served > 0 => {
+                        served -= 1;
+                        slots.release(Some(Duration::from_millis(number)));
+                        while let Some(ticket) = slots.next() {
+                            prop_assert_eq!(waiting.remove(0), ticket);
+                            served += 1;
+                        }
                     }
-                    Some(_) => {}
+                    3 if !waiting.is_empty() => {
+                        let ticket = waiting.remove(number as usize % waiting.len());
+                        prop_assert!(slots.leave(ticket) && !slots.leave(ticket));
+                    }
+                    _ => {}
                 }
-                prop_assert!(taken <= most && slots.limit() <= most && slots.limit() > 0);
+                prop_assert!(served <= most && slots.limit() <= most && slots.limit() > 0);
+                prop_assert!(waiting.len() <= most * LINE);
             }
-            for _ in 0..taken {
+            while served > 0 {
+                served -= 1;
                 slots.release(None);
+                while let Some(ticket) = slots.next() {
+                    prop_assert_eq!(waiting.remove(0), ticket);
+                    served += 1;
+                }
             }
-            prop_assert!(slots.take(ChunkKey(0)).is_ok());
+            prop_assert!(waiting.is_empty());
         }
     }
 }

@@ -148,6 +148,11 @@ impl Provider {
             if self.in_flight == 0 { 0 } else { self.in_flight_bytes.saturating_sub(bytes) };
     }
 
+    fn pause(&mut self, pause: Duration, now: Duration) {
+        self.paused_until = now + pause * 2_u32.pow(self.busy_in_a_row.min(DOUBLINGS));
+        self.busy_in_a_row += 1;
+    }
+
     /// Notes a failure, and says whether the peer is kept. After a first "busy" it is left alone for `pause`.
     pub(super) fn failed(
         &mut self,
@@ -159,14 +164,14 @@ impl Provider {
         self.cancelled();
         match failure {
             ChunkFailure::Busy => {
-                self.paused_until = now + pause * 2_u32.pow(self.busy_in_a_row.min(DOUBLINGS));
-                self.busy_in_a_row += 1;
+                self.pause(pause, now);
                 true
             }
             ChunkFailure::Sent => {
                 self.sent.retain(|&(_, until)| now < until);
                 // No more than are in flight in that time.
                 self.sent.push((chunk, now + pause * SENT));
+                self.pause(pause, now);
                 true
             }
             ChunkFailure::Missing | ChunkFailure::Disbelieved => match &mut self.availability {

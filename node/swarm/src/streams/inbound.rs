@@ -1,22 +1,22 @@
 //! What peers ask of this node: one task a stream, all of them bounded.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
 
 use bytes::Bytes;
 use futures::FutureExt as _;
 use futures::stream::{FuturesOrdered, FuturesUnordered, StreamExt as _};
 use libp2p::PeerId;
 use shoal_proto::attestation::Attestation;
-use shoal_proto::swarm::slots::{ChunkKey, Slots};
+use shoal_proto::swarm::slots::ChunkKey;
 use shoal_proto::wire::{ChunkReply, ChunkRequest, Refusal, SessionMessage, WireError, generated, negotiate};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::frame::{self, Reader, StreamError, Writer};
+use super::gate::{Gate, Slot};
 use super::{Inbound, Kind};
 use crate::{RateCap, Serve};
 
@@ -42,7 +42,7 @@ pub(crate) struct Given {
 /// What all streams that peers opened are served from.
 struct Uploads {
     serve: Arc<dyn Serve>,
-    slots: UploadSlots,
+    gate: Gate,
     rate: RateCap,
     given: Arc<Given>,
 }
@@ -56,7 +56,7 @@ pub(crate) async fn run(
     given: Arc<Given>,
     shutdown: CancellationToken,
 ) {
-    let uploads = Arc::new(Uploads { serve, slots: Mutex::new(Slots::new(upload_slots)), rate, given });
+    let uploads = Arc::new(Uploads { serve, gate: Gate::new(upload_slots), rate, given });
     let mut open: HashMap<PeerId, usize> = HashMap::new();
     let mut tasks = JoinSet::new();
     loop {
@@ -179,30 +179,6 @@ async fn answer(
     }
 }
 
-/// The upload slots of this node. A std mutex, held for an addition.
-type UploadSlots = Mutex<Slots>;
-
-/// An upload slot, free again when this is dropped.
-struct Slot<'a> {
-    slots: &'a UploadSlots,
-    since: Instant,
-    sent: bool,
-}
-
-impl<'a> Slot<'a> {
-    fn take(slots: &'a UploadSlots, chunk: ChunkKey) -> Result<Self, Refusal> {
-        slots.lock().unwrap_or_else(PoisonError::into_inner).take(chunk)?;
-        Ok(Self { slots, since: Instant::now(), sent: false })
-    }
-}
-
-impl Drop for Slot<'_> {
-    fn drop(&mut self) {
-        let took = self.sent.then(|| self.since.elapsed());
-        self.slots.lock().unwrap_or_else(PoisonError::into_inner).release(took);
-    }
-}
-
 /// A reply, and the upload slot that it keeps until it is sent.
 struct Reply<'a> {
     id: u64,
@@ -235,8 +211,8 @@ async fn chunks(
     }
 }
 
-async fn chunk(peer: PeerId, request: ChunkRequest, Uploads { serve, slots, .. }: &Uploads) -> Reply<'_> {
-    let slot = match Slot::take(slots, ChunkKey::of(&request.digest, request.chunk)) {
+async fn chunk(peer: PeerId, request: ChunkRequest, Uploads { serve, gate, .. }: &Uploads) -> Reply<'_> {
+    let slot = match gate.pass(ChunkKey::of(&request.digest, request.chunk)).await {
         Ok(slot) => slot,
         Err(refusal) => return Reply { id: request.id, chunk: Err(refusal), slot: None },
     };
@@ -261,7 +237,7 @@ async fn send(
                 writer.send(piece).await?;
             }
             if let Some(slot) = &mut slot {
-                slot.sent = true;
+                slot.sent();
             }
         }
     }

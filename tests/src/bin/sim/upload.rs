@@ -7,7 +7,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
-use shoal_proto::swarm::slots::{ChunkKey, Slots};
+use shoal_proto::swarm::slots::{Admission, ChunkKey, Slots, Ticket};
 use shoal_proto::transfer::{ChunkFailure, Event as Happens};
 use shoal_proto::wire::Refusal;
 
@@ -38,13 +38,20 @@ pub(crate) struct Uploads {
     link: Link<Upload>,
     slots: Slots,
     lanes: HashMap<u32, Lanes>,
+    line: HashMap<Ticket, Wanted>,
     /// Bytes of control that the next chunk waits for.
     control: f64,
 }
 
 impl Uploads {
     pub(crate) fn new(rate: f64, cap: f64, slots: usize) -> Self {
-        Self { link: Link::new(rate, cap), slots: Slots::new(slots), lanes: HashMap::new(), control: 0.0 }
+        Self {
+            link: Link::new(rate, cap),
+            slots: Slots::new(slots),
+            lanes: HashMap::new(),
+            line: HashMap::new(),
+            control: 0.0,
+        }
     }
 
     /// The uplink carries these bytes of control as well.
@@ -79,25 +86,36 @@ impl Fleet {
             Blob::Running(running) => running.transfer.have().contains(wanted.chunk as usize),
             Blob::Absent | Blob::Failed => false,
         };
-        let bytes = self.layer(there).bytes_of(wanted.chunk);
-        let key = ChunkKey::of(&self.layer(there).key.digest, wanted.chunk);
-        let uploads = &mut self.node(wanted.of).uploads;
-        if let Err(refusal) = uploads.slots.take(key) {
-            self.figures.was_busy(now);
-            let refused = if refusal == Refusal::Sent { Event::Sent } else { Event::Busy };
-            self.clock.at(back, refused(wanted));
-            return false;
-        }
         if !has {
-            uploads.slots.release(None);
             self.clock.at(back, Event::Missing(wanted));
             return false;
         }
-        uploads.lanes.entry(wanted.by.node).or_default().active += 1;
+        let key = ChunkKey::of(&self.layer(there).key.digest, wanted.chunk);
+        let uploads = &mut self.node(wanted.of).uploads;
+        match uploads.slots.ask(key) {
+            Err(refusal) => {
+                self.figures.was_busy(now);
+                let refused = if refusal == Refusal::Sent { Event::Sent } else { Event::Busy };
+                self.clock.at(back, refused(wanted));
+                return false;
+            }
+            Ok(Admission::Wait(ticket)) => {
+                uploads.line.insert(ticket, wanted);
+            }
+            Ok(Admission::Now) => self.upload(wanted),
+        }
+        self.node(wanted.of).uploads.lanes.entry(wanted.by.node).or_default().active += 1;
+        true
+    }
+
+    /// A slot is taken.
+    fn upload(&mut self, wanted: Wanted) {
+        let now = self.clock.now;
+        let bytes = self.layer(wanted.by).bytes_of(wanted.chunk);
+        let uploads = &mut self.node(wanted.of).uploads;
         let control = std::mem::take(&mut uploads.control);
         uploads.link.begin(bytes + control, Upload { wanted, began: now }, now);
         self.watch_uplink(wanted.of);
-        true
     }
 
     fn watch_uplink(&mut self, node: u32) {
@@ -120,6 +138,12 @@ impl Fleet {
             uploads.slots.release(Some(now.saturating_sub(began)));
             if let Some(lanes) = uploads.lanes.get_mut(&wanted.by.node) {
                 lanes.active -= 1;
+            }
+            while let Some(ticket) = self.node(node).uploads.slots.next() {
+                let next = self.node(node).uploads.line.remove(&ticket);
+                if let Some(next) = next {
+                    self.upload(next);
+                }
             }
             self.next_of_peer(node, wanted.by.node);
         }
@@ -189,6 +213,9 @@ impl Fleet {
         let uploads = &mut self.node(node).uploads;
         let mut lost: Vec<Wanted> =
             uploads.link.stop(now, |_| true).into_iter().map(|(_, upload)| upload.wanted).collect();
+        let mut line: Vec<(Ticket, Wanted)> = uploads.line.drain().collect();
+        line.sort_unstable_by_key(|(ticket, _)| *ticket);
+        lost.extend(line.into_iter().map(|(_, wanted)| wanted));
         let mut waiting: Vec<(u32, Lanes)> = uploads.lanes.drain().collect();
         // A map's order is not the seed's.
         waiting.sort_unstable_by_key(|(peer, _)| *peer);

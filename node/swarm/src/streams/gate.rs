@@ -1,0 +1,132 @@
+//! The gate that every upload passes: [`Slots`] decides, and whoever is to wait waits here.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use shoal_proto::swarm::slots::{Admission, ChunkKey, Slots, Ticket};
+use shoal_proto::wire::Refusal;
+use tokio::sync::oneshot;
+
+/// The upload slots of this node, and who waits for one. A std mutex, held for a decision and never while anything waits.
+pub(super) struct Gate(Mutex<Inside>);
+
+struct Inside {
+    slots: Slots,
+    line: HashMap<Ticket, oneshot::Sender<()>>,
+}
+
+impl Inside {
+    fn release(&mut self, took: Option<Duration>) {
+        self.slots.release(took);
+        while let Some(ticket) = self.slots.next() {
+            // Whoever waits leaves the line before it goes away: see `Place`.
+            if let Some(waits) = self.line.remove(&ticket) {
+                let _gone_meanwhile = waits.send(());
+            }
+        }
+    }
+}
+
+impl Gate {
+    pub(super) fn new(most: usize) -> Self {
+        Self(Mutex::new(Inside { slots: Slots::new(most), line: HashMap::new() }))
+    }
+
+    fn inside(&self) -> MutexGuard<'_, Inside> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits for an upload slot, if the line is not too long. Cancel-safe: whoever is dropped leaves the line.
+    pub(super) async fn pass(&self, chunk: ChunkKey) -> Result<Slot<'_>, Refusal> {
+        let (ticket, turn) = {
+            let mut inside = self.inside();
+            match inside.slots.ask(chunk)? {
+                Admission::Now => return Ok(Slot::begin(self)),
+                Admission::Wait(ticket) => {
+                    let (waits, turn) = oneshot::channel();
+                    inside.line.insert(ticket, waits);
+                    (ticket, turn)
+                }
+            }
+        };
+        let mut place = Place { gate: self, ticket: Some(ticket) };
+        // The sender is dropped only after it has sent.
+        let came = turn.await;
+        place.ticket = None;
+        came.map(|()| Slot::begin(self)).map_err(|_| Refusal::Busy)
+    }
+}
+
+/// A place in line, left when this is dropped.
+struct Place<'a> {
+    gate: &'a Gate,
+    ticket: Option<Ticket>,
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        let Some(ticket) = self.ticket else { return };
+        let mut inside = self.gate.inside();
+        inside.line.remove(&ticket);
+        if !inside.slots.leave(ticket) {
+            // The slot was given in the same instant.
+            inside.release(None);
+        }
+    }
+}
+
+/// An upload slot, free again when this is dropped.
+pub(super) struct Slot<'a> {
+    gate: &'a Gate,
+    since: Instant,
+    sent: bool,
+}
+
+impl<'a> Slot<'a> {
+    fn begin(gate: &'a Gate) -> Self {
+        Self { gate, since: Instant::now(), sent: false }
+    }
+
+    /// The chunk was sent whole: how long that took says something.
+    pub(super) fn sent(&mut self) {
+        self.sent = true;
+    }
+}
+
+impl Drop for Slot<'_> {
+    fn drop(&mut self) {
+        let took = self.sent.then(|| self.since.elapsed());
+        self.gate.inside().release(took);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use shoal_proto::digest::Digest;
+
+    use super::*;
+
+    fn chunk(number: u32) -> ChunkKey {
+        ChunkKey::of(&Digest::sha256_of(b"blob"), number)
+    }
+
+    #[tokio::test]
+    async fn whoever_waits_gets_the_next_slot_and_whoever_gives_up_leaves_it_to_others() {
+        let gate = Gate::new(1);
+        let first = gate.pass(chunk(0)).await.ok();
+        let mut second = Box::pin(gate.pass(chunk(1)));
+        let mut third = Box::pin(gate.pass(chunk(2)));
+        assert!(futures::poll!(&mut second).is_pending());
+        assert!(futures::poll!(&mut third).is_pending());
+        assert!(matches!(gate.pass(chunk(3)).await, Err(Refusal::Busy)), "the line is full");
+        // The slot goes to the second, which goes away before it has seen that.
+        drop(first);
+        drop(second);
+        let slot = third.await.ok();
+        assert!(slot.is_some());
+        drop(slot);
+        assert!(gate.pass(chunk(4)).await.is_ok());
+        assert!(gate.inside().line.is_empty());
+    }
+}
