@@ -8,20 +8,24 @@
 //! Why a frozen home does no harm: a home grants only while a claim of its own was confirmed within the last
 //! two seconds. One that wakes up after a pause has to claim again first, and hears of its successor.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use libp2p_identity::PeerId;
 
-use super::message::{Claim, ClaimAnswer, MAX_NAMED, Report, Standing, SwarmKey};
+use super::message::{Claim, ClaimAnswer, Report, Standing, SwarmKey};
 use super::ranking::Ranking;
 use crate::chunk::ChunkLayout;
 use crate::digest::Digest;
 
+mod claims;
+mod doors;
 mod passers;
 mod repair;
 mod swarm;
 
+use claims::Claimed;
+use doors::Doors;
 use repair::Repair;
 use swarm::{REPORT, Role, Swarm, Waiting};
 
@@ -132,14 +136,6 @@ pub enum Action {
     SetTimer(Duration),
 }
 
-/// A claim that is to be answered.
-struct Claimed {
-    from: PeerId,
-    key: SwarmKey,
-    claim: Claim,
-    known: Vec<PeerId>,
-}
-
 /// One swarm that this node keeps, for people.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Kept {
@@ -161,13 +157,14 @@ pub struct Homes {
     ranking: Ranking,
     options: Options,
     swarms: BTreeMap<SwarmKey, Swarm>,
+    doors: Doors,
     timer: Option<Duration>,
 }
 
 impl Homes {
     /// None yet. `ranking` is of the nodes connected now.
     pub fn new(ranking: Ranking, options: Options) -> Self {
-        Self { ranking, options, swarms: BTreeMap::new(), timer: None }
+        Self { ranking, options, swarms: BTreeMap::new(), doors: Doors::default(), timer: None }
     }
 
     /// The nodes connected, ready to be ranked.
@@ -208,7 +205,7 @@ impl Homes {
                 self.tick(now, &mut actions);
             }
         }
-        if !self.swarms.is_empty() && self.timer.is_none() {
+        if !(self.swarms.is_empty() && self.doors.is_empty()) && self.timer.is_none() {
             self.timer = Some(now + TICK);
             actions.push(Action::SetTimer(now + TICK));
         }
@@ -217,6 +214,7 @@ impl Homes {
 
     fn gone(&mut self, peer: PeerId, now: Duration, actions: &mut Vec<Action>) {
         self.ranking.remove(&peer);
+        self.doors.lose(&peer);
         let keys: Vec<SwarmKey> = self.swarms.keys().copied().collect();
         for key in keys {
             if let Some(swarm) = self.swarms.get_mut(&key) {
@@ -224,13 +222,6 @@ impl Homes {
             }
             self.claim_answered(key, peer, None, now, actions);
         }
-    }
-
-    /// Who else is closest: the standbys of a home here.
-    fn standbys(&self, key: &SwarmKey) -> Vec<PeerId> {
-        let local = self.ranking.local();
-        let closest = self.ranking.closest(&key.digest, STANDBYS + 1);
-        closest.into_iter().filter(|&peer| peer != local).take(STANDBYS).collect()
     }
 
     fn reported(
@@ -245,8 +236,12 @@ impl Homes {
             actions.push(Action::Answer(waiting.question, Standing::Wait(REPORT)));
             return;
         };
-        if let Some(home) = self.elsewhere(&key, &waiting.report, now) {
-            actions.push(Action::Answer(waiting.question, home));
+        if let Some(elsewhere) = self.elsewhere(&key, &waiting.report, now) {
+            let enters = matches!(elsewhere, Standing::Elsewhere(_))
+                .then(|| self.doors.enter(&key, waiting.from, &waiting.report, now))
+                .flatten();
+            let standing = enters.map_or(elsewhere, Standing::Member);
+            actions.push(Action::Answer(waiting.question, standing));
             return;
         }
         if !self.swarms.contains_key(&key) {
@@ -335,134 +330,8 @@ impl Homes {
         }
     }
 
-    /// Begins to claim a swarm; a node without standbys is its home at once.
-    fn claim(&mut self, key: SwarmKey, now: Duration, actions: &mut Vec<Action>) {
-        let standbys = self.standbys(&key);
-        let Some(swarm) = self.swarms.get_mut(&key) else { return };
-        if standbys.is_empty() {
-            swarm.role = Role::Home { confirmed: now, renewed: now, pending: BTreeSet::new() };
-            return;
-        }
-        let claim = swarm.as_claim();
-        swarm.role =
-            Role::Claiming { since: now, pending: standbys.iter().copied().collect(), waiting: Vec::new() };
-        actions.extend(standbys.into_iter().map(|to| Action::Claim { key, to, claim: claim.clone() }));
-    }
-
-    fn claimed(
-        &mut self,
-        Claimed { from, key, claim, known }: Claimed,
-        now: Duration,
-        actions: &mut Vec<Action>,
-    ) -> ClaimAnswer {
-        let local = self.ranking.local();
-        let granted = |epoch: u64| ClaimAnswer::Granted {
-            epoch,
-            providers: known.into_iter().take(MAX_NAMED).collect(),
-        };
-        let Ok(layout) = ChunkLayout::of(key.size) else { return granted(0) };
-        let Some(swarm) = self.swarms.get_mut(&key) else {
-            // New here. A node that sees fewer others may not know of a closer one.
-            let closest = self.ranking.closest(&key.digest, 1);
-            if let Some(&closer) = closest.first()
-                && closer != from
-                && closer != local
-                && Ranking::is_closer(&key.digest, &closer, &from)
-            {
-                return ClaimAnswer::HeldBy { home: closer, epoch: 0 };
-            }
-            self.make_room(actions);
-            let mut swarm = self.fresh(&key, layout, now);
-            swarm.follow(from, claim, now);
-            self.swarms.insert(key, swarm);
-            return granted(0);
-        };
-        let rival = match &swarm.role {
-            Role::Home { .. } => Some((local, true)),
-            Role::Claiming { .. } => Some((local, !Ranking::is_closer(&key.digest, &from, &local))),
-            Role::Standby { home, heard } if *home != from => {
-                let live = self.ranking.contains(home) && now < *heard + STALE;
-                live.then_some((*home, true))
-            }
-            Role::Standby { .. } | Role::Ceded { .. } => None,
-        };
-        if let Some((home, stays)) = rival
-            && claim.epoch <= swarm.epoch
-            && (stays || claim.epoch < swarm.epoch)
-        {
-            return ClaimAnswer::HeldBy { home, epoch: swarm.epoch };
-        }
-        let before = swarm.epoch;
-        if let Role::Claiming { waiting, .. } = &mut swarm.role {
-            for waiting in waiting.drain(..) {
-                actions.push(Action::Answer(waiting.question, Standing::Elsewhere(from)));
-            }
-        }
-        swarm.used = now;
-        swarm.follow(from, claim, now);
-        granted(before)
-    }
-
-    fn claim_answered(
-        &mut self,
-        key: SwarmKey,
-        by: PeerId,
-        answer: Option<ClaimAnswer>,
-        now: Duration,
-        actions: &mut Vec<Action>,
-    ) {
-        let local = self.ranking.local();
-        let Some(swarm) = self.swarms.get_mut(&key) else { return };
-        let (Role::Claiming { pending, .. } | Role::Home { pending, .. }) = &mut swarm.role else { return };
-        if !pending.remove(&by) {
-            return;
-        }
-        let done = pending.is_empty();
-        match answer {
-            // It knows no term of that home and only ranks it closer, and whoever asks has lost it.
-            Some(ClaimAnswer::HeldBy { home, epoch: 0 }) if swarm.is_lost(&home) => {}
-            Some(ClaimAnswer::HeldBy { home, epoch })
-                if home != local && (epoch >= swarm.epoch || matches!(swarm.role, Role::Claiming { .. })) =>
-            {
-                swarm.cede(home, now, actions);
-                return;
-            }
-            Some(ClaimAnswer::Granted { epoch, providers }) => {
-                swarm.epoch = swarm.epoch.max(epoch);
-                swarm.note_providers(providers.into_iter().filter(|&peer| peer != local));
-                if let Role::Home { confirmed, .. } = &mut swarm.role {
-                    *confirmed = now;
-                }
-            }
-            Some(ClaimAnswer::HeldBy { .. }) | None => {}
-        }
-        if done {
-            self.open(key, now, actions);
-        }
-    }
-
-    /// The claim is settled: whoever waited is answered.
-    fn open(&mut self, key: SwarmKey, now: Duration, actions: &mut Vec<Action>) {
-        let options = self.options;
-        let Some(swarm) = self.swarms.get_mut(&key) else { return };
-        let fresh = Role::Home { confirmed: now, renewed: now, pending: BTreeSet::new() };
-        if let Role::Home { confirmed, .. } = &mut swarm.role {
-            // Standbys that do not answer do not object.
-            *confirmed = now;
-            return;
-        }
-        let Role::Claiming { waiting, .. } = std::mem::replace(&mut swarm.role, fresh) else { return };
-        // What members bring is noted before anything is granted.
-        for waiting in &waiting {
-            swarm.note(waiting.from, &waiting.report, options, now);
-        }
-        for Waiting { question, from, report } in waiting {
-            let standing = swarm.serve(from, &report, options, now);
-            actions.push(Action::Answer(question, Standing::Member(standing)));
-        }
-    }
-
     fn tick(&mut self, now: Duration, actions: &mut Vec<Action>) {
+        self.doors.close_unused(now);
         self.swarms.retain(|_, swarm| {
             now < swarm.used + IDLE
                 || matches!(&swarm.role, Role::Claiming { waiting, .. } if !waiting.is_empty())

@@ -42,6 +42,10 @@ impl Passers {
         *self = Self::default();
     }
 
+    pub(super) fn contains(&self, peer: &PeerId) -> bool {
+        self.names.contains(peer)
+    }
+
     pub(super) fn len(&self) -> usize {
         self.ring.len()
     }

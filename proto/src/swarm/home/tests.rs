@@ -1,9 +1,11 @@
 //! The homes of a small virtual fleet.
 
+use std::collections::BTreeSet;
+
 use super::*;
 use crate::chunk::MIN_CHUNK;
 use crate::swarm::lease::{Lease, LeaseEnd};
-use crate::swarm::message::{Ended, Membership};
+use crate::swarm::message::{Ended, MAX_NAMED, Membership};
 use crate::swarm::test_peer;
 use crate::transfer::Availability;
 use fixedbitset::FixedBitSet;
@@ -138,7 +140,7 @@ fn a_node_alone_is_its_own_home() {
     let mut fleet = Fleet::new(1);
     let me = fleet.ranked()[0];
     let membership = fleet.member(me, me, report(0..0));
-    assert_eq!(membership.lease.unwrap().chunks, 0..32);
+    assert_eq!(membership.lease.unwrap().chunks, 0..2);
     assert_eq!(membership.members, []);
 }
 
@@ -156,7 +158,7 @@ fn whoever_is_asked_knows_the_home_and_leases_do_not_overlap() {
     let progress = Report { lease: Some(first.clone()), ..report(0..1) };
     assert_eq!(fleet.member(ranked[5], home, progress).lease, Some(first.clone()));
     let second = fleet.member(ranked[6], home, report(0..0)).lease.unwrap();
-    assert_eq!((first.chunks, second.chunks), (0..32, 32..64));
+    assert_eq!((first.chunks, second.chunks), (0..2, 2..4));
 }
 
 #[test]
@@ -182,14 +184,14 @@ fn a_standby_goes_on_with_the_leases_of_a_home_that_died() {
     let (home, standby, one, two) = (ranked[0], ranked[1], ranked[4], ranked[5]);
     let lease = fleet.member(one, home, report(0..0)).lease.unwrap();
     fleet.pass(ms(600));
-    let have = Report { lease: Some(lease.clone()), ..report(0..9) };
+    let have = Report { lease: Some(lease.clone()), ..report(0..1) };
     fleet.member(one, home, have.clone());
     fleet.nodes.remove(&home);
     for &node in &ranked[1..] {
         fleet.feed(node, Event::Down(home));
     }
     let other = fleet.member(two, standby, report(0..0)).lease.unwrap();
-    assert_eq!(other.chunks, 32..64);
+    assert_eq!(other.chunks, 2..4);
     assert!(other.epoch > lease.epoch);
     assert_eq!(fleet.member(one, standby, have).lease.unwrap().chunks, lease.chunks);
 }

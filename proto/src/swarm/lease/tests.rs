@@ -29,10 +29,10 @@ fn the_first_lease_runs_alone_until_it_brings_something() {
     let mut leases = Leases::new(layout(256), 8);
     let none = bits(256, []);
     let first = leases.grant(one, &none, 1, at(0)).unwrap();
-    assert_eq!(first.chunks, 0..32);
+    assert_eq!(first.chunks, 0..2);
     assert_eq!(leases.grant(two, &none, 1, at(1)), None);
     leases.progress(&one, &bits(256, [0]), at(2));
-    assert_eq!(leases.grant(two, &none, 1, at(3)).unwrap().chunks, 32..64);
+    assert_eq!(leases.grant(two, &none, 1, at(3)).unwrap().chunks, 2..4);
     // A holder that stands still loses it.
     leases.progress(&one, &bits(256, 0..2), at(4000));
     leases.expire(at(3 + 4000));
@@ -42,13 +42,41 @@ fn the_first_lease_runs_alone_until_it_brings_something() {
 
 #[test]
 fn a_lease_is_a_part_of_its_blob_within_limits() {
-    let length = |mib: u64| {
+    let lengths = |mib: u64| {
         let layout = ChunkLayout::of(mib << 20).unwrap();
-        let none = FixedBitSet::with_capacity(layout.count() as usize);
-        let lease = Leases::new(layout, 1).grant(test_peer(1), &none, 1, at(0)).unwrap();
-        (lease.chunks.len() as u64 * layout.chunk_size()) >> 20
+        let mut leases = Leases::new(layout, 1);
+        let mut covered = FixedBitSet::with_capacity(layout.count() as usize);
+        // The first one, and that after it has brought all at once.
+        [0, 1].map(|step| {
+            let lease = leases.grant(test_peer(1), &covered, 1, at(step)).unwrap();
+            covered.insert_range(lease.chunks.start as usize..lease.chunks.end as usize);
+            leases.progress(&test_peer(1), &covered, at(step));
+            leases.end(&test_peer(1), &ended(&lease, LeaseEnd::Done), at(step));
+            (lease.chunks.len() as u64 * layout.chunk_size()) >> 10
+        })
     };
-    assert_eq!([1, 2, 16, 64, 256, 3000].map(length), [1, 1, 2, 8, 16, 16]);
+    assert_eq!(lengths(2), [256, 1024]);
+    assert_eq!(lengths(64), [512, 2048]);
+    assert_eq!(lengths(3000), [4096, 16384]);
+}
+
+#[test]
+fn a_slow_holder_gets_what_it_brings_in_two_seconds() {
+    let (slow, fast) = (test_peer(1), test_peer(2));
+    let mut leases = Leases::new(layout(256), 2);
+    let mut covered = bits(256, []);
+    let bring = |leases: &mut Leases, covered: &mut FixedBitSet, holder: PeerId, from: u64, to: u64| {
+        let lease = leases.grant(holder, covered, 1, at(from)).unwrap();
+        covered.insert_range(lease.chunks.start as usize..lease.chunks.end as usize);
+        leases.progress(&holder, covered, at(to));
+        leases.end(&holder, &ended(&lease, LeaseEnd::Done), at(to));
+        lease.chunks.len()
+    };
+    assert_eq!(bring(&mut leases, &mut covered, slow, 0, 3000), 2);
+    assert_eq!(bring(&mut leases, &mut covered, fast, 3000, 3100), 2);
+    assert_eq!(bring(&mut leases, &mut covered, slow, 3100, 4000), 1, "a chunk took it 1.5 s");
+    assert_eq!(bring(&mut leases, &mut covered, fast, 4000, 4100), 8, "the longest for 64 MiB");
+    assert_eq!(bring(&mut leases, &mut covered, slow, 4100, 4200), 2, "the last took 0.9 s");
 }
 
 #[test]
