@@ -302,20 +302,6 @@ impl Transfer {
         }
     }
 
-    fn upstream_chunk(&mut self, fetch: FetchId, chunk: u32, actions: &mut Vec<Action>) {
-        if chunk >= self.layout.count() {
-            return;
-        }
-        self.store(chunk, actions);
-        self.member.progressed();
-        // Stop where another has already brought what comes next.
-        let next_is_held = chunk + 1 < self.layout.count() && self.has(chunk + 1);
-        if self.upstream.arrived(fetch, chunk) || next_is_held && self.upstream.is_running(fetch) {
-            self.upstream.stop(fetch);
-            actions.push(Action::StopUpstream(fetch));
-        }
-    }
-
     fn lost(&mut self, chunks: &[u32], actions: &mut Vec<Action>) {
         if self.losses >= MAX_LOSSES || chunks.is_empty() {
             // A disk that damages what was just repaired.
@@ -367,54 +353,6 @@ impl Transfer {
         // Upstream need not bring what a peer was asked for at the end of its range.
         self.upstream.yield_from(chunk);
         actions.push(Action::Request { id, peer, chunk });
-    }
-
-    /// Asks upstream for what nobody else has, as far as this node may; or gives up.
-    fn consider_upstream(&mut self, now: Duration, actions: &mut Vec<Action>) {
-        if self.upstream.running().is_some() {
-            return;
-        }
-        let all = 0..self.layout.count();
-        // A home may say anything: only chunks that exist are fetched.
-        let leased = self.member.leased().map(|chunks| chunks.start.min(all.end)..chunks.end.min(all.end));
-        let Some(within) = leased else {
-            self.consider_failing(actions);
-            return;
-        };
-        let Some(start) = self.first_uncovered(&within) else {
-            if within.clone().all(|chunk| self.has(chunk)) {
-                self.member.lease_done();
-            }
-            return;
-        };
-        // Nobody is known to have it. But a record may have been lost: better one more look than a second copy.
-        let looked = match self.discovery {
-            Discovery::Idle => false,
-            Discovery::Running => return,
-            Discovery::Ended(at) => !self.providers.is_empty() || now < at + self.options.rediscover_after,
-        };
-        if !looked {
-            self.discovery = Discovery::Running;
-            actions.push(Action::Discover);
-            return;
-        }
-        if let Some(id) = self.upstream.next_fetch() {
-            let mut end = start + 1;
-            while end < within.end && self.uncovered(end) {
-                end += 1;
-            }
-            self.upstream.begin(id, start..end);
-            actions.push(Action::FetchUpstream { id, chunks: start..end });
-        }
-    }
-
-    /// Gives up when the home says that nobody can fetch the blob, and no peer brings it.
-    fn consider_failing(&mut self, actions: &mut Vec<Action>) {
-        let hopeless = self.member.hopeless();
-        if hopeless.is_some() && self.asked.is_empty() && !self.any_usable_for_missing() {
-            self.phase = Phase::Failed;
-            actions.push(Action::Fail(self.upstream.last_failure().or(hopeless)));
-        }
     }
 
     /// The earliest time at which something is due that no event will announce.

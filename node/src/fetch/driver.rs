@@ -8,47 +8,31 @@ use std::time::Duration;
 use bytes::Bytes;
 use fixedbitset::FixedBitSet;
 use shoal_gateway::error::PullError;
-use shoal_proto::attestation::Claim;
 use shoal_proto::digest::Digest;
 use shoal_proto::identity::PeerId;
 use shoal_proto::name::Scope;
-use shoal_proto::swarm::message::{Report, Standing, SwarmKey};
+use shoal_proto::swarm::message::Standing;
 use shoal_proto::transfer::{
     Action, Availability, ChunkFailure, Doubt, Event, FetchId, Homes, Options, ReaderId, ReportId, RequestId,
     Transfer,
 };
-use shoal_proto::wire::AskBlob;
 use shoal_store::{FinishError, Partial};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, sleep_until};
 
-use super::discovery::{Found, Search};
-use super::range::{Arrival, RangeFetch};
+use super::discovery::Found;
 use super::{Given, Ports, Question, Status};
 
 mod chunk;
+mod errands;
 mod outcome;
 mod upstream;
 
-use chunk::RequestError;
-
 /// What the driver's tasks may have said and it not yet read.
 const EVENTS: usize = 32;
-/// Chunks that upstream may be ahead of the driver.
-const UPSTREAM_AHEAD: usize = 2;
 /// The most repositories remembered for one blob.
 const MAX_SCOPES: usize = 8;
-
-/// How long a home may take to answer a report.
-const REPORT: Duration = Duration::from_millis(1500);
-/// How long a peer may take to say what it has: one that is followed waits a second for news.
-const FOLLOW: Duration = Duration::from_secs(3);
-/// A client gets the last byte once the blob is held, so that what it has pulled survives a kill; but of gigabytes
-/// that take longer to sync, once they are proven.
-const SYNC: Duration = Duration::from_secs(2);
-/// How long changes of who is connected are gathered before homes are ranked again.
-const SETTLE: Duration = Duration::from_millis(100);
 
 /// What a task of the transfer says.
 enum Said {
@@ -332,135 +316,6 @@ impl Driver {
         None
     }
 
-    fn discover(&mut self, round: u32) {
-        let mut search = Search::begin(self.ports.clone(), self.digest, round);
-        let said = self.said.clone();
-        self.tasks.spawn(async move {
-            let mut found = Vec::new();
-            // What is found is passed on at once where the queue has room, and else at the end.
-            search
-                .run(|provider| {
-                    if let Err(error) = said.try_send(Said::Found(provider))
-                        && let Said::Found(provider) = error.into_inner()
-                    {
-                        found.push(provider);
-                    }
-                })
-                .await;
-            for provider in found {
-                said.send(Said::Found(provider)).await.ok();
-            }
-            said.send(Said::DiscoveryEnded).await.ok();
-            while let Some(provider) = search.late().await {
-                said.send(Said::Found(provider)).await.ok();
-            }
-        });
-    }
-
-    fn key(&self, round: u32) -> SwarmKey {
-        SwarmKey { digest: self.digest, size: self.partial.layout().size(), round }
-    }
-
-    fn report(&mut self, id: ReportId, to: PeerId, round: u32, report: Report) {
-        let (ports, key, said) = (self.ports.clone(), self.key(round), self.said.clone());
-        self.tasks.spawn(async move {
-            let standing = tokio::time::timeout(REPORT, tell(&ports, to, key, report)).await;
-            let standing = standing.ok().flatten();
-            if let Some(Standing::Member(place)) = &standing {
-                tracing::debug!(home = %to, lease = ?place.lease, again = ?place.again, "a place in the swarm");
-            }
-            if standing.is_none() {
-                tracing::info!(home = %to, "a swarm's home does not answer");
-            }
-            said.send(Said::Reported { id, standing }).await.ok();
-        });
-    }
-
-    /// The last word to the home; nobody waits for it.
-    fn farewell(&self, core: &Transfer, complete: bool) {
-        let Some((home, report)) = core.farewell(complete) else { return };
-        let (ports, key) = (self.ports.clone(), self.key(core.round()));
-        tokio::spawn(
-            async move { drop(tokio::time::timeout(REPORT, tell(&ports, home, key, report)).await) },
-        );
-    }
-
-    /// Asks a peer what it has, and keeps asking as the core says so.
-    fn follow(&mut self, peer: PeerId, known: u32, round: u32) {
-        let (ports, digest, said) = (self.ports.clone(), self.digest, self.said.clone());
-        self.tasks.spawn(async move {
-            let ask = AskBlob { digest, following: Some(known), round };
-            let barred = ports.barred.is_barred(&peer);
-            let answer = if barred {
-                None
-            } else {
-                tokio::time::timeout(FOLLOW, ports.peers.ask_blob(peer, ask)).await.ok()
-            };
-            let holding = answer.and_then(Result::ok);
-            let found = holding.and_then(|holding| Found::of(peer, holding, round));
-            said.send(found.map_or(Said::HasNothing(peer), Said::Found)).await.ok();
-        });
-    }
-
-    /// Ranks the homes again whenever somebody comes or goes.
-    fn rank_again(&mut self) {
-        let (ports, digest, said) = (self.ports.clone(), self.digest, self.said.clone());
-        self.tasks.spawn(async move {
-            let mut versions = ports.peers.connections();
-            while versions.changed().await.is_ok() {
-                tokio::time::sleep(SETTLE).await;
-                versions.mark_unchanged();
-                let Some(homes) = ports.homes.ranked(digest).await else { return };
-                if said.send(Said::Ranked(homes)).await.is_err() {
-                    return;
-                }
-            }
-        });
-    }
-
-    fn request(&mut self, id: RequestId, peer: PeerId, chunk: u32, disbelieved: Vec<PeerId>) {
-        let (ports, partial, said) = (self.ports.clone(), self.partial.clone(), self.said.clone());
-        let claim = Claim { digest: self.digest, size: partial.layout().size(), chunk };
-        let task = self.tasks.spawn(async move {
-            let event = match chunk::request(&ports, &partial, peer, claim, &disbelieved).await {
-                Ok(bytes) => Said::Chunk { id, chunk, bytes },
-                Err(RequestError::Peer(failure)) => Said::Failed { id, failure },
-                Err(RequestError::Disk(error)) => Said::Disk(error),
-            };
-            said.send(event).await.ok();
-        });
-        self.requests.insert(id, task);
-    }
-
-    fn fetch_upstream(&mut self, id: FetchId, chunks: std::ops::Range<u32>) {
-        tracing::debug!(?id, ?chunks, "upstream is asked");
-        let (stored, mut arrivals) = mpsc::channel(UPSTREAM_AHEAD);
-        let fetch = RangeFetch {
-            ports: self.ports.clone(),
-            digest: self.digest,
-            scopes: self.scopes.clone(),
-            partial: self.partial.clone(),
-            chunks,
-            stored,
-        };
-        let said = self.said.clone();
-        let task = self.tasks.spawn(async move {
-            let pass_on = async {
-                while let Some(arrival) = arrivals.recv().await {
-                    let event = match arrival {
-                        Arrival::Whole => Said::UpstreamWhole(id),
-                        Arrival::Chunk(chunk, bytes) => Said::UpstreamChunk { id, chunk, bytes },
-                    };
-                    said.send(event).await.ok();
-                }
-            };
-            // The range drops its sender when it ends, which ends the passing on.
-            let (result, ()) = tokio::join!(fetch.run(), pass_on);
-            said.send(Said::UpstreamEnded { id, result }).await.ok();
-        });
-        self.fetches.insert(id, task);
-    }
-
     fn blame(&self, peer: PeerId, failure: ChunkFailure) {
         if failure == ChunkFailure::Corrupt {
             let time = self.ports.barred.bar(peer);
@@ -469,26 +324,6 @@ impl Driver {
         } else {
             tracing::info!(%peer, ?failure, "a peer failed a chunk");
         }
-    }
-
-    /// Has the digest proven and the blob kept, beside this task: syncing gigabytes takes seconds, in which readers and
-    /// peers are answered.
-    fn finish(&mut self) {
-        let (partial, said) = (self.partial.clone(), self.said.clone());
-        self.tasks.spawn(async move {
-            let kept = async {
-                partial.prove().await?;
-                let finish = partial.finish();
-                tokio::pin!(finish);
-                if let Ok(finished) = tokio::time::timeout(SYNC, &mut finish).await {
-                    return finished;
-                }
-                said.send(Said::Proven).await.ok();
-                finish.await
-            };
-            let kept = kept.await;
-            said.send(Said::Finished(kept)).await.ok();
-        });
     }
 
     fn end(mut self, status: Status) {
@@ -507,15 +342,5 @@ impl Driver {
 fn abort(task: Option<AbortHandle>) {
     if let Some(task) = task {
         task.abort();
-    }
-}
-
-/// Reports to a home, which may be this node itself.
-async fn tell(ports: &Ports, home: PeerId, key: SwarmKey, report: Report) -> Option<Standing> {
-    let own = ports.peers.local_peer();
-    if home == own {
-        Some(ports.homes.report(own, key, report).await)
-    } else {
-        ports.peers.report(home, key, report).await.ok()
     }
 }

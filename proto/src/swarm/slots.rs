@@ -54,7 +54,7 @@ pub struct Ticket(u64);
 pub enum Admission {
     /// A slot is taken.
     Now,
-    /// A slot is taken once [`Slots::next`] says so.
+    /// A slot is taken once [`Slots::admit`] says so.
     Wait(Ticket),
 }
 
@@ -114,7 +114,7 @@ impl Slots {
         Ok(Admission::Wait(ticket))
     }
 
-    /// An upload is over. `took` is how long it took, if it came to its end. Then [`Slots::next`] says who is next.
+    /// An upload is over. `took` is how long it took, if it came to its end. Then [`Slots::admit`] says who is next.
     pub fn release(&mut self, took: Option<Duration>) {
         // Only uploads beside as many as allowed say whether more could be.
         let full = self.used >= self.limit;
@@ -127,7 +127,7 @@ impl Slots {
     }
 
     /// Gives a free slot to who is next in line.
-    pub fn next(&mut self) -> Option<Ticket> {
+    pub fn admit(&mut self) -> Option<Ticket> {
         if self.used >= self.limit {
             return None;
         }
@@ -167,7 +167,7 @@ mod tests {
         for _ in 0..500 {
             while slots.ask(fresh()).is_ok() {}
             slots.release(Some(Duration::from_millis(chunk_ms * slots.limit() as u64)));
-            while slots.next().is_some() {}
+            while slots.admit().is_some() {}
         }
         slots.limit()
     }
@@ -210,11 +210,11 @@ mod tests {
         assert_eq!(asked[..3], [Ok(Admission::Now); 3]);
         assert_eq!(asked[3..6], [0, 1, 2].map(|n| Ok(Admission::Wait(Ticket(n)))));
         assert_eq!(asked[6], Err(Refusal::Busy));
-        assert_eq!(slots.next(), None);
+        assert_eq!(slots.admit(), None);
         assert!(slots.leave(Ticket(1)), "it waits");
         slots.release(None);
         slots.release(None);
-        assert_eq!([slots.next(), slots.next(), slots.next()], [Some(Ticket(0)), Some(Ticket(2)), None]);
+        assert_eq!([slots.admit(), slots.admit(), slots.admit()], [Some(Ticket(0)), Some(Ticket(2)), None]);
         assert!(!slots.leave(Ticket(0)), "it has its slot");
     }
 
@@ -223,21 +223,21 @@ mod tests {
         #[test]
         fn slots_are_bounded(
             most in 1..40_usize,
-            steps in prop::collection::vec((0..4_u8, 0..400_u64), 1..300),
+            steps in prop::collection::vec((0..4_u8, 0..400_u32), 1..300),
         ) {
             let mut slots = Slots::new(most);
             let (mut served, mut waiting) = (0_usize, Vec::new());
             for (step, number) in steps {
                 match step {
-                    0 | 1 => match slots.ask(ChunkKey(number % 5)) {
+                    0 | 1 => match slots.ask(ChunkKey(u64::from(number) % 5)) {
                         Ok(Admission::Now) => served += 1,
                         Ok(Admission::Wait(ticket)) => waiting.push(ticket),
                         Err(_) => {}
                     },
                     2 if served > 0 => {
                         served -= 1;
-                        slots.release(Some(Duration::from_millis(number)));
-                        while let Some(ticket) = slots.next() {
+                        slots.release(Some(Duration::from_millis(u64::from(number))));
+                        while let Some(ticket) = slots.admit() {
                             prop_assert_eq!(waiting.remove(0), ticket);
                             served += 1;
                         }
@@ -254,7 +254,7 @@ mod tests {
             while served > 0 {
                 served -= 1;
                 slots.release(None);
-                while let Some(ticket) = slots.next() {
+                while let Some(ticket) = slots.admit() {
                     prop_assert_eq!(waiting.remove(0), ticket);
                     served += 1;
                 }

@@ -1,9 +1,9 @@
-//! What a transfer knows of its upstream: the one fetch that runs, and how often fetching failed.
+//! What a transfer knows of its upstream: the one fetch that runs, how often fetching failed, and when it is asked.
 
 use std::ops::Range;
 use std::time::Duration;
 
-use super::FetchId;
+use super::{Action, Discovery, FetchId, Phase, Transfer};
 use crate::swarm::lease::LeaseEnd;
 
 /// Why an upstream fetch ended early, as far as the next decision depends on it.
@@ -155,5 +155,69 @@ impl Upstream {
 
     pub(super) fn last_failure(&self) -> Option<UpstreamFailure> {
         self.last_failure
+    }
+}
+
+impl Transfer {
+    pub(super) fn upstream_chunk(&mut self, fetch: FetchId, chunk: u32, actions: &mut Vec<Action>) {
+        if chunk >= self.layout.count() {
+            return;
+        }
+        self.store(chunk, actions);
+        self.member.progressed();
+        // Stop where another has already brought what comes next.
+        let next_is_held = chunk + 1 < self.layout.count() && self.has(chunk + 1);
+        if self.upstream.arrived(fetch, chunk) || next_is_held && self.upstream.is_running(fetch) {
+            self.upstream.stop(fetch);
+            actions.push(Action::StopUpstream(fetch));
+        }
+    }
+
+    /// Asks upstream for what nobody else has, as far as this node may; or gives up.
+    pub(super) fn consider_upstream(&mut self, now: Duration, actions: &mut Vec<Action>) {
+        if self.upstream.running().is_some() {
+            return;
+        }
+        let all = 0..self.layout.count();
+        // A home may say anything: only chunks that exist are fetched.
+        let leased = self.member.leased().map(|chunks| chunks.start.min(all.end)..chunks.end.min(all.end));
+        let Some(within) = leased else {
+            self.consider_failing(actions);
+            return;
+        };
+        let Some(start) = self.first_uncovered(&within) else {
+            if within.clone().all(|chunk| self.has(chunk)) {
+                self.member.lease_done();
+            }
+            return;
+        };
+        // Nobody is known to have it. But a record may have been lost: better one more look than a second copy.
+        let looked = match self.discovery {
+            Discovery::Idle => false,
+            Discovery::Running => return,
+            Discovery::Ended(at) => !self.providers.is_empty() || now < at + self.options.rediscover_after,
+        };
+        if !looked {
+            self.discovery = Discovery::Running;
+            actions.push(Action::Discover);
+            return;
+        }
+        if let Some(id) = self.upstream.next_fetch() {
+            let mut end = start + 1;
+            while end < within.end && self.uncovered(end) {
+                end += 1;
+            }
+            self.upstream.begin(id, start..end);
+            actions.push(Action::FetchUpstream { id, chunks: start..end });
+        }
+    }
+
+    /// Gives up when the home says that nobody can fetch the blob, and no peer brings it.
+    fn consider_failing(&mut self, actions: &mut Vec<Action>) {
+        let hopeless = self.member.hopeless();
+        if hopeless.is_some() && self.asked.is_empty() && !self.any_usable_for_missing() {
+            self.phase = Phase::Failed;
+            actions.push(Action::Fail(self.upstream.last_failure().or(hopeless)));
+        }
     }
 }

@@ -19,7 +19,7 @@ struct Inside {
 impl Inside {
     fn release(&mut self, took: Option<Duration>) {
         self.slots.release(took);
-        while let Some(ticket) = self.slots.next() {
+        while let Some(ticket) = self.slots.admit() {
             // Whoever waits leaves the line before it goes away: see `Place`.
             if let Some(waits) = self.line.remove(&ticket) {
                 let _gone_meanwhile = waits.send(());

@@ -56,7 +56,7 @@ impl Doors {
         door.count = door.count.wrapping_add(1);
         let members = door.named(place);
         door.came.insert(from);
-        if place < FIRST || place % ONE_OF == 0 {
+        if place < FIRST || place.is_multiple_of(ONE_OF) {
             return None;
         }
         Some(Membership { epoch: 0, members, lease: None, fetchers: Vec::new(), hopeless: None, again: None })

@@ -76,6 +76,8 @@ pub(crate) struct Fleet {
     pub(crate) membership: Membership,
     pub(crate) layers: Vec<Layer>,
     pub(crate) nodes: Vec<Node>,
+    /// When the cores that all share are done with what came so far.
+    pub(crate) machine_free: Duration,
     pub(crate) upstream: Link<Fetch>,
     pub(crate) fetches: HashMap<(u32, u8), Fetch>,
     pub(crate) letters: Letters,
@@ -118,6 +120,7 @@ impl Fleet {
             left: scenario.nodes - scenario.arrivals.seeds,
             clock: Clock::default(),
             fetches: HashMap::new(),
+            machine_free: Duration::ZERO,
             letters: Letters::default(),
             scenario,
             dice,
@@ -218,6 +221,11 @@ impl Fleet {
         let now = self.clock.now;
         let time = Duration::from_secs_f64(micros / 1e6);
         self.figures.worked(node, time);
+        let shared = self.scenario.control.shared_cores;
+        if shared > 0.0 {
+            self.machine_free = self.machine_free.max(now) + time.div_f64(shared);
+            return self.machine_free;
+        }
         let node = self.node(node);
         node.cpu_free = node.cpu_free.max(now) + time;
         node.cpu_free

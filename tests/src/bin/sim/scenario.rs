@@ -122,6 +122,8 @@ pub(crate) struct Control {
     pub(crate) message_cpu_us: f64,
     /// Either end of a chunk spends this to plan it, besides its message.
     pub(crate) chunk_cpu_us: f64,
+    /// All nodes share so many cores, as a fleet on one machine does; 0 where each has one of its own.
+    pub(crate) shared_cores: f64,
     /// So many connections a node has from the start, or to all others if they are fewer.
     pub(crate) connections: u32,
     /// A node takes no more.
@@ -134,6 +136,7 @@ impl Default for Control {
             handshake_cpu_us: 1500.0,
             message_cpu_us: 20.0,
             chunk_cpu_us: 30.0,
+            shared_cores: 0.0,
             connections: 1024,
             max_connections: 2048,
         }

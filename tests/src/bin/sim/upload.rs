@@ -133,13 +133,15 @@ impl Fleet {
             let there = self.received(wanted.by.node, bytes, sent);
             let same_zone = self.membership.same_zone(node, wanted.by.node);
             self.figures.between_peers(bytes, same_zone, now);
-            self.clock.at(there, Event::Chunk(wanted));
+            let works = self.scenario.control.chunk_cpu_us;
+            let backlog = self.works(wanted.by.node, works).saturating_sub(now);
+            self.clock.at(there + backlog, Event::Chunk(wanted));
             let uploads = &mut self.node(node).uploads;
             uploads.slots.release(Some(now.saturating_sub(began)));
             if let Some(lanes) = uploads.lanes.get_mut(&wanted.by.node) {
                 lanes.active -= 1;
             }
-            while let Some(ticket) = self.node(node).uploads.slots.next() {
+            while let Some(ticket) = self.node(node).uploads.slots.admit() {
                 let next = self.node(node).uploads.line.remove(&ticket);
                 if let Some(next) = next {
                     self.upload(next);
@@ -192,7 +194,6 @@ impl Fleet {
             return;
         }
         let Some(failure) = failure else {
-            self.works(at.node, self.scenario.control.chunk_cpu_us);
             self.feed(at, Happens::Chunk(wanted.id));
             self.after_chunk(at);
             return;
