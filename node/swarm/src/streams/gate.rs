@@ -113,20 +113,21 @@ mod tests {
 
     #[tokio::test]
     async fn whoever_waits_gets_the_next_slot_and_whoever_gives_up_leaves_it_to_others() {
-        let gate = Gate::new(1);
+        let gate = Gate::new(2);
         let first = gate.pass(chunk(0)).await.ok();
-        let mut second = Box::pin(gate.pass(chunk(1)));
-        let mut third = Box::pin(gate.pass(chunk(2)));
+        let _other = gate.pass(chunk(1)).await.ok();
+        let mut second = Box::pin(gate.pass(chunk(2)));
+        let mut third = Box::pin(gate.pass(chunk(3)));
         assert!(futures::poll!(&mut second).is_pending());
         assert!(futures::poll!(&mut third).is_pending());
-        assert!(matches!(gate.pass(chunk(3)).await, Err(Refusal::Busy)), "the line is full");
+        assert!(matches!(gate.pass(chunk(4)).await, Err(Refusal::Busy)), "the line is full");
         // The slot goes to the second, which goes away before it has seen that.
         drop(first);
         drop(second);
         let slot = third.await.ok();
         assert!(slot.is_some());
         drop(slot);
-        assert!(gate.pass(chunk(4)).await.is_ok());
+        assert!(gate.pass(chunk(5)).await.is_ok());
         assert!(gate.inside().line.is_empty());
     }
 }
