@@ -30,6 +30,8 @@ const WAIT_A_NODE: Duration = Duration::from_millis(20);
 const MAX_WAIT: Duration = Duration::from_secs(5);
 /// A member that the home keeps no track of reports again after so long without a chunk.
 const STARVED: Duration = Duration::from_secs(3);
+/// And after so long, if it has never got one.
+const HUNGRY: Duration = Duration::from_millis(1500);
 /// What is to be said soon waits for so long, for more of it.
 const SOON: Duration = Duration::from_millis(100);
 /// A home that has put this member off for so long in a row is as good as silent.
@@ -309,7 +311,9 @@ impl Transfer {
         member.tracked = again.is_some();
         // What happened while the report was under way is told at once.
         let news = member.ended.is_some();
-        member.next = (!news).then_some(now + again.unwrap_or(STARVED).clamp(MIN_AGAIN, MAX_AGAIN));
+        // Whoever has got nothing yet may have been named nobody who has.
+        let starved = if member.progress == 0 { HUNGRY } else { STARVED };
+        member.next = (!news).then_some(now + again.unwrap_or(starved).clamp(MIN_AGAIN, MAX_AGAIN));
         member.hopeless = hopeless;
         let same = |one: &Lease, other: &Lease| one.epoch == other.epoch && one.id == other.id;
         match (member.lease.take(), lease) {

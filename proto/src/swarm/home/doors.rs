@@ -3,10 +3,10 @@
 //! A node asks the closest to the digest that it is connected to. In a fleet in which all are connected to all that is the
 //! home. In one of ten thousand it is the home for a tenth of them, and for the others a node on the way: sent on from
 //! there, all would dial the home in the same second. So a node on the way sends the first few on, who bring the swarm
-//! to this side of the fleet, and after them one of many; it names those who came before to all others, and they are
-//! done. That is a tree whose root is the home: each door is closer to the digest than those who come to it.
+//! to this side of the fleet, and after them one of many; to all others it names some of these bridges and some of those
+//! who came before, and they are done. That is a tree whose root is the home: each door is closer to the digest than those who come to it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use libp2p_identity::PeerId;
@@ -20,12 +20,19 @@ use crate::transfer::Availability;
 const FIRST: usize = 4;
 /// And then one of so many.
 const ONE_OF: usize = 32;
+/// So many of those who were sent on are named to everybody: more, and all hang on them.
+const BRIDGES: usize = 1;
 /// Doors at once; a join for one more is sent on.
 const MOST: usize = 1024;
 
 #[derive(Debug, Default)]
 struct Door {
+    /// Those who were answered here.
     came: Passers,
+    /// Those who were sent on, and so have neighbours elsewhere.
+    bridges: Passers,
+    /// Those who came a second time.
+    again: BTreeSet<PeerId>,
     /// How many ever came.
     count: usize,
     used: Duration,
@@ -48,23 +55,27 @@ impl Doors {
         }
         let door = self.0.entry(*key).or_default();
         door.used = now;
-        if door.came.contains(&from) {
+        let came_before = door.came.contains(&from);
+        if door.bridges.contains(&from) || came_before && !door.again.insert(from) {
             // It has found nothing through those named.
             return None;
         }
         let place = door.count;
         door.count = door.count.wrapping_add(1);
-        let members = door.named(place);
-        door.came.insert(from);
-        if place < FIRST || place.is_multiple_of(ONE_OF) {
+        if !came_before && (place < FIRST || place.is_multiple_of(ONE_OF)) {
+            door.bridges.insert(from);
             return None;
         }
+        let members = door.named(place, &from);
+        door.came.insert(from);
         Some(Membership { epoch: 0, members, lease: None, fetchers: Vec::new(), hopeless: None, again: None })
     }
 
     pub(super) fn lose(&mut self, peer: &PeerId) {
         for door in self.0.values_mut() {
             door.came.remove(peer);
+            door.bridges.remove(peer);
+            door.again.remove(peer);
         }
     }
 
@@ -78,16 +89,20 @@ impl Doors {
 }
 
 impl Door {
-    /// Some of those who came before, others for each place.
-    fn named(&self, place: usize) -> Vec<PeerId> {
-        let total = self.came.len();
-        if total <= MAX_NAMED {
-            return (0..total).filter_map(|place| self.came.get(place)).collect();
-        }
-        let begin = place.wrapping_mul(7919);
-        // Evenly spread over all who came.
-        (0..MAX_NAMED).filter_map(|n| self.came.get((begin + n * total / MAX_NAMED) % total)).collect()
+    /// Some bridges, and some of those who came before: others for each place.
+    fn named(&self, place: usize, asker: &PeerId) -> Vec<PeerId> {
+        let bridges = spread(&self.bridges, BRIDGES, place);
+        let came = spread(&self.came, MAX_NAMED - bridges.len(), place);
+        bridges.into_iter().chain(came).filter(|peer| peer != asker).collect()
     }
+}
+
+/// So many of these, evenly spread over all, beginning elsewhere for each place.
+fn spread(peers: &Passers, most: usize, place: usize) -> Vec<PeerId> {
+    let total = peers.len();
+    let count = most.min(total);
+    let begin = place.wrapping_mul(7919);
+    (0..count).filter_map(|n| peers.get(begin.wrapping_add(n * total / count) % total)).collect()
 }
 
 /// Whether this is somebody's first report, who has nothing yet and has found nobody missing.
@@ -103,8 +118,6 @@ fn is_join(report: &Report) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
-
     use fixedbitset::FixedBitSet;
 
     use super::*;
@@ -142,7 +155,8 @@ mod tests {
         }
         assert_eq!(sent_on, FIRST + 200_usize.div_ceil(ONE_OF) - 1);
         assert!(named.len() > 150, "all are named to somebody, not always the same: {}", named.len());
-        // One that comes again has found nothing here.
+        // One that comes again hears of others, and then has found nothing here.
+        assert!(doors.enter(&key, test_peer(20), &join(), now).is_some());
         assert_eq!(doors.enter(&key, test_peer(20), &join(), now), None);
         // One that has something is no stranger to the swarm.
         let mut report = join();
