@@ -55,17 +55,17 @@ impl Transfer {
             .or_else(|| self.overdue(peer, now))
     }
 
-    /// Within the window ahead of a reader: in order where somebody has everything. Else the whole fleet's readers stand
-    /// at the same place, and in order all would ask the one who has the next chunk for it, and have nothing to give each
-    /// other.
+    /// Within the window ahead of a reader: in order where everybody has everything. Else there are others who fetch it, whose
+    /// readers stand at the same place: in order all would ask the one who has the next chunk for it, and have nothing to
+    /// give each other.
     fn pick_for_readers(&self, free: impl Fn(u32) -> bool) -> Option<u32> {
         let end = |start: u32| start.saturating_add(self.options.window).min(self.layout.count());
         let mut windows =
             self.readers.values().map(|&start| (start..end(start)).filter(|&chunk| free(chunk)));
-        if self.providers.any_complete() {
-            windows.filter_map(|mut window| window.next()).min()
-        } else {
+        if self.providers.any_partial() {
             windows.find_map(|window| self.rarest(window))
+        } else {
+            windows.filter_map(|mut window| window.next()).min()
         }
     }
 
