@@ -7,6 +7,9 @@ use libp2p_identity::PeerId;
 use super::providers::untaken;
 use super::{Action, Transfer};
 
+/// Of the chunks that a reader waits for soon, so many are asked for before all others, where others fetch the blob too.
+const URGENT: usize = 2;
+
 impl Transfer {
     /// Gives every peer with room the chunks that are best asked of it.
     pub(super) fn assign(&mut self, now: Duration, actions: &mut Vec<Action>) {
@@ -57,12 +60,16 @@ impl Transfer {
 
     /// Within the window ahead of a reader: in order where everybody has everything. Else there are others who fetch it, whose
     /// readers stand at the same place: in order all would ask the one who has the next chunk for it, and have nothing to
-    /// give each other.
+    /// give each other. And only a few at a time: a window holds less than a link carries until peers have heard of a chunk.
     fn pick_for_readers(&self, free: impl Fn(u32) -> bool) -> Option<u32> {
         let end = |start: u32| start.saturating_add(self.options.window).min(self.layout.count());
         let mut windows =
             self.readers.values().map(|&start| (start..end(start)).filter(|&chunk| free(chunk)));
         if self.providers.any_partial() {
+            let asked = |start: u32| self.flights.range(start..end(start)).count() >= URGENT;
+            if self.readers.values().any(|&start| asked(start)) {
+                return None;
+            }
             windows.find_map(|window| self.rarest(window))
         } else {
             windows.filter_map(|mut window| window.next()).min()
