@@ -16,9 +16,9 @@ use crate::chunk::ChunkLayout;
 
 /// The longest lease in bytes: what its holder has not shared yet, nobody else can share.
 const LONGEST: u64 = 16 * 1024 * 1024;
-/// The shortest lease in bytes: registries count requests.
+/// The longest lease of a small blob, in bytes: registries count requests.
 const SHORTEST: u64 = 1024 * 1024;
-/// A blob is fetched in about so many leases, or in more of the longest: one holder alone would have to send each of
+/// The longest lease is such a part of its blob: one holder alone would have to send each of
 /// its chunks first, which halves what the fleet can do.
 const PARTS: u64 = 32;
 /// A lease is as long as its holder brings in this time, if that is known and less: connections share a registry's link
@@ -83,12 +83,23 @@ struct Running {
     lease: Lease,
     holder: PeerId,
     since: Duration,
+    /// When its first chunks were there, and how many: what came before is connecting, and says nothing of speed.
+    first: Option<(Duration, usize)>,
     /// How many chunks of it are there.
     got: usize,
     /// When that last grew.
     moved: Duration,
     /// It was granted here, and not taken on by somebody's word.
     granted: bool,
+}
+
+impl Running {
+    /// How long its holder took for a chunk, if it was granted here.
+    fn pace(&self, now: Duration) -> Option<Duration> {
+        let (began, before) = self.first.filter(|&(_, got)| got < self.got).unwrap_or((self.since, 0));
+        let chunks = u32::try_from(self.got - before).ok().filter(|&chunks| chunks > 0 && self.granted)?;
+        Some(now.saturating_sub(began) / chunks)
+    }
 }
 
 /// The leases of one blob.
@@ -193,6 +204,7 @@ impl Leases {
             lease: lease.clone(),
             holder,
             since: now,
+            first: None,
             got: 0,
             moved: now,
             granted: true,
@@ -206,7 +218,8 @@ impl Leases {
             return self.first;
         };
         let chunks = TERM.as_micros() / pace.as_micros().max(1);
-        u32::try_from(chunks).unwrap_or(u32::MAX).clamp(1, self.longest)
+        // Of one chunk alone nobody could tell its speed from the time that connecting took.
+        u32::try_from(chunks).unwrap_or(u32::MAX).clamp(2.min(self.longest), self.longest)
     }
 
     /// Up to so many chunks that nobody has or fetches.
@@ -239,7 +252,15 @@ impl Leases {
         if valid && !taken && self.running.len() < self.at_once {
             self.proven = true;
             self.note_holder(holder);
-            self.running.push(Running { lease, holder, since: now, got: 0, moved: now, granted: false });
+            self.running.push(Running {
+                lease,
+                holder,
+                since: now,
+                first: None,
+                got: 0,
+                moved: now,
+                granted: false,
+            });
         }
     }
 
@@ -251,6 +272,7 @@ impl Leases {
             let got = have.count_ones(chunks.start.min(have.len())..chunks.end.min(have.len()));
             if got > running.got {
                 running.got = got;
+                running.first.get_or_insert((now, got));
                 grew = true;
                 running.moved = now;
                 self.proven = true;
@@ -279,14 +301,14 @@ impl Leases {
             of == holder && (lease.epoch, lease.id) == (ended.epoch, ended.id)
         };
         let Some(place) = self.running.iter().position(is_it) else { return };
-        let Running { granted, since, got, .. } = self.running.remove(place);
+        let running = self.running.remove(place);
+        let granted = running.granted;
         self.whole &= !self.running.is_empty();
         match ended.how {
             LeaseEnd::Done => {
-                if let Some(chunks) = u32::try_from(got).ok().filter(|&chunks| chunks > 0)
-                    && self.paces.len() < MAX_HOLDERS
-                {
-                    self.paces.insert(*holder, now.saturating_sub(since) / chunks);
+                let known = self.paces.contains_key(holder) || self.paces.len() < MAX_HOLDERS;
+                if let Some(pace) = running.pace(now).filter(|_| known) {
+                    self.paces.insert(*holder, pace);
                 }
                 return;
             }

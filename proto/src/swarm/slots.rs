@@ -4,7 +4,6 @@
 //! Uploads share a link. Too many at once all end late: while a chunk is under way to thirty nodes none of them can pass
 //! it on, and a swarm grows by whole chunks. Too few leave a fast link idle for the round trip between two of them. So
 //! what is bounded is the time that an upload takes: it is what the next node waits for.
-
 //!
 //! The line is short, so that nobody waits longer than a chunk takes elsewhere, but it is there: asked for at once or never,
 //! in a fleet in which everybody is busy most requests are refused, and who is out of luck starves.
@@ -30,7 +29,7 @@ const FAST: Duration = Duration::from_millis(75);
 const LINE: usize = 1;
 /// So many uploads are remembered.
 const REMEMBERED: usize = 256;
-/// Each copy of a chunk that was sent lately takes so many of this many parts of the slots from the next one.
+/// For each copy of a chunk that was sent lately, one of so many parts of the slots is kept free from the next copy.
 const PARTS: usize = 4;
 
 /// Which chunk of which blob, well enough to tell it from the few sent lately.
@@ -64,10 +63,10 @@ pub struct Slots {
     used: usize,
     limit: usize,
     most: usize,
-    /// What was sent lately, the oldest first.
+    /// What was sent lately or is about to be, the oldest first.
     sent: VecDeque<ChunkKey>,
     /// Who waits, the first first.
-    line: VecDeque<Ticket>,
+    line: VecDeque<(Ticket, ChunkKey)>,
     next_ticket: u64,
 }
 
@@ -110,12 +109,15 @@ impl Slots {
         }
         let ticket = Ticket(self.next_ticket);
         self.next_ticket += 1;
-        self.line.push_back(ticket);
+        self.line.push_back((ticket, chunk));
         Ok(Admission::Wait(ticket))
     }
 
-    /// An upload is over. `took` is how long it took, if it came to its end. Then [`Slots::admit`] says who is next.
-    pub fn release(&mut self, took: Option<Duration>) {
+    /// An upload of this chunk is over. `took` is how long it took, if it came to its end. Then [`Slots::admit`] says who is next.
+    pub fn release(&mut self, chunk: ChunkKey, took: Option<Duration>) {
+        if took.is_none() {
+            self.forget(chunk);
+        }
         // Only uploads beside as many as allowed say whether more could be.
         let full = self.used >= self.limit;
         self.used = self.used.saturating_sub(1);
@@ -131,15 +133,26 @@ impl Slots {
         if self.used >= self.limit {
             return None;
         }
-        let ticket = self.line.pop_front()?;
+        let (ticket, _) = self.line.pop_front()?;
         self.used += 1;
         Some(ticket)
     }
 
     /// Whoever waits gives up; says whether it had still been waiting, and not got its slot meanwhile.
     pub fn leave(&mut self, ticket: Ticket) -> bool {
-        let place = self.line.iter().position(|&waiting| waiting == ticket);
-        place.is_some_and(|place| self.line.remove(place).is_some())
+        let place = self.line.iter().position(|&(waiting, _)| waiting == ticket);
+        let left = place.and_then(|place| self.line.remove(place));
+        if let Some((_, chunk)) = left {
+            self.forget(chunk);
+        }
+        left.is_some()
+    }
+
+    /// A copy that was counted was not sent.
+    fn forget(&mut self, chunk: ChunkKey) {
+        if let Some(place) = self.sent.iter().rposition(|&sent| sent == chunk) {
+            self.sent.remove(place);
+        }
     }
 
     /// How many may be taken.
@@ -166,7 +179,7 @@ mod tests {
         let mut slots = Slots::new(32);
         for _ in 0..500 {
             while slots.ask(fresh()).is_ok() {}
-            slots.release(Some(Duration::from_millis(chunk_ms * slots.limit() as u64)));
+            slots.release(fresh(), Some(Duration::from_millis(chunk_ms * slots.limit() as u64)));
             while slots.admit().is_some() {}
         }
         slots.limit()
@@ -194,13 +207,25 @@ mod tests {
             assert_eq!(slots.ask(fresh()), Ok(Admission::Now));
         }
         for _ in 0..8 {
-            slots.release(None);
+            slots.release(fresh(), None);
         }
         // Nobody else waits: as many as are wanted, one after the other.
         for _ in 0..8 {
             assert_eq!(slots.ask(chunk), Ok(Admission::Now));
-            slots.release(None);
+            slots.release(chunk, Some(SLOW));
         }
+    }
+
+    #[test]
+    fn what_was_not_sent_after_all_does_not_count() {
+        let mut slots = Slots::new(3);
+        let (chunk, other) = (fresh(), fresh());
+        for _ in 0..3 {
+            assert_eq!(slots.ask(chunk), Ok(Admission::Now));
+            slots.release(chunk, None);
+        }
+        assert_eq!(slots.ask(other), Ok(Admission::Now));
+        assert_eq!(slots.ask(chunk), Ok(Admission::Now), "nobody has got it yet");
     }
 
     #[test]
@@ -212,8 +237,8 @@ mod tests {
         assert_eq!(asked[6], Err(Refusal::Busy));
         assert_eq!(slots.admit(), None);
         assert!(slots.leave(Ticket(1)), "it waits");
-        slots.release(None);
-        slots.release(None);
+        slots.release(fresh(), None);
+        slots.release(fresh(), None);
         assert_eq!([slots.admit(), slots.admit(), slots.admit()], [Some(Ticket(0)), Some(Ticket(2)), None]);
         assert!(!slots.leave(Ticket(0)), "it has its slot");
     }
@@ -236,7 +261,7 @@ mod tests {
                     },
                     2 if served > 0 => {
                         served -= 1;
-                        slots.release(Some(Duration::from_millis(u64::from(number))));
+                        slots.release(ChunkKey(u64::from(number) % 5), Some(Duration::from_millis(u64::from(number))));
                         while let Some(ticket) = slots.admit() {
                             prop_assert_eq!(waiting.remove(0), ticket);
                             served += 1;
@@ -253,7 +278,7 @@ mod tests {
             }
             while served > 0 {
                 served -= 1;
-                slots.release(None);
+                slots.release(ChunkKey(0), None);
                 while let Some(ticket) = slots.admit() {
                     prop_assert_eq!(waiting.remove(0), ticket);
                     served += 1;

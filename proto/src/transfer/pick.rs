@@ -53,7 +53,7 @@ impl Transfer {
             .or_else(|| {
                 self.upstream
                     .last_to_bring()
-                    .filter(|&chunk| !self.flights.contains_key(&chunk) && self.can_give(peer, chunk))
+                    .filter(|&chunk| !self.flights.contains_key(&chunk) && self.can_give(peer, chunk, now))
             })
             .or_else(|| self.overdue(peer, now))
     }
@@ -63,17 +63,13 @@ impl Transfer {
     /// give each other. And only a few at a time: a window holds less than a link carries until peers have heard of a chunk.
     fn pick_for_readers(&self, free: impl Fn(u32) -> bool) -> Option<u32> {
         let end = |start: u32| start.saturating_add(self.options.window).min(self.layout.count());
-        let mut windows =
-            self.readers.values().map(|&start| (start..end(start)).filter(|&chunk| free(chunk)));
-        if self.providers.any_partial() {
-            let asked = |start: u32| self.flights.range(start..end(start)).count() >= URGENT;
-            if self.readers.values().any(|&start| asked(start)) {
-                return None;
-            }
-            windows.find_map(|window| self.rarest(window))
-        } else {
-            windows.filter_map(|mut window| window.next()).min()
+        let window = |start: u32| (start..end(start)).filter(|&chunk| free(chunk));
+        if !self.providers.any_partial() {
+            return self.readers.values().filter_map(|&start| window(start).next()).min();
         }
+        let has_enough = |start: u32| self.flights.range(start..end(start)).count() >= URGENT;
+        let mut waiting = self.readers.values().filter(|&&start| !has_enough(start));
+        waiting.find_map(|&start| self.rarest(window(start)))
     }
 
     /// The chunk that fewest peers have, ties broken at random but the same way each time on this node.
@@ -91,13 +87,13 @@ impl Transfer {
                         .iter()
                         .filter_map(|request| self.asked.get(request))
                         .all(|asked| asked.overdue <= now && asked.peer != peer)
-                    && self.can_give(peer, chunk)
+                    && self.can_give(peer, chunk, now)
             })
             .map(|(&chunk, _)| chunk)
     }
 
-    fn can_give(&self, peer: PeerId, chunk: u32) -> bool {
-        !self.has(chunk) && self.providers.get(&peer).is_some_and(|provider| provider.has(chunk))
+    fn can_give(&self, peer: PeerId, chunk: u32, now: Duration) -> bool {
+        !self.has(chunk) && self.providers.get(&peer).is_some_and(|provider| provider.offers(chunk, now))
     }
 
     fn anyone_can_give(&self, chunk: u32) -> bool {

@@ -17,8 +17,8 @@ struct Inside {
 }
 
 impl Inside {
-    fn release(&mut self, took: Option<Duration>) {
-        self.slots.release(took);
+    fn release(&mut self, chunk: ChunkKey, took: Option<Duration>) {
+        self.slots.release(chunk, took);
         while let Some(ticket) = self.slots.admit() {
             // Whoever waits leaves the line before it goes away: see `Place`.
             if let Some(waits) = self.line.remove(&ticket) {
@@ -42,7 +42,7 @@ impl Gate {
         let (ticket, turn) = {
             let mut inside = self.inside();
             match inside.slots.ask(chunk)? {
-                Admission::Now => return Ok(Slot::begin(self)),
+                Admission::Now => return Ok(Slot::begin(self, chunk)),
                 Admission::Wait(ticket) => {
                     let (waits, turn) = oneshot::channel();
                     inside.line.insert(ticket, waits);
@@ -50,17 +50,18 @@ impl Gate {
                 }
             }
         };
-        let mut place = Place { gate: self, ticket: Some(ticket) };
+        let mut place = Place { gate: self, chunk, ticket: Some(ticket) };
         // The sender is dropped only after it has sent.
         let came = turn.await;
         place.ticket = None;
-        came.map(|()| Slot::begin(self)).map_err(|_| Refusal::Busy)
+        came.map(|()| Slot::begin(self, chunk)).map_err(|_| Refusal::Busy)
     }
 }
 
 /// A place in line, left when this is dropped.
 struct Place<'a> {
     gate: &'a Gate,
+    chunk: ChunkKey,
     ticket: Option<Ticket>,
 }
 
@@ -71,7 +72,7 @@ impl Drop for Place<'_> {
         inside.line.remove(&ticket);
         if !inside.slots.leave(ticket) {
             // The slot was given in the same instant.
-            inside.release(None);
+            inside.release(self.chunk, None);
         }
     }
 }
@@ -79,13 +80,14 @@ impl Drop for Place<'_> {
 /// An upload slot, free again when this is dropped.
 pub(super) struct Slot<'a> {
     gate: &'a Gate,
+    chunk: ChunkKey,
     since: Instant,
     sent: bool,
 }
 
 impl<'a> Slot<'a> {
-    fn begin(gate: &'a Gate) -> Self {
-        Self { gate, since: Instant::now(), sent: false }
+    fn begin(gate: &'a Gate, chunk: ChunkKey) -> Self {
+        Self { gate, chunk, since: Instant::now(), sent: false }
     }
 
     /// The chunk was sent whole: how long that took says something.
@@ -97,7 +99,7 @@ impl<'a> Slot<'a> {
 impl Drop for Slot<'_> {
     fn drop(&mut self) {
         let took = self.sent.then(|| self.since.elapsed());
-        self.gate.inside().release(took);
+        self.gate.inside().release(self.chunk, took);
     }
 }
 

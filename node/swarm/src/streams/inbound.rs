@@ -32,6 +32,9 @@ const PIECE: usize = 128 * 1024;
 /// How long this node may take for one answer: what is slower is as good as missing, and must not hold a slot for ever.
 const SERVE: std::time::Duration = std::time::Duration::from_secs(10);
 
+/// How long one may wait in line for an upload slot: an asker takes a peer that is silent for long for a dead one.
+const LINE: std::time::Duration = std::time::Duration::from_millis(500);
+
 /// Counts of what was given.
 #[derive(Debug, Default)]
 pub(crate) struct Given {
@@ -212,7 +215,8 @@ async fn chunks(
 }
 
 async fn chunk(peer: PeerId, request: ChunkRequest, Uploads { serve, gate, .. }: &Uploads) -> Reply<'_> {
-    let slot = match gate.pass(ChunkKey::of(&request.digest, request.chunk)).await {
+    let passed = tokio::time::timeout(LINE, gate.pass(ChunkKey::of(&request.digest, request.chunk))).await;
+    let slot = match passed.unwrap_or(Err(Refusal::Busy)) {
         Ok(slot) => slot,
         Err(refusal) => return Reply { id: request.id, chunk: Err(refusal), slot: None },
     };

@@ -22,7 +22,7 @@ const FIRST: usize = 4;
 const ONE_OF: usize = 32;
 /// So many of those who were sent on are named to everybody: more, and all hang on them.
 const BRIDGES: usize = 1;
-/// Doors at once; a join for one more is sent on.
+/// Doors at once; for one more the one used longest ago is closed.
 const MOST: usize = 1024;
 
 #[derive(Debug, Default)]
@@ -33,7 +33,7 @@ struct Door {
     bridges: Passers,
     /// Those who came a second time.
     again: BTreeSet<PeerId>,
-    /// How many ever came.
+    /// How often anybody came.
     count: usize,
     used: Duration,
 }
@@ -50,8 +50,14 @@ impl Doors {
         report: &Report,
         now: Duration,
     ) -> Option<Membership> {
-        if !is_join(report) || key.round > 0 || self.0.len() >= MOST && !self.0.contains_key(key) {
+        if !is_join(report) || key.round > 0 {
             return None;
+        }
+        if self.0.len() >= MOST
+            && !self.0.contains_key(key)
+            && let Some(oldest) = self.0.iter().min_by_key(|(_, door)| door.used).map(|(key, _)| *key)
+        {
+            self.0.remove(&oldest);
         }
         let door = self.0.entry(*key).or_default();
         door.used = now;
@@ -67,6 +73,9 @@ impl Doors {
             return None;
         }
         let members = door.named(place, &from);
+        if members.is_empty() {
+            return None;
+        }
         door.came.insert(from);
         Some(Membership { epoch: 0, members, lease: None, fetchers: Vec::new(), hopeless: None, again: None })
     }

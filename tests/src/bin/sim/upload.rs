@@ -136,8 +136,9 @@ impl Fleet {
             let works = self.scenario.control.chunk_cpu_us;
             let backlog = self.works(wanted.by.node, works).saturating_sub(now);
             self.clock.at(there + backlog, Event::Chunk(wanted));
+            let key = ChunkKey::of(&self.layer(wanted.by).key.digest, wanted.chunk);
             let uploads = &mut self.node(node).uploads;
-            uploads.slots.release(Some(now.saturating_sub(began)));
+            uploads.slots.release(key, Some(now.saturating_sub(began)));
             if let Some(lanes) = uploads.lanes.get_mut(&wanted.by.node) {
                 lanes.active -= 1;
             }
