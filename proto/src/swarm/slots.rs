@@ -1,16 +1,17 @@
-//! Upload slots: how many chunks a node sends at once. A few more askers wait in line; one more is told "busy", and goes
-//! elsewhere.
+//! Upload slots: how many chunks a node sends at once. A few more askers wait in line; one more is told "busy", and
+//! goes elsewhere.
 //!
-//! Uploads share a link. Too many at once all end late: while a chunk is under way to thirty nodes none of them can pass
-//! it on, and a swarm grows by whole chunks. Too few leave a fast link idle for the round trip between two of them. So
-//! what is bounded is the time that an upload takes: it is what the next node waits for.
+//! Uploads share a link. Too many at once all end late: while a chunk is under way to thirty nodes none of them can
+//! pass it on, and a swarm grows by whole chunks. Too few leave a fast link idle for the round trip between two of
+//! them. So what is bounded is the time that an upload takes: it is what the next node waits for.
 //!
-//! The line is short, so that nobody waits longer than a chunk takes elsewhere, but it is there: asked for at once or never,
-//! in a fleet in which everybody is busy most requests are refused, and who is out of luck starves.
+//! The line is short, so that nobody waits longer than a chunk takes elsewhere, but it is there: asked for at once or
+//! never, in a fleet in which everybody is busy most requests are refused, and who is out of luck starves.
 //!
-//! A chunk that came from upstream to this node alone is asked for by all at once, and sent to each from here it would
-//! reach the last of them after as many times its own time; meanwhile those who got it first have nothing to do. So while
-//! slots are scarce, they are for what this node has not sent yet: the others are told who could have it by now.
+//! A chunk that came from upstream to this node alone is asked for by all at once, and sent to each from here it
+//! would reach the last of them after as many times its own time; meanwhile those who got it first have nothing to
+//! do. So while slots are scarce, they are for what this node has not sent yet: the others are told who could have it
+//! by now.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -83,8 +84,8 @@ impl Slots {
         }
     }
 
-    /// Takes a slot for this chunk, or a place in line. What is taken is given back by [`Slots::release`], a place in line
-    /// by [`Slots::leave`].
+    /// Takes a slot for this chunk, or a place in line. What is taken is given back by [`Slots::release`], a place in
+    /// line by [`Slots::leave`].
     ///
     /// # Errors
     /// [`Refusal::Busy`] if the line is full, [`Refusal::Sent`] if there is no room for what was just sent to others.
@@ -113,7 +114,8 @@ impl Slots {
         Ok(Admission::Wait(ticket))
     }
 
-    /// An upload of this chunk is over. `took` is how long it took, if it came to its end. Then [`Slots::admit`] says who is next.
+    /// An upload of this chunk is over. `took` is how long it took, if it came to its end. Then [`Slots::admit`] says
+    /// who is next.
     pub fn release(&mut self, chunk: ChunkKey, took: Option<Duration>) {
         if took.is_none() {
             self.forget(chunk);

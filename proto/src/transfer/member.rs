@@ -353,8 +353,9 @@ impl Transfer {
         actions.push(Action::Ask { peer, known: 0 });
     }
 
-    /// Leaves a neighbour that has nothing of use, if this node has nothing else to do: neighbours that all wait for the
-    /// same chunks would wait for ever. One at a time, so that a swarm that waits for upstream keeps its neighbours.
+    /// Leaves a neighbour that has nothing of use, if this node has nothing else to do: neighbours that all wait for
+    /// the same chunks would wait for ever. One at a time, so that a swarm that waits for upstream keeps its
+    /// neighbours.
     fn make_room(&mut self, now: Duration) -> bool {
         if !self.asked.is_empty() || now < self.left_at + LEAVE {
             return false;

@@ -7,7 +7,8 @@ use libp2p_identity::PeerId;
 use super::providers::untaken;
 use super::{Action, Transfer};
 
-/// Of the chunks that a reader waits for soon, so many are asked for before all others, where others fetch the blob too.
+/// Of the chunks that a reader waits for soon, so many are asked for before all others, where others fetch the blob
+/// too.
 const URGENT: usize = 2;
 
 impl Transfer {
@@ -58,9 +59,10 @@ impl Transfer {
             .or_else(|| self.overdue(peer, now))
     }
 
-    /// Within the window ahead of a reader: in order where everybody has everything. Else there are others who fetch it, whose
-    /// readers stand at the same place: in order all would ask the one who has the next chunk for it, and have nothing to
-    /// give each other. And only a few at a time: a window holds less than a link carries until peers have heard of a chunk.
+    /// Within the window ahead of a reader: in order where everybody has everything. Else there are others who fetch
+    /// it, whose readers stand at the same place: in order all would ask the one who has the next chunk for it, and
+    /// have nothing to give each other. And only a few at a time: a window holds less than a link carries until peers
+    /// have heard of a chunk.
     fn pick_for_readers(&self, free: impl Fn(u32) -> bool) -> Option<u32> {
         let end = |start: u32| start.saturating_add(self.options.window).min(self.layout.count());
         let window = |start: u32| (start..end(start)).filter(|&chunk| free(chunk));

@@ -8,7 +8,8 @@ use shoal_proto::swarm::slots::{Admission, ChunkKey, Slots, Ticket};
 use shoal_proto::wire::Refusal;
 use tokio::sync::oneshot;
 
-/// The upload slots of this node, and who waits for one. A std mutex, held for a decision and never while anything waits.
+/// The upload slots of this node, and who waits for one. A std mutex, held for a decision and never while anything
+/// waits.
 pub(super) struct Gate(Mutex<Inside>);
 
 struct Inside {

@@ -1,10 +1,11 @@
 //! Doors: joins of a fleet too large for its home, answered on the way to it.
 //!
-//! A node asks the closest to the digest that it is connected to. In a fleet in which all are connected to all that is the
-//! home. In one of ten thousand it is the home for a tenth of them, and for the others a node on the way: sent on from
-//! there, all would dial the home in the same second. So a node on the way sends the first few on, who bring the swarm
-//! to this side of the fleet, and after them one of many; to all others it names some of these bridges and some of those
-//! who came before, and they are done. That is a tree whose root is the home: each door is closer to the digest than those who come to it.
+//! A node asks the closest to the digest that it is connected to. In a fleet in which all are connected to all that
+//! is the home. In one of ten thousand it is the home for a tenth of them, and for the others a node on the way: sent
+//! on from there, all would dial the home in the same second. So a node on the way sends the first few on, who bring
+//! the swarm to this side of the fleet, and after them one of many; to all others it names some of these bridges and
+//! some of those who came before, and they are done. That is a tree whose root is the home: each door is closer to
+//! the digest than those who come to it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
