@@ -2,15 +2,33 @@
 
 use std::time::{Duration, Instant};
 
-use shoal_proto::attestation::Claim;
+use bytes::Bytes;
+use shoal_proto::attestation::{Attestation, Claim};
 use shoal_proto::chunk::ChunkLayout;
 use shoal_proto::digest::Digest;
-use shoal_proto::identity::Keypair;
+use shoal_proto::identity::{Keypair, PeerId};
 use shoal_proto::swarm::turn::AskTurn;
 use shoal_proto::wire::{Holding, Refusal};
-use shoal_swarm::ChunkError;
+use shoal_swarm::{ChunkError, Handle};
 
 use crate::fleet::{SIZE, Wish, at_once, blob, joined, node, until};
+
+/// Asks for a chunk until its holder has a slot for it: one that it has just sent yields to others.
+async fn given(
+    asker: &Handle,
+    holder: PeerId,
+    digest: Digest,
+    chunk: u32,
+) -> Result<(Bytes, Attestation), ChunkError> {
+    loop {
+        match asker.chunk(holder, &digest, SIZE, chunk).await {
+            Err(ChunkError::Refused(Refusal::Busy | Refusal::Sent)) => {
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+            given => return given,
+        }
+    }
+}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn chunks_come_over_and_check() {
@@ -30,7 +48,7 @@ async fn chunks_come_over_and_check() {
     for round in 0..25 {
         let chunk = round % layout.count();
         let asker = asker.handle.clone();
-        tasks.spawn(async move { (chunk, asker.chunk(peer, &digest, SIZE, chunk).await) });
+        tasks.spawn(async move { (chunk, given(&asker, peer, digest, chunk).await) });
     }
     while let Some(done) = tasks.join_next().await {
         let (chunk, given) = done.unwrap();
@@ -108,7 +126,7 @@ async fn a_full_pipeline_does_not_wait_for_itself() {
     for _ in 0..20 {
         let all = (0..64).map(|n| {
             let asker = asker.handle.clone();
-            async move { asker.chunk(peer, &digest, SIZE, n % 4).await }
+            async move { given(&asker, peer, digest, n % 4).await }
         });
         for given in futures::future::join_all(all).await {
             assert!(given.is_ok(), "{:?}", given.err());
@@ -136,7 +154,7 @@ async fn a_provider_that_restarts_while_nothing_is_due_is_not_gone() {
         joined(&holder).await;
         until("the provider's coming", async || asker.handle.connected().len() == 1).await;
         // More than one lane, and a session: all are idle when the provider restarts.
-        let all = (0..24).map(|n| asker.handle.chunk(peer, &digest, SIZE, n % 4));
+        let all = (0..24).map(|n| given(&asker.handle, peer, digest, n % 4));
         for given in futures::future::join_all(all).await {
             assert!(given.is_ok(), "round {round}: {:?}", given.err());
         }
@@ -166,7 +184,7 @@ async fn requests_on_lanes_that_die_unanswered_are_made_again() {
     let all: Vec<_> = (0..12)
         .map(|n| {
             let asker = asker.handle.clone();
-            tokio::spawn(async move { asker.chunk(peer, &digest, SIZE, n % 4).await })
+            tokio::spawn(async move { given(&asker, peer, digest, n % 4).await })
         })
         .collect();
     tokio::time::sleep(Duration::from_millis(500)).await;
