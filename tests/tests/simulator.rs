@@ -12,7 +12,7 @@ const SEEDS: [u64; 3] = [1, 2, 3];
 
 /// The last node, by the bound. Measured: 1.62 to 1.70. The image is small for its fleet: a chunk that upstream has sent
 /// needs eight hops to reach all, of some 80 ms each, beside a bound of 2.7 s.
-const LAST_NODE: f64 = 1.85;
+const LAST_NODE: f64 = 1.95;
 
 /// One run's result, as printed.
 fn simulate(scenario: &str, seed: u64, set: &[&str]) -> String {
