@@ -237,10 +237,11 @@ impl Homes {
             return;
         };
         if let Some(elsewhere) = self.elsewhere(&key, &waiting.report, now) {
-            let enters = matches!(elsewhere, Standing::Elsewhere(_))
-                .then(|| self.doors.enter(&key, waiting.from, &waiting.report, now))
-                .flatten();
-            let standing = enters.map_or(elsewhere, Standing::Member);
+            let place = match elsewhere {
+                Standing::Elsewhere(_) => self.doors.enter(&key, waiting.from, &waiting.report, now),
+                _ => None,
+            };
+            let standing = place.map_or(elsewhere, Standing::Member);
             actions.push(Action::Answer(waiting.question, standing));
             return;
         }

@@ -14,13 +14,12 @@ use libp2p_identity::PeerId;
 use super::message::Ended;
 use crate::chunk::ChunkLayout;
 
-/// The longest lease in bytes: what its holder has not shared yet, nobody else can share.
-const LONGEST: u64 = 16 * 1024 * 1024;
-/// The longest lease of a small blob, in bytes: registries count requests.
-const SHORTEST: u64 = 1024 * 1024;
-/// The longest lease is such a part of its blob: one holder alone would have to send each of
-/// its chunks first, which halves what the fleet can do.
+/// The longest lease is such a part of its blob: one holder alone would have to send each of its chunks first, which
+/// halves what the fleet can do.
 const PARTS: u64 = 32;
+/// But within these limits, in bytes: registries count requests, and what a holder has not shared yet, nobody else can
+/// share.
+const LONGEST: (u64, u64) = (1024 * 1024, 16 * 1024 * 1024);
 /// A lease is as long as its holder brings in this time, if that is known and less: connections share a registry's link
 /// unevenly, and the whole fleet's readers wait for what the slowest of them has to bring.
 const TERM: Duration = Duration::from_secs(2);
@@ -82,6 +81,7 @@ impl LeaseEnd {
 struct Running {
     lease: Lease,
     holder: PeerId,
+    /// When it was granted or taken on.
     since: Duration,
     /// When its first chunks were there, and how many: what came before is connecting, and says nothing of speed.
     first: Option<(Duration, usize)>,
@@ -133,7 +133,7 @@ pub struct Leases {
 impl Leases {
     /// No lease yet; `at_once` of them may run.
     pub fn new(layout: ChunkLayout, at_once: usize) -> Self {
-        let longest = (layout.size() / PARTS).clamp(SHORTEST, LONGEST) / layout.chunk_size();
+        let longest = (layout.size() / PARTS).clamp(LONGEST.0, LONGEST.1) / layout.chunk_size();
         let longest = u32::try_from(longest).unwrap_or(1).max(1);
         Self {
             layout,

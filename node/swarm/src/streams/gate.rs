@@ -21,7 +21,7 @@ impl Inside {
     fn release(&mut self, chunk: ChunkKey, took: Option<Duration>) {
         self.slots.release(chunk, took);
         while let Some(ticket) = self.slots.admit() {
-            // Whoever waits leaves the line before it goes away: see `Place`.
+            // Who goes away in this very instant gives the slot back: see `Place`.
             if let Some(waits) = self.line.remove(&ticket) {
                 let _gone_meanwhile = waits.send(());
             }

@@ -48,18 +48,17 @@ async fn write(
     let mut together = Vec::with_capacity(MAX_TOGETHER);
     // What is asked in the same instant leaves in one piece.
     while asks.recv_many(&mut together, MAX_TOGETHER).await > 0 {
-        for Ask { question, reply } in together.drain(..) {
-            id += 1;
-            {
-                let mut pending = pending.lock().unwrap_or_else(PoisonError::into_inner);
-                // Those who gave up make room.
-                pending.retain(|_, reply| !reply.is_closed());
-                if pending.len() >= MAX_PENDING {
-                    continue;
+        {
+            let mut pending = pending.lock().unwrap_or_else(PoisonError::into_inner);
+            // Those who gave up make room.
+            pending.retain(|_, reply| !reply.is_closed());
+            for Ask { question, reply } in together.drain(..) {
+                id += 1;
+                if pending.len() < MAX_PENDING {
+                    pending.insert(id, reply);
+                    writer.queue(&question.into_wire(id));
                 }
-                pending.insert(id, reply);
             }
-            writer.queue(&question.into_wire(id));
         }
         writer.flush().await?;
     }

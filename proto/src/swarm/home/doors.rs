@@ -130,20 +130,13 @@ fn is_join(report: &Report) -> bool {
 mod tests {
     use fixedbitset::FixedBitSet;
 
+    use super::super::tests::silent;
     use super::*;
     use crate::digest::Digest;
     use crate::swarm::test_peer;
 
     fn join() -> Report {
-        Report {
-            have: Availability::Partial(FixedBitSet::with_capacity(8)),
-            can_fetch: true,
-            lease: None,
-            ended: None,
-            whole: false,
-            unreachable: Vec::new(),
-            leaving: false,
-        }
+        silent(Availability::Partial(FixedBitSet::with_capacity(8)))
     }
 
     #[test]

@@ -51,7 +51,7 @@ impl Fleet {
         let now = self.clock.now;
         let Some(running) = self.running(at) else { return };
         if running.have != known {
-            self.gather(at, from);
+            self.tell_next_time(at, from);
             return;
         }
         running.followers.waiting.push(Waiting { follower: from, asked: now });
@@ -62,7 +62,7 @@ impl Fleet {
     }
 
     /// The follower is told the next time.
-    pub(crate) fn gather(&mut self, at: At, follower: u32) {
+    pub(crate) fn tell_next_time(&mut self, at: At, follower: u32) {
         let every = self.scenario.core.tell_ms.unwrap_or(TELL_MS).max(1.0) / 1e3;
         // Nodes do not all tell in the same instant.
         let own = every * f64::from(at.node % 16) / 16.0;
@@ -84,7 +84,7 @@ impl Fleet {
     pub(crate) fn news(&mut self, at: At) {
         let Some(running) = self.running(at) else { return };
         for waiting in std::mem::take(&mut running.followers.waiting) {
-            self.gather(at, waiting.follower);
+            self.tell_next_time(at, waiting.follower);
         }
     }
 

@@ -200,7 +200,7 @@ impl Fleet {
             self.send(at, number(&home), Message::Report(FAREWELL, report));
         }
         for follower in running.followers.into_waiting() {
-            self.gather(at, follower);
+            self.tell_next_time(at, follower);
         }
         self.recorded(at);
         self.held(at.node);

@@ -90,7 +90,7 @@ impl Fleet {
             self.clock.at(back, Event::Missing(wanted));
             return false;
         }
-        let key = ChunkKey::of(&self.layer(there).key.digest, wanted.chunk);
+        let key = self.chunk_key(wanted);
         let uploads = &mut self.node(wanted.of).uploads;
         match uploads.slots.ask(key) {
             Err(refusal) => {
@@ -106,6 +106,10 @@ impl Fleet {
         }
         self.node(wanted.of).uploads.lanes.entry(wanted.by.node).or_default().active += 1;
         true
+    }
+
+    fn chunk_key(&self, wanted: Wanted) -> ChunkKey {
+        ChunkKey::of(&self.layer(wanted.by).key.digest, wanted.chunk)
     }
 
     /// A slot is taken.
@@ -136,7 +140,7 @@ impl Fleet {
             let works = self.scenario.control.chunk_cpu_us;
             let backlog = self.works(wanted.by.node, works).saturating_sub(now);
             self.clock.at(there + backlog, Event::Chunk(wanted));
-            let key = ChunkKey::of(&self.layer(wanted.by).key.digest, wanted.chunk);
+            let key = self.chunk_key(wanted);
             let uploads = &mut self.node(node).uploads;
             uploads.slots.release(key, Some(now.saturating_sub(began)));
             if let Some(lanes) = uploads.lanes.get_mut(&wanted.by.node) {
