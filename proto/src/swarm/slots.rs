@@ -30,8 +30,9 @@ const FAST: Duration = Duration::from_millis(75);
 const LINE: usize = 1;
 /// So many uploads are remembered.
 const REMEMBERED: usize = 256;
-/// For each copy of a chunk that was sent lately, one of so many parts of the slots is kept free from the next copy.
-const PARTS: usize = 4;
+/// For each copy of a chunk that was sent lately, one of so many parts of the slots is kept free from the next copy, up
+/// to half of them: kept from the last ones to ask, whole slots would idle while those wait.
+const PARTS: usize = 8;
 
 /// Which chunk of which blob, well enough to tell it from the few sent lately.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -96,7 +97,7 @@ impl Slots {
             return Err(Refusal::Busy);
         }
         let copies = self.sent.iter().filter(|&&sent| sent == chunk).count();
-        let kept_free = self.limit * copies.min(PARTS - 1) / PARTS;
+        let kept_free = self.limit * copies.min(PARTS / 2) / PARTS;
         if self.used > 0 && self.used + kept_free >= self.limit && kept_free > 0 {
             return Err(Refusal::Sent);
         }
@@ -200,10 +201,7 @@ mod tests {
         let mut slots = Slots { limit: 8, ..Slots::new(32) };
         let chunk = fresh();
         let copies = (0..8).take_while(|_| slots.ask(chunk).is_ok()).count();
-        assert_eq!(
-            copies, 3,
-            "the third copy leaves half of the slots, the fourth would leave a quarter of them"
-        );
+        assert_eq!(copies, 4, "the fourth copy leaves half of the slots, and they are kept for others");
         assert_eq!(slots.ask(chunk), Err(Refusal::Sent));
         for _ in copies..8 {
             assert_eq!(slots.ask(fresh()), Ok(Admission::Now));
