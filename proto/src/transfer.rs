@@ -55,7 +55,10 @@ const MAX_DROPS: u32 = 3;
 /// How often chunks that a disk damaged are fetched again.
 const MAX_LOSSES: u32 = 3;
 /// The most peers whose holdings are followed at a time.
-const MAX_NEIGHBOURS: usize = 16;
+const MAX_NEIGHBOURS: usize = 32;
+/// Of these, so many at most are others' choice: the rest is for those who ask here. Whoever comes late is named to
+/// nobody, and its uplink would stand idle.
+const MAX_NAMED_NEIGHBOURS: usize = 24;
 
 /// A chunk that was asked of a peer.
 #[derive(Debug, Clone, Copy)]

@@ -7,7 +7,8 @@ use std::time::Duration;
 use libp2p_identity::PeerId;
 
 use super::{
-    Action, Availability, Discovery, MAX_DROPS, MAX_NEIGHBOURS, Phase, Provider, Transfer, UpstreamFailure,
+    Action, Availability, Discovery, MAX_DROPS, MAX_NAMED_NEIGHBOURS, MAX_NEIGHBOURS, Phase, Provider,
+    Transfer, UpstreamFailure,
 };
 use crate::swarm::lease::{Lease, LeaseEnd};
 use crate::swarm::message::{Ended, MAX_UNREACHABLE, Membership, Report, Standing};
@@ -334,18 +335,22 @@ impl Transfer {
             }
         }
         for peer in members {
-            self.candidate(peer, now, actions);
+            self.consider(peer, MAX_NAMED_NEIGHBOURS, now, actions);
         }
     }
 
-    /// A peer that may have something: asked, if there is room.
+    /// A peer that was found, or that follows this node: asked, if there is room.
     pub(super) fn candidate(&mut self, peer: PeerId, now: Duration, actions: &mut Vec<Action>) {
+        self.consider(peer, MAX_NEIGHBOURS, now, actions);
+    }
+
+    fn consider(&mut self, peer: PeerId, most: usize, now: Duration, actions: &mut Vec<Action>) {
         let known = self.providers.contains(&peer) || self.asking.contains(&peer);
         let dropped = self.dropped.get(&peer).is_some_and(|&times| times >= MAX_DROPS);
         if known || dropped || peer == self.member.homes.local {
             return;
         }
-        let is_full = self.providers.len() + self.asking.len() >= MAX_NEIGHBOURS;
+        let is_full = self.providers.len() + self.asking.len() >= most;
         if is_full && !self.make_room(now) {
             return;
         }

@@ -414,27 +414,38 @@ fn an_upstream_without_ranges_is_told_to_the_home() {
 }
 
 #[test]
-fn as_many_neighbours_as_allowed_are_followed() {
-    let (mut transfer, _) = fresh(10);
+fn there_is_room_for_neighbours_who_ask_beside_those_who_are_named() {
+    let (mut transfer, actions) =
+        Transfer::start(layout(10), FixedBitSet::new(), homes(), Options::default(), ms(0));
+    let (id, _, _) = report(&actions).unwrap();
     let mut some = FixedBitSet::with_capacity(10);
     some.insert(9);
     let mut asked = BTreeSet::new();
-    for seed in 1..=30 {
-        let actions = transfer.handle(Event::Candidate(peer(seed)), ms(1));
-        if actions.iter().any(|action| matches!(action, Action::Ask { known: 0, .. })) {
-            asked.insert(peer(seed));
-            // One that has something is asked again at once: it still counts as one.
-            transfer.handle(Event::Provider(peer(seed), Availability::Partial(some.clone())), ms(1));
+    let mut follow = |transfer: &mut Transfer, actions: &[Action]| {
+        for action in actions {
+            let &Action::Ask { peer, known: 0 } = action else { continue };
+            if asked.insert(peer) {
+                // One that has something is asked again at once: it still counts as one.
+                transfer.handle(Event::Provider(peer, Availability::Partial(some.clone())), ms(1));
+            }
         }
+        asked.len()
+    };
+    let named = (1..=40).map(peer).collect();
+    let actions = transfer.handle(Event::Reported(id, Some(standing(None, named))), ms(1));
+    assert_eq!(follow(&mut transfer, &actions), MAX_NAMED_NEIGHBOURS);
+    for seed in 41..=80 {
+        let actions = transfer.handle(Event::Candidate(peer(seed)), ms(1));
+        follow(&mut transfer, &actions);
     }
-    assert_eq!(asked.len(), MAX_NEIGHBOURS);
+    assert_eq!(follow(&mut transfer, &[]), MAX_NEIGHBOURS);
 }
 
 #[test]
 fn neighbours_of_no_use_make_room_one_at_a_time() {
     let (mut transfer, _) = fresh(10);
     let nothing = FixedBitSet::with_capacity(10);
-    for seed in 1..=16 {
+    for seed in 1..=32 {
         transfer.handle(Event::Candidate(peer(seed)), ms(1));
         transfer.handle(Event::Provider(peer(seed), Availability::Partial(nothing.clone())), ms(1));
     }
@@ -442,17 +453,17 @@ fn neighbours_of_no_use_make_room_one_at_a_time() {
         let actions = transfer.handle(Event::Candidate(peer(seed)), ms(now));
         actions.contains(&Action::Ask { peer: peer(seed), known: 0 })
     };
-    assert!(!is_asked(&mut transfer, 20, 100), "too soon");
-    assert!(is_asked(&mut transfer, 20, 600));
-    assert!(!is_asked(&mut transfer, 21, 700), "one at a time");
+    assert!(!is_asked(&mut transfer, 40, 100), "too soon");
+    assert!(is_asked(&mut transfer, 40, 600));
+    assert!(!is_asked(&mut transfer, 41, 700), "one at a time");
     // Who is of use stays.
     let mut some = nothing;
     some.insert(3);
-    let others = (1..=16).chain([20]);
+    let others = (1..=32).chain([40]);
     for seed in others {
         transfer.handle(Event::Provider(peer(seed), Availability::Partial(some.clone())), ms(800));
     }
-    assert!(!is_asked(&mut transfer, 22, 2000));
+    assert!(!is_asked(&mut transfer, 42, 2000));
 }
 
 #[test]
