@@ -34,6 +34,7 @@ use crate::chunk::ChunkLayout;
 mod doubt;
 mod event;
 mod member;
+mod neighbours;
 mod pick;
 mod provider;
 mod providers;
@@ -54,12 +55,6 @@ pub use upstream::UpstreamFailure;
 const MAX_DROPS: u32 = 3;
 /// How often chunks that a disk damaged are fetched again.
 const MAX_LOSSES: u32 = 3;
-/// The most peers whose holdings are followed at a time.
-const MAX_NEIGHBOURS: usize = 32;
-/// Of these, so many at most are others' choice: the rest is for those who ask here. Whoever comes late is named to
-/// nobody, and its uplink would stand idle.
-const MAX_NAMED_NEIGHBOURS: usize = 24;
-
 /// A chunk that was asked of a peer.
 #[derive(Debug, Clone, Copy)]
 struct Asked {
@@ -221,7 +216,7 @@ impl Transfer {
     }
 
     fn provider_found(&mut self, peer: PeerId, availability: Availability, now: Duration) {
-        if self.dropped.get(&peer).is_some_and(|&times| times >= MAX_DROPS) {
+        if self.is_dropped(&peer) {
             return;
         }
         let availability = match availability {

@@ -6,10 +6,7 @@ use std::time::Duration;
 
 use libp2p_identity::PeerId;
 
-use super::{
-    Action, Availability, Discovery, MAX_DROPS, MAX_NAMED_NEIGHBOURS, MAX_NEIGHBOURS, Phase, Provider,
-    Transfer, UpstreamFailure,
-};
+use super::{Action, Availability, Phase, Transfer, UpstreamFailure};
 use crate::swarm::lease::{Lease, LeaseEnd};
 use crate::swarm::message::{Ended, MAX_UNREACHABLE, Membership, Report, Standing};
 
@@ -37,8 +34,6 @@ const HUNGRY: Duration = Duration::from_millis(1500);
 const SOON: Duration = Duration::from_millis(100);
 /// A home that has put this member off for so long in a row is as good as silent.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// A neighbour of no use is left no more often than this.
-const LEAVE: Duration = Duration::from_millis(500);
 /// So many nodes in a row that send on to another, and the next ask waits.
 const MAX_HOPS: u32 = 4;
 /// The pause then.
@@ -61,7 +56,7 @@ pub struct Homes {
     reason = "each says one thing that happened or not, in any combination"
 )]
 pub(super) struct Member {
-    homes: Homes,
+    pub(super) homes: Homes,
     /// Who is reported to as long as it answers: a live swarm stays with its home.
     home: Option<PeerId>,
     /// Who was not reached, and until when it is not asked.
@@ -193,7 +188,8 @@ impl Member {
         if self.outstanding.is_some() || self.next.is_some_and(|next| now < next) {
             return None;
         }
-        if !self.tracked && self.progress > self.progress_at_report {
+        let is_done = self.lease.is_none() && self.ended.is_none();
+        if !self.tracked && is_done && self.progress > self.progress_at_report {
             // All goes well without the home.
             self.progress_at_report = self.progress;
             self.next = Some(now + STARVED);
@@ -228,12 +224,36 @@ impl Member {
             lease: self.lease.clone(),
             ended: self.ended,
             whole: self.whole,
-            unreachable: self.lost.keys().chain(self.absent.keys()).copied().take(MAX_UNREACHABLE).collect(),
+            unreachable: self.unreachable(),
             leaving: false,
         }
     }
 
-    fn lose(&mut self, peer: PeerId, now: Duration) {
+    /// Whom to name as not reached or without the blob: homes first, which decide where the home is; of the others
+    /// those whose turn it is, as many as fit.
+    fn unreachable(&self) -> Vec<PeerId> {
+        let is_home = |peer: &PeerId| self.homes.closest.contains(peer);
+        let homes = self.lost.keys().filter(|peer| is_home(peer));
+        let others: Vec<&PeerId> =
+            self.lost.keys().filter(|peer| !is_home(peer)).chain(self.absent.keys()).collect();
+        let turn = usize::try_from(self.next_id).unwrap_or(0).wrapping_mul(MAX_UNREACHABLE);
+        let begin = turn.checked_rem(others.len()).unwrap_or(0);
+        let others = others[begin..].iter().chain(&others[..begin]).copied();
+        homes.chain(others).copied().take(MAX_UNREACHABLE).collect()
+    }
+
+    /// A peer does not have the blob, or is not to be asked for it: the home must not count on it.
+    pub(super) fn misses(&mut self, peer: PeerId, now: Duration) {
+        self.absent.insert(peer, now + ABSENT);
+    }
+
+    /// The next report is due at once.
+    pub(super) fn report_now(&mut self) {
+        self.next = None;
+    }
+
+    /// A peer was not reached.
+    pub(super) fn lose(&mut self, peer: PeerId, now: Duration) {
         self.lost.insert(peer, now + LOST);
     }
 }
@@ -335,65 +355,7 @@ impl Transfer {
             }
         }
         for peer in members {
-            self.consider(peer, MAX_NAMED_NEIGHBOURS, now, actions);
-        }
-    }
-
-    /// A peer that was found, or that follows this node: asked, if there is room.
-    pub(super) fn candidate(&mut self, peer: PeerId, now: Duration, actions: &mut Vec<Action>) {
-        self.consider(peer, MAX_NEIGHBOURS, now, actions);
-    }
-
-    fn consider(&mut self, peer: PeerId, most: usize, now: Duration, actions: &mut Vec<Action>) {
-        let known = self.providers.contains(&peer) || self.asking.contains(&peer);
-        let dropped = self.dropped.get(&peer).is_some_and(|&times| times >= MAX_DROPS);
-        if known || dropped || peer == self.member.homes.local {
-            return;
-        }
-        let is_full = self.providers.len() + self.asking.len() >= most;
-        if is_full && !self.make_room(now) {
-            return;
-        }
-        self.asking.insert(peer);
-        actions.push(Action::Ask { peer, known: 0 });
-    }
-
-    /// Leaves a neighbour that has nothing of use, if this node has nothing else to do: neighbours that all wait for
-    /// the same chunks would wait for ever. One at a time, so that a swarm that waits for upstream keeps its
-    /// neighbours.
-    fn make_room(&mut self, now: Duration) -> bool {
-        if !self.asked.is_empty() || now < self.left_at + LEAVE {
-            return false;
-        }
-        let Some(useless) = self.providers.useless(&self.have) else { return false };
-        self.providers.remove(&useless);
-        self.left_at = now;
-        true
-    }
-
-    /// Asks those who do not have everything yet what they have got meanwhile.
-    pub(super) fn follow(&mut self, actions: &mut Vec<Action>) {
-        self.providers.follow(|peer, known| actions.push(Action::Ask { peer, known }));
-    }
-
-    pub(super) fn has_nothing(&mut self, peer: PeerId, now: Duration) {
-        self.member.absent.insert(peer, now + ABSENT);
-        if self.providers.is_empty() {
-            // Whoever was counted on is not there: the home hears of it at once.
-            self.member.next = None;
-        }
-        self.asking.remove(&peer);
-        if self.providers.get(&peer).is_none_or(Provider::is_partial) {
-            self.providers.remove(&peer);
-            *self.dropped.entry(peer).or_default() += 1;
-        }
-    }
-
-    /// Says to the home, with the next report, that this peer was lost.
-    pub(super) fn note_lost(&mut self, peer: PeerId, now: Duration) {
-        self.member.lose(peer, now);
-        if self.providers.is_empty() && self.discovery != Discovery::Running {
-            self.member.next = None;
+            self.named(peer, now, actions);
         }
     }
 }

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use libp2p_identity::Keypair;
 use proptest::prelude::*;
 
+use super::neighbours::{MAX_NAMED_NEIGHBOURS, MAX_NEIGHBOURS};
 use super::*;
 use crate::chunk::MIN_CHUNK;
 use crate::digest::Digest;
@@ -772,4 +773,52 @@ proptest! {
         prop_assert!(matches!(outcome, Action::Fail(_)), "{:?}", outcome);
         prop_assert!(when < Duration::from_secs(30), "{when:?}");
     }
+}
+
+#[test]
+fn all_who_are_gone_are_named_in_turn_and_again_while_the_home_counts_on_them() {
+    let (mut transfer, actions) =
+        Transfer::start(layout(10), FixedBitSet::new(), homes(), Options::default(), ms(0));
+    let (mut id, ..) = report(&actions).unwrap();
+    let dead: Vec<PeerId> = (1..=20).map(peer).collect();
+    let mut now = 0;
+    let mut round = |transfer: &mut Transfer| {
+        let mut actions = Vec::new();
+        for &peer in &dead {
+            actions.extend(transfer.handle(Event::HasNothing(peer), ms(now)));
+        }
+        let mut named = BTreeSet::new();
+        for _ in 0..4 {
+            let place = Some(standing(None, dead.clone()));
+            actions.extend(transfer.handle(Event::Reported(id, place), ms(now)));
+            while report(&actions).is_none() {
+                now += 250;
+                actions = transfer.handle(Event::Timer, ms(now));
+            }
+            let (next, _, said) = report(&actions).unwrap();
+            assert!(said.unreachable.len() <= 8);
+            named.extend(said.unreachable);
+            id = next;
+            actions.clear();
+        }
+        named
+    };
+    // At first they are asked again now and then; in the end they are only named.
+    for _ in 0..6 {
+        assert_eq!(round(&mut transfer).len(), dead.len());
+    }
+}
+
+#[test]
+fn what_upstream_sends_whole_is_not_stopped_where_something_is_held() {
+    let mut have = FixedBitSet::with_capacity(10);
+    have.insert_range(4..6);
+    let (mut transfer, _) = with(10, have);
+    let (id, _) = upstream_range(&transfer.handle(Event::DiscoveryEnded, ms(1))).unwrap();
+    transfer.handle(Event::UpstreamWhole(id), ms(2));
+    for chunk in 0..9 {
+        let actions = transfer.handle(Event::UpstreamChunk(id, chunk), ms(3));
+        assert!(!actions.contains(&Action::StopUpstream(id)), "at chunk {chunk}");
+    }
+    assert!(transfer.handle(Event::UpstreamChunk(id, 9), ms(4)).contains(&Action::Finish));
 }

@@ -56,6 +56,8 @@ struct Running {
     next: u32,
     /// One past the last chunk that is still wanted of it.
     end: u32,
+    /// Upstream ignores ranges: stopped early, it would have to begin at the first byte for what is missing behind.
+    whole: bool,
 }
 
 impl Upstream {
@@ -82,6 +84,7 @@ impl Upstream {
     /// A peer was asked for this chunk: if the running fetch would bring it, the fetch ends before it.
     pub(super) fn yield_from(&mut self, chunk: u32) {
         if let Some(running) = &mut self.running
+            && !running.whole
             && chunk > running.next
             && chunk < running.end
         {
@@ -96,10 +99,16 @@ impl Upstream {
         }
     }
 
+    /// Whether a fetch runs that upstream sends from the first byte to the last.
+    fn is_whole(&self) -> bool {
+        self.running.as_ref().is_some_and(|running| running.whole)
+    }
+
     /// The upstream ignores ranges: the running fetch goes on to the end.
     pub(super) fn extend(&mut self, end: u32) {
         if let Some(running) = &mut self.running {
             running.end = end;
+            running.whole = true;
         }
     }
 
@@ -110,7 +119,7 @@ impl Upstream {
 
     pub(super) fn begin(&mut self, id: FetchId, chunks: Range<u32>) {
         self.next_fetch = id.0 + 1;
-        self.running = Some(Running { id, next: chunks.start, end: chunks.end });
+        self.running = Some(Running { id, next: chunks.start, end: chunks.end, whole: false });
     }
 
     /// Notes a chunk; says whether the rest of the fetch is not wanted any more.
@@ -166,7 +175,8 @@ impl Transfer {
         self.store(chunk, actions);
         self.member.progressed();
         // Stop where another has already brought what comes next.
-        let next_is_held = chunk + 1 < self.layout.count() && self.has(chunk + 1);
+        let next_is_held =
+            !self.upstream.is_whole() && chunk + 1 < self.layout.count() && self.has(chunk + 1);
         if self.upstream.arrived(fetch, chunk) || next_is_held && self.upstream.is_running(fetch) {
             self.upstream.stop(fetch);
             actions.push(Action::StopUpstream(fetch));

@@ -24,6 +24,8 @@ const SOON: Duration = Duration::from_millis(100);
 const EAGER: usize = 8;
 /// Holders of the whole blob that are known by their records, at the most: any one is enough.
 const MAX_PROVIDERS: usize = 256;
+/// For so long a holder that a member found gone is not counted on, whatever its record says: records live for hours.
+const GONE: Duration = Duration::from_secs(30);
 /// For how long a home that gave way sends askers on, before it looks again.
 const CEDED: Duration = Duration::from_secs(5);
 
@@ -61,6 +63,8 @@ pub(super) struct Swarm {
     pub(super) members: BTreeMap<PeerId, Member>,
     /// Holders of the whole blob that take no part: by their records, until somebody finds them gone.
     pub(super) providers: BTreeSet<PeerId>,
+    /// Holders that a member found gone, and until when they are not counted on.
+    gone: BTreeMap<PeerId, Duration>,
     /// Those who take part and of whom no track is kept.
     passers: Passers,
     pub(super) leases: Leases,
@@ -81,6 +85,7 @@ impl Swarm {
             role: Role::Claiming { since: now, pending: BTreeSet::new(), waiting: Vec::new() },
             members: BTreeMap::new(),
             providers: BTreeSet::new(),
+            gone: BTreeMap::new(),
             passers: Passers::default(),
             leases: Leases::new(layout, leases),
             repair: None,
@@ -109,7 +114,19 @@ impl Swarm {
     /// Notes who holds the whole blob: some of those who are named, and no more of them in all than help anybody.
     pub(super) fn note_providers(&mut self, named: impl IntoIterator<Item = PeerId>) {
         let room = MAX_PROVIDERS.saturating_sub(self.providers.len());
-        self.providers.extend(named.into_iter().take(MAX_NAMED.min(room)));
+        let named = named.into_iter().filter(|peer| !self.gone.contains_key(peer));
+        self.providers.extend(named.take(MAX_NAMED.min(room)));
+    }
+
+    /// A member did not reach this one, or it has nothing.
+    fn note_gone(&mut self, lost: PeerId, now: Duration) {
+        if self.providers.remove(&lost) && self.gone.len() < MAX_PROVIDERS {
+            self.gone.insert(lost, now + GONE);
+        }
+        self.passers.remove(&lost);
+        if self.members.get(&lost).is_some_and(|member| member.have == Availability::Complete) {
+            self.members.remove(&lost);
+        }
     }
 
     /// A term of its own begins, later than all it heard of.
@@ -180,12 +197,9 @@ impl Swarm {
 
     /// Takes in what a member says.
     pub(super) fn note(&mut self, from: PeerId, report: &Report, options: Options, now: Duration) {
-        for lost in &report.unreachable {
-            self.providers.remove(lost);
-            self.passers.remove(lost);
-            if self.members.get(lost).is_some_and(|member| member.have == Availability::Complete) {
-                self.members.remove(lost);
-            }
+        self.gone.retain(|_, until| *until > now);
+        for &lost in &report.unreachable {
+            self.note_gone(lost, now);
         }
         if report.leaving {
             self.lose(&from);
@@ -239,6 +253,9 @@ impl Swarm {
         if lease.is_none() && wants && may {
             lease = self.leases.grant(from, &covered, self.epoch, now);
         }
+        if lease.is_some() {
+            self.keep_track(from, report, now);
+        }
         let capable = self.members.iter().any(|(peer, member)| {
             member.can_fetch && member.have != Availability::Complete && !self.leases.was_refused(peer)
         });
@@ -250,6 +267,22 @@ impl Swarm {
             None => Vec::new(),
         };
         Membership { epoch: self.epoch, members: self.sample(&from), lease, fetchers, hopeless, again }
+    }
+
+    /// Whoever fetches for all is kept track of, instead of one who does not: else it would fall silent.
+    fn keep_track(&mut self, from: PeerId, report: &Report, now: Duration) {
+        if self.members.contains_key(&from) {
+            return;
+        }
+        let others = || self.members.iter().filter(|(peer, _)| self.leases.of(peer).is_none());
+        let partial = others().find(|(_, member)| member.have != Availability::Complete);
+        if let Some(&other) = partial.or_else(|| others().next()).map(|(peer, _)| peer) {
+            self.members.remove(&other);
+            self.passers.insert(other);
+        }
+        let member = Member { have: report.have.clone(), can_fetch: report.can_fetch, seen: now };
+        self.members.insert(from, member);
+        self.passers.remove(&from);
     }
 
     fn again(

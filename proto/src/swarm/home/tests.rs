@@ -105,10 +105,22 @@ impl Fleet {
     }
 
     fn report_in(&mut self, round: u32, from: PeerId, to: PeerId, report: Report) -> Option<Standing> {
+        self.report_beside(Vec::new(), round, from, to, report)
+    }
+
+    /// While these are known to the home by their records.
+    fn report_beside(
+        &mut self,
+        known: Vec<PeerId>,
+        round: u32,
+        from: PeerId,
+        to: PeerId,
+        report: Report,
+    ) -> Option<Standing> {
         self.next += 1;
         let question = QuestionId(self.next);
         let key = SwarmKey { round, ..key() };
-        self.feed(to, Event::Reported { question, from, key, report, known: Vec::new() });
+        self.feed(to, Event::Reported { question, from, key, report, known });
         self.answers.remove(&question)
     }
 
@@ -363,4 +375,44 @@ fn a_home_that_takes_part_in_a_repair_goes_itself() {
     assert_eq!(fleet.member_in(1, other, home, report(0..0)).lease, None);
     fleet.pass(ms(1000));
     assert!(fleet.member_in(1, other, home, report(0..0)).lease.is_some());
+}
+
+#[test]
+fn records_of_holders_that_are_gone_do_not_keep_a_swarm_from_upstream() {
+    let mut fleet = Fleet::new(3);
+    let home = fleet.ranked()[0];
+    let dead: Vec<PeerId> = (100..120).map(test_peer).collect();
+    let mut leases = Vec::new();
+    for turn in 0..6 {
+        let unreachable = dead.iter().cycle().skip(turn * 8).take(8).copied().collect();
+        let said = Report { unreachable, ..report(0..0) };
+        // The records say the same each time.
+        let place = fleet.report_beside(dead.clone(), 0, home, home, said);
+        let Some(Standing::Member(place)) = place else { panic!("{place:?}") };
+        leases.push(place.lease.is_some());
+        fleet.pass(ms(1000));
+    }
+    assert_eq!(leases, [false, false, true, true, true, true]);
+}
+
+fn one_of_many(number: usize) -> PeerId {
+    let [high, low] = u16::try_from(number).unwrap().to_be_bytes();
+    PeerId::from_bytes(&[0, 4, 1, 2, high, low]).unwrap()
+}
+
+#[test]
+fn whoever_fetches_for_all_is_kept_track_of() {
+    let mut fleet = Fleet::new(4);
+    let home = fleet.ranked()[0];
+    let most = Options::default().members;
+    for number in 0..most {
+        let refused = Report { can_fetch: false, ..report(0..0) };
+        fleet.member(one_of_many(number), home, refused);
+    }
+    let place = fleet.member(one_of_many(most), home, report(0..0));
+    assert!(place.lease.is_some() && place.again.is_some(), "{place:?}");
+    let kept: usize = fleet.nodes[&home].kept().iter().map(|kept| kept.members).sum();
+    assert_eq!(kept, most);
+    let passer = fleet.member(one_of_many(most + 1), home, Report { can_fetch: false, ..report(0..0) });
+    assert_eq!(passer.again, None);
 }
