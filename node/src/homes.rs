@@ -6,9 +6,11 @@
 //!                                        claims at standbys ┘
 //! ```
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::time::Duration;
 
+use fixedbitset::FixedBitSet;
+use shoal_proto::chunk::ChunkLayout;
 use shoal_proto::digest::Digest;
 use shoal_proto::identity::PeerId;
 use shoal_proto::swarm::home::{self, Kept, QuestionId};
@@ -16,7 +18,7 @@ use shoal_proto::swarm::lease::LeaseEnd;
 use shoal_proto::swarm::message::{Claim, ClaimAnswer, Report, Standing, SwarmKey};
 use shoal_proto::swarm::ranking::Ranking;
 use shoal_proto::swarm::turn::{self, AskTurn, TurnAnswer, TurnEnded, Turns};
-use shoal_proto::transfer;
+use shoal_proto::transfer::{self, Availability};
 use shoal_store::Store;
 use shoal_swarm::Handle;
 use tokio::sync::{mpsc, oneshot};
@@ -24,6 +26,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
+use crate::fetch::barred::Barred;
 use crate::run::{Parts, named};
 
 /// Requests to the task that may wait.
@@ -79,6 +82,7 @@ pub struct Homes {
     requests: mpsc::Sender<Request>,
     store: Store,
     peers: Handle,
+    barred: Barred,
 }
 
 impl std::fmt::Debug for Request {
@@ -89,15 +93,22 @@ impl std::fmt::Debug for Request {
 
 impl Homes {
     /// Starts the task. It ends with `shutdown`.
-    pub fn start(store: Store, peers: Handle, tasks: &mut Parts, shutdown: CancellationToken) -> Self {
+    pub fn start(
+        store: Store,
+        peers: Handle,
+        barred: Barred,
+        tasks: &mut Parts,
+        shutdown: CancellationToken,
+    ) -> Self {
         let (requests, inbox) = mpsc::channel(QUEUE);
         tasks.spawn(named("the keeper of swarms", Keeper::new(peers.clone()).run(inbox, shutdown)));
-        Self { requests, store, peers }
+        Self { requests, store, peers, barred }
     }
 
     /// A member reports to this node.
     pub async fn report(&self, from: PeerId, key: SwarmKey, report: Report) -> Standing {
         let known = self.known(&key, from).await;
+        let report = if self.barred.is_barred(&from) { of_no_use(&key, report) } else { report };
         let (reply, answer) = oneshot::channel();
         self.requests.send(Request::Report { from, key, report, known, reply }).await.ok();
         answer.await.unwrap_or(Standing::Wait(LATER))
@@ -160,6 +171,14 @@ impl Homes {
         known.retain(|&peer| peer != asker);
         known
     }
+}
+
+/// The report of one who sent wrong bytes: nobody here takes anything from it, so it is neither sent upstream nor
+/// counted on. It may take part.
+fn of_no_use(key: &SwarmKey, report: Report) -> Report {
+    let chunks = ChunkLayout::of(key.size).map_or(0, |layout| layout.count() as usize);
+    let have = Availability::Partial(FixedBitSet::with_capacity(chunks));
+    Report { have, can_fetch: false, lease: None, whole: false, ..report }
 }
 
 /// The actor.
@@ -243,10 +262,15 @@ impl Keeper {
     }
 
     fn answer_turns(&mut self, answers: turn::Answers) {
-        for (question, answer) in answers {
-            // Who asked may be gone: a turn that it was given runs out.
-            if let Some(reply) = self.waiting.remove(&question) {
-                reply.send(answer).ok();
+        let mut answers = VecDeque::from(answers);
+        while let Some((question, answer)) = answers.pop_front() {
+            let unheard = match self.waiting.remove(&question) {
+                Some(reply) => reply.send(answer).err(),
+                None => Some(answer),
+            };
+            // Who asked is gone: the next may go.
+            if let Some(TurnAnswer::Go(number)) = unheard {
+                answers.extend(self.turns.unheard(number, self.began.elapsed()));
             }
         }
     }

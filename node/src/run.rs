@@ -68,7 +68,8 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let rates = Rates { download: cap(config.download_rate), upstream: cap(config.upstream_rate) };
     let swarm = swarm_config(&config, (*keypair).clone(), rates.download.clone())?;
     let (peers, swarm) = shoal_swarm::start(swarm, Arc::new(serve.clone()), shutdown.clone()).await?;
-    let homes = Homes::start(store.clone(), peers.clone(), &mut tasks, shutdown.clone());
+    let barred = Barred::default();
+    let homes = Homes::start(store.clone(), peers.clone(), barred.clone(), &mut tasks, shutdown.clone());
     let ports = Ports {
         store: store.clone(),
         peers: peers.clone(),
@@ -76,7 +77,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         upstreams: upstreams.clone(),
         keypair,
         metrics: metrics.clone(),
-        barred: Barred::default(),
+        barred,
         rates,
     };
     let fetcher = Fetcher::start(ports.clone(), &mut tasks, shutdown.clone());

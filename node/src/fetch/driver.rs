@@ -18,7 +18,7 @@ use shoal_proto::transfer::{
 };
 use shoal_store::{FinishError, Partial};
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::task::{AbortHandle, JoinSet};
+use tokio::task::{AbortHandle, JoinError, JoinSet};
 use tokio::time::{Instant, sleep_until};
 
 use super::discovery::Found;
@@ -168,12 +168,24 @@ impl Driver {
         tokio::select! {
             Some(said) = self.hears.recv() => self.heard(core, said),
             Some(question) = questions.recv() => self.answer(core, question),
-            Some(_) = self.tasks.join_next(), if !self.tasks.is_empty() => Vec::new(),
+            Some(ended) = self.tasks.join_next(), if !self.tasks.is_empty() => self.errand_ended(ended),
             () = sleep_until(wake) => {
                 self.wake = None;
                 let now = self.now();
                 core.handle(Event::Timer, now)
             }
+        }
+    }
+
+    /// An errand that panicked says nothing more, and what it was sent for may be waited for: the transfer fails.
+    fn errand_ended(&mut self, ended: Result<(), JoinError>) -> Vec<Action> {
+        match ended {
+            Err(error) if error.is_panic() => {
+                tracing::error!(%error, "a part of a transfer broke; this is a bug");
+                self.upstream_error = Some(PullError::Unavailable("the transfer broke".to_owned()));
+                vec![Action::Fail(None)]
+            }
+            _ => Vec::new(),
         }
     }
 
@@ -301,6 +313,12 @@ impl Driver {
                 Action::StopUpstream(id) => {
                     tracing::debug!(?id, "others have the rest of the range");
                     abort(self.fetches.remove(&id));
+                    // What was kept back is not known to be right, and who has it right may bring it.
+                    let mut withheld = self.doubt.rest();
+                    withheld.retain(|&chunk| !core.have().contains(chunk as usize));
+                    if !withheld.is_empty() {
+                        actions.push_front(Action::Forget(withheld));
+                    }
                 }
                 Action::SetTimer(at) => self.wake = Some(self.began + at),
                 Action::Blame(peer, failure) => self.blame(peer, failure),

@@ -45,8 +45,8 @@ async fn first_good(ports: &Ports, digest: Digest, most: u64, found: Vec<Found>)
     let complete = |found: &Found| matches!(found.availability, Availability::Complete) && found.size <= most;
     for found in found.into_iter().filter(complete).take(MAX_TRIED) {
         match timeout(ONE_PEER, whole(ports, digest, &found)).await {
-            Ok(Some(bytes)) if digest.same_algorithm_of(&bytes) == digest => return Some(bytes),
-            Ok(Some(_)) => {
+            Ok(Given::Bytes(bytes)) if digest.same_algorithm_of(&bytes) == digest => return Some(bytes),
+            Ok(Given::Bytes(_) | Given::Corrupt) => {
                 let time = ports.barred.bar(found.peer);
                 ports.metrics.corrupt_chunk();
                 tracing::warn!(
@@ -54,7 +54,9 @@ async fn first_good(ports: &Ports, digest: Digest, most: u64, found: Vec<Found>)
                     "a peer sent other bytes than the digest promises and is not asked for a while"
                 );
             }
-            Ok(None) | Err(_) => tracing::debug!(peer = %found.peer, %digest, "a peer did not give it"),
+            Ok(Given::Nothing) | Err(_) => {
+                tracing::debug!(peer = %found.peer, %digest, "a peer did not give it");
+            }
         }
     }
     None
@@ -71,19 +73,30 @@ async fn search(ports: &Ports, digest: Digest) -> Vec<Found> {
     all
 }
 
-async fn whole(ports: &Ports, digest: Digest, found: &Found) -> Option<Bytes> {
-    let layout = ChunkLayout::of(found.size).ok()?;
+/// What a peer gave.
+enum Given {
+    /// As many bytes as it promised, each chunk as its signer vouched for it.
+    Bytes(Bytes),
+    /// Other bytes than somebody vouched for: it altered them.
+    Corrupt,
+    /// Not all of it.
+    Nothing,
+}
+
+async fn whole(ports: &Ports, digest: Digest, found: &Found) -> Given {
+    let Ok(layout) = ChunkLayout::of(found.size) else { return Given::Nothing };
     let mut whole = BytesMut::new();
     for chunk in 0..layout.count() {
         ports.metrics.peer_request();
-        let (bytes, attestation) = ports.peers.chunk(found.peer, &digest, found.size, chunk).await.ok()?;
+        let given = ports.peers.chunk(found.peer, &digest, found.size, chunk).await;
+        let Ok((bytes, attestation)) = given else { return Given::Nothing };
         ports.metrics.peer_bytes(bytes.len() as u64);
         let claim = Claim { digest, size: found.size, chunk };
         if let Err(error) = attestation.check(&claim, &bytes) {
             tracing::debug!(peer = %found.peer, %error, "a chunk failed its check");
-            return None;
+            return Given::Corrupt;
         }
         whole.extend_from_slice(&bytes);
     }
-    Some(whole.freeze())
+    Given::Bytes(whole.freeze())
 }

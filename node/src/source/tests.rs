@@ -65,7 +65,7 @@ impl Node {
         let settings = Settings { upstreams: tables, ..Default::default() };
         let upstreams = Upstreams::new(settings, "test", name).unwrap();
         let mut tasks = Parts::new();
-        let homes = Homes::start(store.clone(), peers.clone(), &mut tasks, stop.clone());
+        let homes = Homes::start(store.clone(), peers.clone(), Barred::default(), &mut tasks, stop.clone());
         let ports = Ports {
             store: store.clone(),
             peers: peers.clone(),

@@ -162,6 +162,10 @@ impl Turns {
         let repeated = thing.going.is_some_and(|(holder, ..)| holder == from);
         if thing.going.is_none() || repeated {
             vec![(question, TurnAnswer::Go(self.go(ask.key, from, now)))]
+        } else if let Some((first, _)) = thing.waiting.iter_mut().find(|(_, other)| *other == from) {
+            // One who asks again has given up its first question, not its place.
+            *first = question;
+            Vec::new()
         } else if thing.waiting.len() < MAX_WAITING {
             thing.waiting.push_back((question, from));
             Vec::new()
@@ -211,6 +215,13 @@ impl Turns {
         thing.failures.insert(from);
         thing.failed = Some((how, now));
         self.next_turn(key, now)
+    }
+
+    /// Whoever was told to go under this number had left before: the next may.
+    pub fn unheard(&mut self, number: u64, now: Duration) -> Answers {
+        let is_it = |thing: &Thing| thing.going.is_some_and(|(_, going, _)| going == number);
+        let key = self.things.iter().find(|(_, thing)| is_it(thing)).map(|(key, _)| *key);
+        key.map(|key| self.next_turn(key, now)).unwrap_or_default()
     }
 
     /// The next who waits may go, unless enough have failed.

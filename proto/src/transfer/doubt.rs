@@ -6,6 +6,7 @@
 //! is there.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use libp2p_identity::PeerId;
 
@@ -13,6 +14,8 @@ use crate::attestation::{Attestation, ChunkHash};
 
 /// So many chunks are kept back at most: a lease without progress is given to another.
 const MOST_WITHHELD: usize = 64;
+/// And for so long: well below the time after which such a lease is lost.
+const LONGEST_WITHHELD: Duration = Duration::from_secs(2);
 
 /// What came from upstream, held against what others vouched for.
 #[derive(Debug, Default)]
@@ -20,6 +23,8 @@ pub struct Doubt {
     said: BTreeMap<u32, Vec<Attestation>>,
     contradicted: BTreeSet<PeerId>,
     withheld: Vec<u32>,
+    /// When the first of them came.
+    since: Duration,
 }
 
 /// What to do with a chunk that came.
@@ -47,23 +52,27 @@ impl Doubt {
     }
 
     /// A chunk came from upstream.
-    pub fn came(&mut self, chunk: u32, hash: ChunkHash) -> Verdict {
+    pub fn came(&mut self, chunk: u32, hash: ChunkHash, now: Duration) -> Verdict {
         let said = self.said.get(&chunk).map_or(&[][..], Vec::as_slice);
         if said.iter().any(|other| other.hash == hash) {
             return Verdict::Tell(vec![chunk]);
         }
         self.contradicted.extend(said.iter().map(|other| other.signer));
+        if self.withheld.is_empty() {
+            self.since = now;
+        }
         self.withheld.push(chunk);
         if self.contradicted.len() > 1 {
             Verdict::Wrong(self.rest())
-        } else if self.withheld.len() > MOST_WITHHELD {
+        } else if self.withheld.len() > MOST_WITHHELD || now >= self.since + LONGEST_WITHHELD {
             Verdict::Tell(self.rest())
         } else {
             Verdict::Withhold
         }
     }
 
-    /// What was kept back: all came, and only one had other bytes.
+    /// What was kept back, and is not from now on: to be told of if all came and only one had other bytes, else to be
+    /// forgotten.
     pub fn rest(&mut self) -> Vec<u32> {
         std::mem::take(&mut self.withheld)
     }
@@ -90,11 +99,11 @@ mod tests {
     fn what_others_had_the_same_is_told_and_the_rest_kept_back() {
         let mut doubt = Doubt::default();
         doubt.note(&[vouched(1, 0, b"bad"), vouched(2, 1, b"good"), vouched(1, 2, b"good")]);
-        assert_eq!(doubt.came(0, good()), Verdict::Withhold);
-        assert_eq!(doubt.came(1, good()), Verdict::Tell(vec![1]));
-        assert_eq!(doubt.came(2, good()), Verdict::Tell(vec![2]));
+        assert_eq!(doubt.came(0, good(), Duration::ZERO), Verdict::Withhold);
+        assert_eq!(doubt.came(1, good(), Duration::ZERO), Verdict::Tell(vec![1]));
+        assert_eq!(doubt.came(2, good(), Duration::ZERO), Verdict::Tell(vec![2]));
         // Of this one nobody said anything.
-        assert_eq!(doubt.came(3, good()), Verdict::Withhold);
+        assert_eq!(doubt.came(3, good(), Duration::ZERO), Verdict::Withhold);
         assert_eq!(doubt.rest(), [0, 3]);
         assert!(doubt.rest().is_empty());
     }
@@ -104,9 +113,9 @@ mod tests {
         let mut doubt = Doubt::default();
         doubt.note(&[vouched(1, 0, b"good"), vouched(2, 1, b"good"), vouched(2, 2, b"good")]);
         let bad = ChunkHash::of(b"bad");
-        assert_eq!(doubt.came(0, bad), Verdict::Withhold);
-        assert_eq!(doubt.came(1, good()), Verdict::Tell(vec![1]));
-        assert_eq!(doubt.came(2, bad), Verdict::Wrong(vec![0, 2]));
+        assert_eq!(doubt.came(0, bad, Duration::ZERO), Verdict::Withhold);
+        assert_eq!(doubt.came(1, good(), Duration::ZERO), Verdict::Tell(vec![1]));
+        assert_eq!(doubt.came(2, bad, Duration::ZERO), Verdict::Wrong(vec![0, 2]));
     }
 
     #[test]
@@ -115,11 +124,21 @@ mod tests {
         let mut withheld = 0;
         for chunk in 0..1000 {
             withheld += 1;
-            match doubt.came(chunk, good()) {
+            match doubt.came(chunk, good(), Duration::ZERO) {
                 Verdict::Tell(chunks) => withheld -= chunks.len(),
                 verdict => assert_eq!(verdict, Verdict::Withhold),
             }
             assert!(withheld <= MOST_WITHHELD, "{withheld}");
         }
+    }
+
+    #[test]
+    fn nothing_is_kept_back_until_the_lease_is_lost() {
+        let mut doubt = Doubt::default();
+        let at = |ms: u64| Duration::from_millis(ms);
+        assert_eq!(doubt.came(0, good(), at(5000)), Verdict::Withhold);
+        assert_eq!(doubt.came(1, good(), at(6500)), Verdict::Withhold);
+        assert_eq!(doubt.came(2, good(), at(7500)), Verdict::Tell(vec![0, 1, 2]));
+        assert_eq!(doubt.came(3, good(), at(8000)), Verdict::Withhold);
     }
 }

@@ -17,7 +17,7 @@ impl Driver {
         chunk: u32,
         bytes: &Bytes,
     ) -> Vec<Action> {
-        match self.doubt.came(chunk, ChunkHash::of(bytes)) {
+        match self.doubt.came(chunk, ChunkHash::of(bytes), self.now()) {
             Verdict::Tell(chunks) => self.tell(core, id, chunks),
             Verdict::Withhold => Vec::new(),
             Verdict::Wrong(chunks) => {

@@ -75,6 +75,21 @@ fn a_turn_that_ends_badly_or_never_goes_to_the_next() {
 }
 
 #[test]
+fn who_asks_again_keeps_its_place_and_a_turn_that_nobody_heard_of_is_free() {
+    let mut home = Home::new();
+    home.ask(1, vec![], 0);
+    home.ask(2, vec![], 0);
+    let (third, _) = home.ask(3, vec![], 0);
+    let (again, _) = home.ask(2, vec![], 2500);
+    assert_eq!(home.turns.tick(ms(3000)), [(again, TurnAnswer::Go(2))]);
+    assert_eq!(home.turns.unheard(1, ms(3001)), [], "that one is over");
+    assert_eq!(home.turns.unheard(2, ms(3001)), [(third, TurnAnswer::Go(3))]);
+    assert_eq!(home.turns.unheard(3, ms(3002)), []);
+    let (question, answers) = home.ask(4, vec![], 3003);
+    assert_eq!(answers, [(question, TurnAnswer::Go(4))]);
+}
+
+#[test]
 fn enough_failures_are_told_to_all_for_a_moment() {
     let mut home = Home::new();
     let mut questions = Vec::new();
