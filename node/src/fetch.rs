@@ -92,7 +92,10 @@ pub enum Status {
         round: u32,
     },
     /// The digest is proven and the blob is held.
-    Held,
+    Held {
+        /// Which time it came out.
+        round: u32,
+    },
     /// It cannot be had.
     Failed(PullError),
 }
@@ -143,6 +146,14 @@ impl TransferHandle {
             Ok(Status::Failed(error)) => Err(error.clone()),
             Ok(_) => Ok(()),
             Err(_) => Err(PullError::Unavailable("the node is shutting down".to_owned())),
+        }
+    }
+
+    /// Which time the blob is fetched, or was when it came out: what was read in an earlier one may be wrong.
+    fn round(&self) -> u32 {
+        match *self.status.borrow() {
+            Status::Running { round, .. } | Status::Held { round } => round,
+            Status::Failed(_) => 0,
         }
     }
 

@@ -245,12 +245,12 @@ impl NodeServe {
 async fn news(transfer: &mut TransferHandle, known: u32, asked: u32, began: Instant) -> bool {
     let changed = |status: &Status| match *status {
         Status::Running { have, round } => known != if round < asked { 0 } else { have },
-        Status::Held | Status::Failed(_) => true,
+        Status::Held { .. } | Status::Failed(_) => true,
     };
     let Ok(waited) = timeout(NEWS, transfer.status.wait_for(changed)).await else { return false };
     drop(waited);
     tokio::time::sleep_until(next_telling(began, Instant::now())).await;
-    matches!(*transfer.status.borrow(), Status::Held)
+    matches!(*transfer.status.borrow(), Status::Held { .. })
 }
 
 /// The next time at which news is told.

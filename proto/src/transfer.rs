@@ -360,7 +360,8 @@ impl Transfer {
         }
         let overdue = self.asked.values().map(|asked| asked.overdue).filter(|&at| at > now);
         let paused = self.providers.iter().filter_map(|(_, provider)| provider.due(now));
-        let earliest = overdue.chain(paused).chain(self.member.due(now)).min();
+        let gives_up = self.gives_up_at().filter(|&at| at > now);
+        let earliest = overdue.chain(paused).chain(gives_up).chain(self.member.due(now)).min();
         if earliest != self.timer {
             self.timer = earliest;
             actions.extend(earliest.map(Action::SetTimer));

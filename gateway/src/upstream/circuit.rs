@@ -10,8 +10,8 @@ use http::header::RETRY_AFTER;
 use http::{HeaderMap, StatusCode};
 use tokio::time::Instant;
 
-/// The pause when a 429 does not say how long.
-const UNSAID: Duration = Duration::from_secs(10);
+/// The pause when a 429 does not say how long: shorter than a client waits for a body that it has begun.
+const UNSAID: Duration = Duration::from_secs(3);
 /// The shortest pause: a `Retry-After: 0` is not an invitation to a busy loop.
 const SHORTEST: Duration = Duration::from_secs(1);
 /// The longest pause, whatever was said: quotas last for hours, but another repository or a login may be fine

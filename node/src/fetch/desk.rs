@@ -216,7 +216,7 @@ impl Desk {
         let (questions, inbox) = mpsc::channel(TRANSFER_QUEUE);
         if held {
             // Nobody answers questions: readers turn to the store.
-            let (_, status) = watch::channel(Status::Held);
+            let (_, status) = watch::channel(Status::Held { round: 0 });
             return TransferHandle { size, partial, questions, status };
         }
         let (status, watch) = watch::channel(Status::Running { have: 0, round: 0 });

@@ -142,19 +142,22 @@ impl Driver {
         let mut actions = first;
         loop {
             if let Some(end) = self.perform(&mut core, actions).await {
-                self.farewell(&core, matches!(end, Status::Held));
+                self.farewell(&core, matches!(end, Status::Held { .. }));
                 self.end(end);
                 return;
             }
             actions = self.next(&mut core, &mut questions).await;
             if let Some(result) = self.finished.take() {
-                match self.kept(result).await {
+                match self.kept(core.round(), result).await {
                     Ok(status) => {
-                        self.farewell(&core, matches!(status, Status::Held));
+                        self.farewell(&core, matches!(status, Status::Held { .. }));
                         self.end(status);
                         return;
                     }
-                    Err(event) => actions.extend(core.handle(event, self.now())),
+                    Err(event) => {
+                        actions.extend(core.handle(event, self.now()));
+                        self.begun_again(&core);
+                    }
                 }
             }
         }

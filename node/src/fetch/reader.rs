@@ -3,7 +3,8 @@
 //! Memory for chunks that clients do not take is bounded (`room`): see there.
 //!
 //! A reader that meets a damaged chunk in the store has it fetched again and goes on. The last chunk of a blob
-//! that is being fetched is given only after the digest is proven.
+//! that is being fetched is given only after the digest is proven. If the digest does not come out, the blob is fetched
+//! once more; a client that has got something of it by then gets no more, because that may have been wrong.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -37,10 +38,25 @@ struct Client {
     id: u64,
     range: ByteRange,
     from: From,
+    /// Which time the blob is fetched whose bytes it gets.
+    round: u32,
+    /// It has got some.
+    has_some: bool,
     out: mpsc::Sender<Result<Bytes, PullError>>,
 }
 
 impl Client {
+    /// From here on its bytes are of this round.
+    fn goes_on_in(&mut self, round: u32, digest: &Digest) -> Result<(), PullError> {
+        if self.has_some && round != self.round {
+            return Err(PullError::Unavailable(format!(
+                "what was sent of {digest} may be wrong: its digest did not come out, and it is fetched again"
+            )));
+        }
+        self.round = round;
+        Ok(())
+    }
+
     /// Tells it, which is the end.
     async fn fails(&self, error: PullError) -> bool {
         self.out.send(Err(error)).await.ok();
@@ -96,7 +112,7 @@ impl Reader {
     async fn run(self, range: ByteRange, from: From, out: mpsc::Sender<Result<Bytes, PullError>>) {
         let id = NEXT_READER.fetch_add(1, Ordering::Relaxed);
         let _place = Place { id, questions: from.questions() };
-        let mut client = Client { id, range, from, out };
+        let mut client = Client { id, range, from, round: 0, has_some: false, out };
         for chunk in self.layout.covering(range) {
             let goes_on = match self.chunk(&mut client, chunk).await {
                 Ok(bytes) => {
@@ -118,6 +134,7 @@ impl Reader {
         let part = self.cut(client.range, chunk, &bytes);
         let length = bytes.len();
         drop(bytes);
+        client.has_some = true;
         if let Some(whole) = self.room.whole(&part, length) {
             drop(part);
             return client.out.send(Ok(whole)).await.is_ok();
@@ -153,26 +170,30 @@ impl Reader {
     }
 
     async fn chunk(&self, client: &mut Client, chunk: u32) -> Result<Bytes, PullError> {
-        let Client { id, from, .. } = client;
-        // Each turn either answers or changes where the chunk comes from; a disk that damages what was just
-        // repaired is given up.
-        for _ in 0..4 {
-            match from {
+        // Each turn either answers, or changes where the chunk comes from or in which round; a disk that damages what
+        // was just repaired is given up.
+        for _ in 0..8 {
+            match &mut client.from {
                 From::Store => match self.store.read_chunk(&self.digest, chunk).await {
                     Ok(read) => return Ok(read.bytes),
                     Err(ReadError::Damaged { .. } | ReadError::NotHeld) => {
                         tracing::warn!(digest = %self.digest, chunk, "a held blob is damaged and is repaired");
                         let transfer =
                             self.fetcher.open(self.digest, self.layout.size(), self.scope.clone()).await?;
-                        *from = From::Transfer(transfer);
+                        client.from = From::Transfer(transfer);
                     }
                     Err(error) => return Err(PullError::Unavailable(error.to_string())),
                 },
                 From::Transfer(transfer) => {
-                    if let Some(bytes) = from_transfer(transfer, *id, chunk).await? {
-                        return Ok(bytes);
+                    let round = transfer.round();
+                    let got = from_transfer(transfer, client.id, chunk).await?;
+                    let now = transfer.round();
+                    client.goes_on_in(now, &self.digest)?;
+                    match got {
+                        Got::Bytes(bytes) if now == round => return Ok(bytes),
+                        Got::Bytes(_) | Got::Again => {}
+                        Got::Held => client.from = From::Store,
                     }
-                    *from = From::Store;
                 }
             }
         }
@@ -180,27 +201,36 @@ impl Reader {
     }
 }
 
-/// A chunk from a running transfer; `None` when the blob is held now.
-async fn from_transfer(
-    transfer: &mut TransferHandle,
-    id: u64,
-    chunk: u32,
-) -> Result<Option<Bytes>, PullError> {
+/// What a transfer said to one who asked for a chunk.
+enum Got {
+    Bytes(Bytes),
+    /// The blob is held now.
+    Held,
+    /// It is fetched once more.
+    Again,
+}
+
+/// A chunk from a running transfer.
+async fn from_transfer(transfer: &mut TransferHandle, id: u64, chunk: u32) -> Result<Got, PullError> {
+    let round = transfer.round();
     let (reply, answer) = oneshot::channel();
     if transfer.questions.send(Question::Want { reader: id, chunk, reply }).await.is_ok() {
         match answer.await {
-            Ok(Given::Bytes(bytes)) => return Ok(Some(bytes)),
+            Ok(Given::Bytes(bytes)) => return Ok(Got::Bytes(bytes)),
             // If the blob is finished between the answer and the read, the store has it.
             Ok(Given::Stored) => {
                 if let Ok((bytes, _)) = transfer.partial.read(chunk).await {
-                    return Ok(Some(bytes));
+                    return Ok(Got::Bytes(bytes));
                 }
             }
             Err(_) => {}
         }
+        if transfer.round() != round {
+            return Ok(Got::Again);
+        }
     }
     transfer.finished().await?;
-    Ok(None)
+    Ok(Got::Held)
 }
 
 impl From {

@@ -299,6 +299,41 @@ fn a_refused_member_reports_it_and_gives_up_only_when_the_home_says_so() {
 }
 
 #[test]
+fn an_upstream_in_trouble_is_waited_for_while_clients_have_begun_to_read() {
+    let hopeless = |status, retry_after| {
+        let Standing::Member(place) = standing(None, vec![]) else { unreachable!() };
+        let hopeless = Some(LeaseEnd::Trouble { status: Some(status), retry_after });
+        Some(Standing::Member(Membership { hopeless, again: Some(ms(1000)), ..place }))
+    };
+    // In which second it gives up, if the home says so from the first on.
+    let gives_up = |chunks: u32, reads: bool, retry_after: Option<u64>| {
+        let mut have = FixedBitSet::with_capacity(9);
+        have.insert_range(..chunks as usize);
+        let (mut transfer, actions) = Transfer::start(layout(9), have, homes(), Options::default(), ms(0));
+        let (mut id, ..) = report(&actions).unwrap();
+        if reads {
+            transfer.handle(Event::ReaderAt(ReaderId(1), 0), ms(0));
+        }
+        for second in 1.. {
+            let said = hopeless(503, retry_after.map(Duration::from_secs));
+            let reported_at = ms(second * 1000);
+            let mut actions = transfer.handle(Event::Reported(id, said), reported_at);
+            actions.extend(transfer.handle(Event::Timer, reported_at + ms(1000)));
+            if actions.iter().any(|action| matches!(action, Action::Fail(_))) {
+                return second;
+            }
+            id = report(&actions).unwrap().0;
+        }
+        unreachable!()
+    };
+    assert_eq!(gives_up(1, true, None), 6);
+    assert_eq!(gives_up(1, true, Some(5)), 6);
+    assert_eq!(gives_up(1, true, Some(120)), 1, "it is longer than any client waits");
+    assert_eq!(gives_up(1, false, None), 1, "nobody waits");
+    assert_eq!(gives_up(0, true, None), 1, "nobody has got anything yet");
+}
+
+#[test]
 fn without_a_lease_upstream_is_left_alone() {
     let (mut transfer, actions) =
         Transfer::start(layout(9), FixedBitSet::new(), homes(), Options::default(), ms(0));

@@ -41,12 +41,18 @@ impl From<UpstreamFailure> for LeaseEnd {
     }
 }
 
+/// For so long a transfer that has readers and something for them waits for an upstream in trouble: a registry that is
+/// restarted must not break every pull of the fleet. Clients wait some seconds longer for a body that they have begun.
+const PATIENCE: Duration = Duration::from_secs(6);
+
 #[derive(Debug, Default)]
 pub(super) struct Upstream {
     running: Option<Running>,
     next_fetch: u64,
     last_failure: Option<UpstreamFailure>,
     dead: bool,
+    /// Since when the home says that nobody can fetch the blob.
+    hopeless_since: Option<Duration>,
 }
 
 #[derive(Debug)]
@@ -185,6 +191,9 @@ impl Transfer {
 
     /// Asks upstream for what nobody else has, as far as this node may; or gives up.
     pub(super) fn consider_upstream(&mut self, now: Duration, actions: &mut Vec<Action>) {
+        if self.member.hopeless().is_none() {
+            self.upstream.hopeless_since = None;
+        }
         if self.upstream.running().is_some() {
             return;
         }
@@ -192,7 +201,7 @@ impl Transfer {
         // A home may say anything: only chunks that exist are fetched.
         let leased = self.member.leased().map(|chunks| chunks.start.min(all.end)..chunks.end.min(all.end));
         let Some(within) = leased else {
-            self.consider_failing(actions);
+            self.consider_failing(now, actions);
             return;
         };
         let Some(start) = self.first_uncovered(&within) else {
@@ -223,11 +232,24 @@ impl Transfer {
     }
 
     /// Gives up when the home says that nobody can fetch the blob, and no peer brings it.
-    fn consider_failing(&mut self, actions: &mut Vec<Action>) {
-        let hopeless = self.member.hopeless();
-        if hopeless.is_some() && self.asked.is_empty() && !self.any_usable_for_missing() {
-            self.phase = Phase::Failed;
-            actions.push(Action::Fail(self.upstream.last_failure().or(hopeless)));
+    fn consider_failing(&mut self, now: Duration, actions: &mut Vec<Action>) {
+        let Some(hopeless) = self.member.hopeless() else { return };
+        let since = *self.upstream.hopeless_since.get_or_insert(now);
+        let may_pass = match hopeless {
+            UpstreamFailure::Retry { retry_after, .. } => retry_after.is_none_or(|after| after < PATIENCE),
+            UpstreamFailure::Final { .. } | UpstreamFailure::WrongBytes => false,
+        };
+        if may_pass && !self.readers.is_empty() && !self.have.is_clear() && now < since + PATIENCE {
+            return;
         }
+        if self.asked.is_empty() && !self.any_usable_for_missing() {
+            self.phase = Phase::Failed;
+            actions.push(Action::Fail(self.upstream.last_failure().or(Some(hopeless))));
+        }
+    }
+
+    /// When this transfer gives up, if it waits for that.
+    pub(super) fn gives_up_at(&self) -> Option<Duration> {
+        Some(self.upstream.hopeless_since? + PATIENCE)
     }
 }

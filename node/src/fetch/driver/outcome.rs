@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use shoal_gateway::error::PullError;
 use shoal_proto::attestation::{Attestation, Claim};
 use shoal_proto::identity::PeerId;
-use shoal_proto::transfer::{Event, UpstreamFailure};
+use shoal_proto::transfer::{Event, Transfer, UpstreamFailure};
 use shoal_store::FinishError;
 
 use super::Driver;
@@ -13,13 +13,17 @@ use crate::fetch::Status;
 use crate::hearsay;
 
 impl Driver {
-    /// What follows from how that ended: the end, or what the core has to know.
-    pub(super) async fn kept(&mut self, result: Result<(), FinishError>) -> Result<Status, Event> {
+    /// What follows from how that ended in this round: the end, or what the core has to know.
+    pub(super) async fn kept(
+        &mut self,
+        round: u32,
+        result: Result<(), FinishError>,
+    ) -> Result<Status, Event> {
         match result {
             Ok(()) => {
                 self.name_liars().await;
                 self.ports.peers.announce(self.digest).await;
-                Ok(Status::Held)
+                Ok(Status::Held { round })
             }
             Err(FinishError::Incomplete { missing }) => {
                 tracing::warn!(missing, "chunks were damaged on this node's disk and are fetched again");
@@ -41,6 +45,17 @@ impl Driver {
                 Err(Event::Mismatch(others.into_iter().map(|(_, attestation)| attestation.signer).collect()))
             }
             Err(error) => Ok(Status::Failed(PullError::Unavailable(error.to_string()))),
+        }
+    }
+
+    /// The blob is fetched once more if its digest did not come out: whoever waits learns that what it has read may be
+    /// wrong.
+    pub(super) fn begun_again(&mut self, core: &Transfer) {
+        let have = u32::try_from(core.have().count_ones(..)).unwrap_or(u32::MAX);
+        let round = core.round();
+        let before = self.status.send_replace(Status::Running { have, round });
+        if !matches!(before, Status::Running { round: before, .. } if before == round) {
+            self.waiting.clear();
         }
     }
 
