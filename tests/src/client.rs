@@ -11,6 +11,10 @@ use sha2::{Digest as _, Sha256};
 
 use crate::image::{DOCKER_MANIFEST, Image, OCI_INDEX, OCI_MANIFEST, digest};
 
+/// What a client says that got a body of the promised length with other bytes: a client that checks nothing would not
+/// notice.
+pub const WHOLE: &str = "got a whole body of";
+
 /// How long a body may stand still before the client gives up, so that a hanging answer fails a test.
 const STILL: Duration = Duration::from_mins(1);
 
@@ -148,7 +152,7 @@ impl Client {
         }
         ensure!(read == promised, "{expected} ended after {read} of {promised} bytes");
         let found = format!("sha256:{}", hex::encode(hash.finalize()));
-        ensure!(found == expected, "asked for {expected}, got the bytes of {found}");
+        ensure!(found == expected, "asked for {expected}, {WHOLE} {found}");
         Ok(read)
     }
 

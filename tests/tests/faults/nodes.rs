@@ -67,6 +67,6 @@ async fn lease_holders_freeze_and_thaw() {
         rollout.node(number).thaw().unwrap();
     }
     rollout.complete(frozen).await;
-    // Each of the two had a lease of an eighth, and what it had not yet given to others.
+    // Each of the two had a lease, and what it had not yet given to others.
     rollout.cost_at_most(1.3);
 }

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use shoal_proto::digest::Digest;
 use shoal_proto::identity::PeerId;
 use shoal_proto::swarm::ranking::Ranking;
+use shoal_tests::client::WHOLE;
 use shoal_tests::fleet::{Fleet, Linked, REGISTRY};
 use shoal_tests::image::{Image, synthetic};
 use shoal_tests::node::Node;
@@ -14,7 +15,7 @@ use shoal_tests::registry::Kind;
 use tokio::task::JoinHandle;
 
 pub(crate) const MIB: u64 = 1 << 20;
-/// The layer that is pulled. A lease of it is an eighth.
+/// The layer that is pulled. A lease of it is a sixteenth at the most.
 pub(crate) const SIZE: u64 = 16 * MIB;
 /// Bytes a second from upstream: a rollout takes four seconds.
 pub(crate) const RATE: u64 = 4 << 20;
@@ -134,6 +135,7 @@ impl Rollout {
                     pulled.unwrap_or_else(|_| panic!("the pull of node {number} hangs: {attempts:?}"));
                 if let Err(error) = pulled.unwrap() {
                     eprintln!("node {number}: {error:#}");
+                    assert!(!format!("{error:#}").contains(WHOLE), "a client was given wrong bytes for good");
                     waiting.push(number);
                 }
             }
