@@ -154,8 +154,9 @@ impl Transfer {
         (transfer, actions)
     }
 
-    /// Takes an event, says what to do about it. Events for requests and fetches that are over are ignored, so
-    /// the driver need not keep order between what it cancels and what still arrives.
+    /// Takes an event, says what to do about it. What is said of requests and fetches that are over does no harm:
+    /// the driver need not keep order between what it cancels and what still arrives. A chunk that a stopped fetch
+    /// has stored counts.
     pub fn handle(&mut self, event: Event, now: Duration) -> Vec<Action> {
         let mut actions = Vec::new();
         match event {

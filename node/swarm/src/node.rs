@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 mod finding;
 mod joining;
 mod listening;
+mod lost;
 
 use crate::announce::Announcer;
 use crate::behaviour::{Behaviour, BehaviourEvent};
@@ -32,6 +33,7 @@ use crate::transport::{self, TransportBuildError};
 use crate::{Config, Serve, zone};
 use finding::Lookup;
 use joining::Joining;
+use lost::Lost;
 
 /// Commands that may wait for the task.
 const COMMANDS: usize = 256;
@@ -89,6 +91,7 @@ pub async fn start(
         shown: shown.clone(),
         inbox,
         joining,
+        lost: Lost::default(),
         misfits: Seldom::every(MISFIT_PAUSE),
         announcer: Announcer::new(),
         announcing: HashMap::new(),
@@ -116,6 +119,7 @@ struct Node {
     shown: Arc<Shown>,
     inbox: mpsc::Receiver<Command>,
     joining: Joining,
+    lost: Lost,
     misfits: Seldom,
     announcer: Announcer<PeerId>,
     announcing: HashMap<kad::QueryId, Digest>,
@@ -147,6 +151,10 @@ impl Node {
         let now = Instant::now();
         self.announcer.tick(now);
         self.joining.tick(now, &self.shown.neighbours);
+        for peer in self.lost.due(now) {
+            // It fails if nobody knows any more where the peer was, or it is being dialled.
+            self.swarm.dial(peer).ok();
+        }
         self.end_abandoned();
         self.sweep(now);
     }
@@ -182,6 +190,7 @@ impl Node {
             SwarmEvent::ConnectionEstablished { peer_id, connection_id, endpoint, .. } => {
                 self.joining.established(connection_id, peer_id);
                 let address = endpoint.get_remote_address().clone();
+                self.lost.found(&peer_id);
                 if self.shown.neighbours.established(peer_id, address) {
                     self.met(peer_id);
                 }
@@ -191,6 +200,7 @@ impl Node {
                 if num_established == 0 {
                     tracing::debug!(peer = %peer_id, cause = cause.map(|cause| cause.to_string()), "disconnected");
                     self.announcer.lost(peer_id);
+                    self.lost.note(peer_id, Instant::now());
                 }
                 self.shown.neighbours.closed(peer_id, num_established);
                 self.joining.show(!self.shown.neighbours.is_empty());

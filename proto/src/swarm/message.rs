@@ -88,7 +88,7 @@ pub enum Standing {
 pub struct Membership {
     /// The home's term.
     pub epoch: u64,
-    /// Others who take part or hold all, best first, at most [`MAX_NAMED`].
+    /// Others who take part or hold all, at most [`MAX_NAMED`].
     pub members: Vec<PeerId>,
     /// What this member may fetch from upstream. Without one it waits for what others bring.
     pub lease: Option<Lease>,

@@ -7,18 +7,20 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde_json::json;
+use serde_json::{Value, json};
 use shoal_tests::fleet::{REGISTRY, new_key};
 use shoal_tests::image::{Image, synthetic};
 use shoal_tests::network::{Host, Network, Shape};
-use shoal_tests::node::{Node, Settings, Status};
+use shoal_tests::node::{Node, Settings};
 use shoal_tests::process::{Process, Spec, until};
 use shoal_tests::registry::{Kind, Registry, Site};
 use tokio::task::spawn_blocking;
 
-use crate::rollout::{PATIENCE, SIZE, at_most, closest};
+use crate::rollout::{MIB, PATIENCE, at_most, closest};
 
 const NODES: usize = 6;
+/// The layer: nodes notice within some seconds that others are gone, and the rollout has to last longer.
+const SIZE: u64 = 64 * MIB;
 /// Upstream's link: 4 MiB a second.
 const UPSTREAM: Shape = Shape::megabits(35);
 const PEER_PORT: u16 = 5056;
@@ -69,22 +71,43 @@ impl Hosts {
             hosts.push(host);
         }
         let hosts = Self { nodes, _registry: registry, all: hosts, upstream, image, _network: network, home };
-        hosts.settled().await;
+        hosts.connected(NODES - 1).await;
         hosts
     }
 
-    /// Waits until every node is connected with every other.
-    async fn settled(&self) {
+    /// What a node says of itself, in full.
+    async fn status(&self, number: usize) -> Option<Value> {
+        let admin = format!("http://{}", self.nodes[number].serving.admin);
+        let answer = inside(&self.all[number], self.home.path(), &["get", &admin, "/status"]).await;
+        let status: String = serde_json::from_str(&answer).ok()?;
+        serde_json::from_str(&status).ok()
+    }
+
+    /// Waits until every node is connected with so many others.
+    async fn connected(&self, others: usize) {
         for number in 0..NODES {
-            let admin = format!("http://{}", self.nodes[number].serving.admin);
-            let joined = until("the nodes find each other", PATIENCE, async || {
-                let answer = inside(&self.all[number], self.home.path(), &["get", &admin, "/status"]).await;
-                let status: String = serde_json::from_str(&answer).ok()?;
-                let status: Status = serde_json::from_str(&status).ok()?;
-                (status.peers.len() == NODES - 1).then_some(())
+            let connected = until("every node knows who is there", PATIENCE, async || {
+                let status = self.status(number).await?;
+                (status["peers"].as_array()?.len() == others).then_some(())
             });
-            joined.await.unwrap();
+            connected.await.unwrap();
         }
+    }
+
+    /// Waits until one of these is the home of the layer's swarm.
+    async fn have_a_home(&self, numbers: &[usize]) {
+        let found = until("a side has a home of its own", PATIENCE, async || {
+            for &number in numbers {
+                let status = self.status(number).await?;
+                if status["swarms"].as_array()?.iter().any(|swarm| {
+                    swarm["digest"] == self.image.layers[0].digest.as_str() && swarm["home"] == true
+                }) {
+                    return Some(());
+                }
+            }
+            None
+        });
+        found.await.unwrap();
     }
 
     /// A client of this node pulls: its process.
@@ -139,7 +162,8 @@ async fn a_partition_heals() {
     let hosts = Hosts::new().await;
     let order = closest(&hosts.nodes, &hosts.image.layers[0].digest);
     // The home and its second standby are on one side, the first standby on the other.
-    let (near, far): (Vec<_>, Vec<_>) = (0..NODES).partition(|&place| place % 2 == 0);
+    let side = |rest: usize| -> Vec<usize> { order.iter().skip(rest).step_by(2).copied().collect() };
+    let (near, far) = (side(0), side(1));
     let pairs: Vec<_> = near.iter().flat_map(|&one| far.iter().map(move |&other| (one, other))).collect();
     let before = hosts.sent();
     let copies = || (hosts.sent() - before) as f64 / SIZE as f64;
@@ -150,14 +174,17 @@ async fn a_partition_heals() {
     };
 
     let mut pulls: Vec<Process> = (0..NODES).map(|number| hosts.pull(number)).collect();
-    reaches(0.25).await;
+    reaches(0.15).await;
     for &(one, other) in &pairs {
-        hosts.join(order[one], order[other], false);
+        hosts.join(one, other, false);
     }
     assert!(pulls.iter_mut().all(Process::is_running), "a pull is over already");
-    reaches(0.9).await;
+    hosts.connected(NODES / 2 - 1).await;
+    hosts.have_a_home(&near).await;
+    hosts.have_a_home(&far).await;
+    assert!(pulls.iter_mut().all(Process::is_running), "a pull is over before both sides have a home");
     for &(one, other) in &pairs {
-        hosts.join(order[one], order[other], true);
+        hosts.join(one, other, true);
     }
     for mut pull in pulls {
         let ended = spawn_blocking(move || (pull.wait(PATIENCE), pull)).await.unwrap();
@@ -165,5 +192,5 @@ async fn a_partition_heals() {
     }
     // One for each side, and a twentieth for packets' headers.
     at_most(copies(), 2.1);
-    hosts.settled().await;
+    hosts.connected(NODES - 1).await;
 }
