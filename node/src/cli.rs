@@ -6,7 +6,7 @@ use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 
 use crate::config::{self, Environment};
-use crate::{demo, key, pull, run, status};
+use crate::{demo, key, pull, run, setup, status};
 
 pub mod local;
 
@@ -42,6 +42,11 @@ pub enum Command {
     Pull(pull::Options),
     /// Show what the node on this machine holds and does.
     Status(status::Options),
+    /// Tell a client on this machine to pull through Shoal, or undo that.
+    ///
+    /// Writes the client's mirror configuration and keeps what was there; the registry itself stays the fallback. Says
+    /// whether the client needs a reload or restart, and restarts nothing.
+    Setup(setup::Options),
     /// The secret that admits nodes to a cluster.
     #[command(subcommand, arg_required_else_help = true)]
     Key(Key),

@@ -5,6 +5,7 @@
 //!     run             configuration ─► runtime ─► the daemon, until it is told to stop
 //!     demo            runtime ─► nodes as processes of their own
 //!     pull, status    runtime ─► one conversation with the node on this machine
+//!     setup           files of this machine
 //!     key, config     answered here
 //! ─► exit: 0 done, 1 failed (`error: …` says why), 2 the command line was wrong
 //! ```
@@ -32,6 +33,7 @@ pub mod metrics;
 pub mod pull;
 pub mod run;
 pub mod serve;
+pub mod setup;
 pub mod size;
 pub mod source;
 pub mod status;
@@ -70,6 +72,7 @@ fn dispatch(command: Command, environment: &Environment) -> anyhow::Result<()> {
         Command::Demo(options) => on_runtime(demo::run(options)),
         Command::Pull(options) => on_runtime(pull::run(options, environment)),
         Command::Status(options) => on_runtime(status::run(options, environment)),
+        Command::Setup(options) => setup::run(&options, environment),
         Command::Key(Key::New) => cli::new_key(),
         Command::Config(ConfigCommand::Check(flags)) => cli::check_config(&flags, environment),
         Command::Config(ConfigCommand::Example) => cli::example_config(),

@@ -29,7 +29,7 @@ impl Environment {
     }
 
     /// The folder for a node's data where none was named: `/var/lib/shoal` for root, else the user's own.
-    pub(super) fn default_data_dir(&self) -> Option<PathBuf> {
+    pub(crate) fn default_data_dir(&self) -> Option<PathBuf> {
         if self.root {
             return Some(PathBuf::from("/var/lib/shoal"));
         }
