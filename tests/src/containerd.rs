@@ -1,4 +1,4 @@
-//! containerd 2.4 with a root of its own, and its client `ctr`.
+//! containerd with a root of its own, and its client `ctr`.
 
 use std::env;
 use std::ffi::OsString;
@@ -11,14 +11,44 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 
 use crate::process::{Process, Spec, output, until};
-use crate::tool;
+use crate::tool::{self, Tool};
 
 /// How long the engine may take to start.
 const START: Duration = Duration::from_secs(30);
 
+/// Which containerd.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Version {
+    /// Debian's, 1.6. It fetches; containers are run by the other one.
+    Debian,
+    /// What `tests/run` builds, 2.4.
+    Built,
+}
+
+impl Version {
+    /// Both, for tests that hold with each.
+    pub const ALL: [Self; 2] = [Self::Debian, Self::Built];
+
+    /// The daemon.
+    pub fn daemon(self) -> Tool {
+        match self {
+            Self::Debian => tool::DEBIAN_CONTAINERD,
+            Self::Built => tool::CONTAINERD,
+        }
+    }
+
+    fn client(self) -> Tool {
+        match self {
+            Self::Debian => tool::DEBIAN_CTR,
+            Self::Built => tool::CTR,
+        }
+    }
+}
+
 /// A running containerd.
 #[derive(Debug)]
 pub struct Containerd {
+    version: Version,
     directory: PathBuf,
     process: Process,
 }
@@ -29,18 +59,29 @@ impl Containerd {
     /// # Errors
     /// If it is not installed, the test does not run as root, or it does not start.
     pub async fn start(home: &Path, name: &str) -> Result<Self> {
+        Self::start_version(Version::Built, home, name).await
+    }
+
+    /// The same, of another version.
+    ///
+    /// # Errors
+    /// If it is not installed, the test does not run as root, or it does not start.
+    pub async fn start_version(version: Version, home: &Path, name: &str) -> Result<Self> {
         tool::need_root("a container engine")?;
         let directory = home.join(name);
         fs::create_dir_all(&directory)?;
         let config = directory.join("config.toml");
-        fs::write(&config, configuration(&directory))?;
-        let mut spec = Spec::new(&tool::CONTAINERD.path()?, "containerd", &directory);
-        // The shim and runc are looked up in the path; Debian's older shim must not be found first.
-        tool::CONTAINERD_SHIM.path()?;
-        tool::RUNC.path()?;
-        spec.command().arg("--config").arg(&config).env("PATH", path()?);
+        fs::write(&config, configuration(version, &directory))?;
+        let mut spec = Spec::new(&version.daemon().path()?, "containerd", &directory);
+        spec.command().arg("--config").arg(&config);
+        if version == Version::Built {
+            // The shim and runc are looked up in the path; Debian's older shim must not be found first.
+            tool::CONTAINERD_SHIM.path()?;
+            tool::RUNC.path()?;
+            spec.command().env("PATH", path()?);
+        }
         let process = spec.start()?;
-        let containerd = Self { directory, process };
+        let containerd = Self { version, directory, process };
         let answers = until("containerd answers", START, async || containerd.ctr(&["version"]).ok());
         answers.await.with_context(|| containerd.process.tail())?;
         Ok(containerd)
@@ -73,6 +114,17 @@ impl Containerd {
         Ok(())
     }
 
+    /// Fetches an image by the `hosts.toml` files of a folder, and does not unpack it.
+    ///
+    /// # Errors
+    /// If it cannot be fetched: with what `ctr` said.
+    pub fn fetch(&self, hosts: &Path, image: &str) -> Result<()> {
+        let hosts = hosts.to_str().context("the path is no text")?;
+        let fetch = ["content", "fetch", "--hosts-dir", hosts, image];
+        self.ctr(&fetch).with_context(|| self.process.tail())?;
+        Ok(())
+    }
+
     /// The bytes that its content store holds under a digest.
     ///
     /// # Errors
@@ -97,7 +149,7 @@ impl Containerd {
     }
 
     fn ctr(&self, arguments: &[&str]) -> Result<Vec<u8>> {
-        let mut command = Command::new(tool::CTR.path()?);
+        let mut command = Command::new(self.version.client().path()?);
         output(command.arg("--address").arg(self.directory.join("socket")).args(arguments))
     }
 
@@ -114,11 +166,15 @@ fn path() -> Result<OsString> {
     Ok(env::join_paths(directories.chain(sbin))?)
 }
 
-fn configuration(directory: &Path) -> String {
+fn configuration(version: Version, directory: &Path) -> String {
     let directory = directory.display();
+    let form = match version {
+        Version::Debian => 2,
+        Version::Built => 3,
+    };
     // Without the Kubernetes plugin, which wants a network, and without snapshotters that probe devices.
     format!(
-        "version = 3
+        "version = {form}
 root = \"{directory}/root\"
 state = \"{directory}/state\"
 disabled_plugins = [

@@ -45,12 +45,14 @@ impl Docker {
             "exec-root": directory.join("exec"),
             "pidfile": directory.join("pid"),
             "hosts": [format!("unix://{}/socket", directory.display())],
-            "registry-mirrors": mirrors,
             "iptables": bridged,
             "ip6tables": false,
         });
         if !bridged {
             config["bridge"] = json!("none");
+        }
+        if !mirrors.is_empty() {
+            config["registry-mirrors"] = json!(mirrors);
         }
         let file = directory.join("daemon.json");
         fs::write(&file, config.to_string())?;
@@ -80,6 +82,22 @@ impl Docker {
         command.env("DOCKER_CONFIG", self.directory.join("client"));
         command.env("DOCKER_BUILDKIT", "0").env("COMPOSE_DOCKER_CLI_BUILD", "0");
         command
+    }
+
+    /// Has the engine read its `daemon.json` again, which lies in its directory.
+    ///
+    /// # Errors
+    /// If there is no shell.
+    pub fn reload(&self) -> Result<()> {
+        self.process.reload()
+    }
+
+    /// The engine's log so far.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    pub fn log(&self) -> Result<String> {
+        self.process.log()
     }
 
     /// The end of the engine's log, for a failure's text.

@@ -180,6 +180,14 @@ impl Process {
         self.send("CONT")
     }
 
+    /// Asks it to read its configuration again (SIGHUP).
+    ///
+    /// # Errors
+    /// If there is no shell.
+    pub fn reload(&self) -> Result<()> {
+        self.send("HUP")
+    }
+
     fn signal(&mut self, signal: &str, patience: Duration) -> Result<ExitStatus> {
         self.send(signal)?;
         self.wait(patience)

@@ -37,6 +37,10 @@ pub const CONTAINERD: Tool = built("containerd");
 pub const CTR: Tool = built("ctr");
 /// What containerd 2.4 starts containers through.
 pub const CONTAINERD_SHIM: Tool = built("containerd-shim-runc-v2");
+/// Debian's containerd, version 1.6.
+pub const DEBIAN_CONTAINERD: Tool = debian("containerd", "apt-get install containerd");
+/// Its own client.
+pub const DEBIAN_CTR: Tool = debian("ctr", "apt-get install containerd");
 /// Compose, version 2.
 pub const COMPOSE_V2: Tool = built("docker-compose-v2");
 /// Compose, version 1.29.
