@@ -176,6 +176,67 @@ fn the_manifest_configures_a_node_as_its_probes_and_its_service_expect() {
     assert!(said("peer_addr").ends_with(&format!(":{port}")));
 }
 
+/// What Debian's containerd comes with.
+const DEBIAN_CONTAINERD: &str = "version = 2
+
+[plugins]
+  [plugins.\"io.containerd.grpc.v1.cri\"]
+    [plugins.\"io.containerd.grpc.v1.cri\".cni]
+      bin_dir = \"/usr/lib/cni\"
+      conf_dir = \"/etc/cni/net.d\"
+  [plugins.\"io.containerd.internal.v1.opt\"]
+    path = \"/var/lib/containerd/opt\"
+";
+
+#[test]
+fn setup_shows_the_diff_that_the_readme_has() {
+    let root = tempfile::tempdir().unwrap();
+    let folder = root.path().join("etc/containerd");
+    fs::create_dir_all(&folder).unwrap();
+    fs::write(folder.join("config.toml"), DEBIAN_CONTAINERD).unwrap();
+    let shown = shoal(&["setup", "containerd", "--dry-run", "--root", root.path().to_str().unwrap()], &[]);
+    let readme = read("README.md");
+    let diff = readme.split("```diff\n").nth(1).and_then(|rest| rest.split_once("```")).unwrap().0;
+    assert!(shown.starts_with(diff), "README.md shows\n{diff}\nand the command\n{shown}");
+}
+
+/// The init container that is in comments, once they are taken away.
+#[test]
+fn the_init_container_in_comments_sets_containerd_up() {
+    let text = read("deploy/kubernetes.yaml");
+    let mut taken = false;
+    let lines = text.lines().map(|line| {
+        // A block in comments begins with its name and ends with the first line that is none.
+        let comment = line.strip_prefix("        # ");
+        taken = comment.is_some_and(|comment| taken || comment.starts_with("- name: "));
+        comment.filter(|_| taken).map_or_else(|| line.to_owned(), |comment| format!("        {comment}"))
+    });
+    let lines: Vec<String> = lines.collect();
+    let documents: Vec<Value> =
+        lines.join("\n").split("\n---\n").map(|document| Yaml::new(document).whole()).collect();
+    let pod = &documents[2]["spec"]["template"]["spec"];
+    let setup = &pod["initContainers"][1];
+    assert_eq!(setup["image"], pod["containers"][0]["image"]);
+    let volumes: Vec<&Value> = pod["volumes"].as_array().unwrap().iter().collect();
+    let root = tempfile::tempdir().unwrap();
+    for mount in setup["volumeMounts"].as_array().unwrap() {
+        let volume = volumes.iter().find(|volume| volume["name"] == mount["name"]).unwrap();
+        let there = volume["hostPath"]["path"].as_str().unwrap();
+        assert_eq!(mount["mountPath"].as_str(), Some(format!("/host{there}").as_str()));
+        fs::create_dir_all(root.path().join(there.trim_start_matches('/'))).unwrap();
+    }
+    let args = setup["args"].as_array().unwrap().iter().map(|arg| match arg.as_str().unwrap() {
+        "/host" => root.path().to_str().unwrap(),
+        arg => arg,
+    });
+    let done = shoal(&args.collect::<Vec<_>>(), &[]);
+    // All that it made lies where something is mounted.
+    assert!(done.contains("made /etc/containerd/certs.d/_default/hosts.toml"), "{done}");
+    assert!(root.path().join("var/lib/shoal/setup/containerd.json").is_file());
+    let tops: Vec<_> = fs::read_dir(root.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert!(tops.len() == 2 && tops.iter().all(|top| top == "etc" || top == "var"), "{tops:?}");
+}
+
 fn manifest() -> Vec<Value> {
     read("deploy/kubernetes.yaml").split("\n---\n").map(|document| Yaml::new(document).whole()).collect()
 }
