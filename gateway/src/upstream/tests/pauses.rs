@@ -18,8 +18,8 @@ async fn a_retry_after_is_a_pause_without_requests() {
                 panic!("{status}: {error}")
             };
             assert_eq!(told, status);
-            let most = if time.is_empty() { 10 } else { 30 };
-            assert!(left > Duration::from_secs(most - 5) && left <= Duration::from_secs(most), "{left:?}");
+            let (least, most) = if time.is_empty() { (1, 3) } else { (25, 30) };
+            assert!(left > Duration::from_secs(least) && left <= Duration::from_secs(most), "{left:?}");
         }
         assert_eq!(registry.asked().len(), 1, "{status}");
     }
