@@ -13,7 +13,7 @@ use crate::image::{DOCKER_MANIFEST, Image, OCI_INDEX, OCI_MANIFEST, digest};
 
 /// What a client says that got a body of the promised length with other bytes: a client that checks nothing would not
 /// notice.
-pub const WHOLE: &str = "got a whole body of";
+pub const WHOLE: &str = "got the bytes of";
 
 /// How long a body may stand still before the client gives up, so that a hanging answer fails a test.
 const STILL: Duration = Duration::from_mins(1);
