@@ -83,6 +83,8 @@ pub(super) struct Driver {
     hears: mpsc::Receiver<Said>,
     requests: HashMap<RequestId, AbortHandle>,
     fetches: HashMap<FetchId, AbortHandle>,
+    /// One past the last chunk that the newest of them was begun for.
+    fetch_end: u32,
     waiting: BTreeMap<u32, Vec<oneshot::Sender<Given>>>,
     wake: Option<Instant>,
     /// The digest came out.
@@ -116,6 +118,7 @@ impl Driver {
             hears,
             requests: HashMap::new(),
             fetches: HashMap::new(),
+            fetch_end: 0,
             waiting: BTreeMap::new(),
             wake: None,
             proven: false,

@@ -139,6 +139,7 @@ impl Driver {
 
     pub(super) fn fetch_upstream(&mut self, id: FetchId, chunks: std::ops::Range<u32>) {
         tracing::debug!(?id, ?chunks, "upstream is asked");
+        self.fetch_end = chunks.end;
         let (stored, mut arrivals) = mpsc::channel(UPSTREAM_AHEAD);
         let fetch = RangeFetch {
             ports: self.ports.clone(),
