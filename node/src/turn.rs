@@ -13,11 +13,8 @@ use tokio::time::timeout;
 use crate::fetch::Ports;
 use crate::hearsay;
 
-/// How long a home may keep one who waits, before it is asked again: a turn lasts three seconds at the most, and the
-/// next may follow. A home that is dead shows itself sooner, by its connection.
+/// How long a home may keep one who waits: a turn lasts three seconds at the most, and the next may follow.
 const WAIT: Duration = Duration::from_millis(4500);
-/// So often a home is asked while it is there: longer than a few turns that upstream lets hang.
-const MAX_ASKED: u32 = 4;
 /// So many nodes that send on to another are followed.
 const MAX_HOPS: u32 = 4;
 /// The most nodes noted as lost.
@@ -131,37 +128,30 @@ async fn take(ports: &Ports, key: Digest, fresh: Duration, lost: &[PeerId]) -> T
     let mut lost = lost.to_vec();
     let mut homes = ranked.closest.into_iter();
     let mut next = homes.find(|home| !lost.contains(home));
-    let (mut hops, mut asked) = (0, 0);
+    let mut hops = 0;
     while let Some(home) = next {
         lost.truncate(MAX_LOST);
         let ask = AskTurn { key, fresh, lost: lost.clone() };
         let answer = if home == ranked.local {
-            timeout(WAIT, ports.homes.turn(home, ask)).await.map(Ok)
+            timeout(WAIT, ports.homes.turn(home, ask)).await.ok()
         } else {
-            timeout(WAIT, ports.peers.turn(home, ask)).await
+            timeout(WAIT, ports.peers.turn(home, ask)).await.ok().and_then(Result::ok)
         };
         match answer {
-            Ok(Ok(TurnAnswer::Go(number))) => {
+            Some(TurnAnswer::Go(number)) => {
                 let ticket = Ticket { ports: ports.clone(), home, key, number, told: false };
                 return Turn::Mine(Box::new(ticket));
             }
-            Ok(Ok(TurnAnswer::Done(by))) => return Turn::Done(by),
-            Ok(Ok(TurnAnswer::Failed(how))) => return Turn::Failed(how),
-            Ok(Ok(TurnAnswer::Elsewhere(other))) if hops < MAX_HOPS && !lost.contains(&other) => {
+            Some(TurnAnswer::Done(by)) => return Turn::Done(by),
+            Some(TurnAnswer::Failed(how)) => return Turn::Failed(how),
+            Some(TurnAnswer::Elsewhere(other)) if hops < MAX_HOPS && !lost.contains(&other) => {
                 hops += 1;
                 next = Some(other);
             }
-            Ok(Ok(TurnAnswer::Elsewhere(_)) | Err(_)) => {
+            Some(TurnAnswer::Elsewhere(_)) | None => {
                 tracing::info!(%home, %key, "the home of a key does not answer");
                 lost.insert(0, home);
                 next = homes.find(|home| !lost.contains(home));
-            }
-            // It is there, and those before take their time with upstream: were it left, all would ask by themselves.
-            Err(_) => {
-                asked += 1;
-                if asked >= MAX_ASKED {
-                    return Turn::Failed(LeaseEnd::TROUBLE);
-                }
             }
         }
     }
