@@ -14,11 +14,13 @@
 //! | `client`, `address`, `roots` | HTTP clients; which addresses are public; whose certificates are trusted |
 //! | `request`, `body` | one question, one answer |
 //! | `redirect`, `realm` | where a registry may lead, and who may be sent credentials |
+//! | [`identity`] | in whose name a registry is asked |
 //! | `auth`, `challenge` | tokens |
 //! | `circuit` | the pause that a registry asks for |
 //! | `manifest`, `blob`, `pass` | what can be asked |
 
 pub mod config;
+pub mod identity;
 
 mod address;
 mod auth;
@@ -48,6 +50,7 @@ pub use settings::ConfigError;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::HeaderValue;
 use shoal_proto::digest::Digest;
@@ -55,7 +58,8 @@ use shoal_proto::name::{Reference, Registry, Scope};
 use shoal_proto::range::ByteRange;
 
 use self::client::{Introduction, Wire};
-use self::config::Settings;
+use self::config::{Access, Settings};
+use self::identity::{ClientLogin, Identity, Who};
 use self::policy::Rules;
 use self::roots::Roots;
 use self::site::{At, Site, Web};
@@ -70,6 +74,8 @@ pub struct Upstreams {
     shared: Arc<Shared>,
     /// What is asked with this handle says so in its `Via`.
     via: Option<HeaderValue>,
+    /// In whose name it asks.
+    identity: Identity,
 }
 
 struct Shared {
@@ -136,13 +142,47 @@ impl Upstreams {
         };
         let strangers = Strangers::default();
         let name = via.to_owned();
-        Ok(Self { shared: Arc::new(Shared { name, rules, by_registry, strangers, web }), via: None })
+        Ok(Self {
+            shared: Arc::new(Shared { name, rules, by_registry, strangers, web }),
+            via: None,
+            identity: Identity::Node,
+        })
     }
 
     /// The same, for what is asked because of a request that came through these nodes.
     #[must_use]
     pub fn through(&self, hops: &Hops) -> Self {
-        Self { shared: self.shared.clone(), via: hops.via(&self.shared.name) }
+        Self { via: hops.via(&self.shared.name), ..self.clone() }
+    }
+
+    /// The same, asking in another's name.
+    #[must_use]
+    pub fn named(&self, identity: Identity) -> Self {
+        Self { identity, ..self.clone() }
+    }
+
+    /// In whose name everyone who reaches this gateway may read: the operator's, if that is what `access` says, else
+    /// nobody's.
+    pub fn everyone(&self, registry: &Registry) -> Identity {
+        match self.access(registry) {
+            Some(Access::Cluster) => Identity::Node,
+            Some(Access::Verify | Access::Challenge) | None => Identity::Anonymous,
+        }
+    }
+
+    /// Who profits of the operator's credentials; `None` if there are none.
+    pub fn access(&self, registry: &Registry) -> Option<Access> {
+        self.shared.by_registry.get(registry)?.access
+    }
+
+    /// Lets this node ask for a repository with a client's login that the registry has accepted, for so long. It
+    /// matters only where the operator gave no credentials.
+    pub fn lend(&self, scope: &Scope, login: ClientLogin, lasts: Duration) {
+        if let Ok(site) = self.site(&scope.registry)
+            && site.login.is_none()
+        {
+            site.lent.lend(&scope.repository, login, lasts);
+        }
     }
 
     /// The configured registries, by the names that clients use.
@@ -170,7 +210,7 @@ impl Upstreams {
         accept: &Accept,
     ) -> Result<HeadAnswer, PullError> {
         let site = self.site(&scope.registry)?;
-        manifest::head(self.at(&site, scope), reference, accept).await
+        manifest::head(self.at(&site, scope, &self.who(&site, scope)), reference, accept).await
     }
 
     /// A manifest, byte for byte, its digest proven: the one asked for, or for a tag the one that the registry
@@ -185,7 +225,7 @@ impl Upstreams {
         accept: &Accept,
     ) -> Result<Manifest, PullError> {
         let site = self.site(&scope.registry)?;
-        manifest::get(self.at(&site, scope), reference, accept).await
+        manifest::get(self.at(&site, scope, &self.who(&site, scope)), reference, accept).await
     }
 
     /// A blob's size in bytes, as the registry says it; `None` if it has the blob and does not say.
@@ -194,7 +234,7 @@ impl Upstreams {
     /// See [`PullError`].
     pub async fn blob_size(&self, scope: &Scope, digest: &Digest) -> Result<Option<u64>, PullError> {
         let site = self.site(&scope.registry)?;
-        blob::size(self.at(&site, scope), digest).await
+        blob::size(self.at(&site, scope, &self.who(&site, scope)), digest).await
     }
 
     /// A blob or a range of it. Resolves with the answer's head; the bytes follow in the stream, unproven.
@@ -208,7 +248,7 @@ impl Upstreams {
         range: Option<ByteRange>,
     ) -> Result<BlobDownload, PullError> {
         let site = self.site(&scope.registry)?;
-        blob::blob(self.at(&site, scope), digest, range).await
+        blob::blob(self.at(&site, scope, &self.who(&site, scope)), digest, range).await
     }
 
     /// The registry's own answer to a request that is passed on; `query` is the client's, without `ns`.
@@ -217,11 +257,20 @@ impl Upstreams {
     /// See [`PullError`]; [`PullError::TooLarge`] for an answer of more than 4 MiB.
     pub async fn pass(&self, scope: &Scope, passage: Passage, query: &str) -> Result<Passed, PullError> {
         let site = self.site(&scope.registry)?;
-        pass::pass(self.at(&site, scope), passage, query).await
+        pass::pass(self.at(&site, scope, &self.who(&site, scope)), passage, query).await
     }
 
-    fn at<'a>(&'a self, site: &'a Site, scope: &'a Scope) -> At<'a> {
-        At { web: &self.shared.web, site, repository: &scope.repository, via: self.via.as_ref() }
+    fn at<'a>(&'a self, site: &'a Site, scope: &'a Scope, who: &'a Who) -> At<'a> {
+        At { web: &self.shared.web, site, repository: &scope.repository, who, via: self.via.as_ref() }
+    }
+
+    fn who(&self, site: &Site, scope: &Scope) -> Who {
+        match &self.identity {
+            Identity::Anonymous => Who::Nobody,
+            Identity::Client(login) => Who::Client(login.clone()),
+            Identity::Node if site.login.is_some() => Who::Operator,
+            Identity::Node => site.lent.of(&scope.repository).map_or(Who::Nobody, Who::Client),
+        }
     }
 
     fn site(&self, registry: &Registry) -> Result<Arc<Site>, PullError> {

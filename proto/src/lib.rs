@@ -29,6 +29,7 @@ pub mod range;
 pub mod swarm;
 pub mod tag;
 pub mod transfer;
+pub mod verdict;
 pub mod wire;
 
 pub use libp2p_identity as identity;

@@ -25,6 +25,8 @@ pub struct TagMapping {
     pub size: u64,
     /// The manifest's media type: a registry may name another manifest to clients that accept other types.
     pub media_type: String,
+    /// Whether upstream was asked in nobody's name: only then does it tell everyone what the repository holds.
+    pub public: bool,
     /// When upstream said so, in milliseconds since the Unix epoch, by the signer's clock.
     pub checked_unix_ms: u64,
 }
@@ -63,6 +65,7 @@ impl TagMapping {
             message.extend_from_slice(field);
         }
         message.extend_from_slice(&self.size.to_be_bytes());
+        message.push(u8::from(self.public));
         message.extend_from_slice(&self.checked_unix_ms.to_be_bytes());
         message
     }
@@ -100,16 +103,18 @@ mod tests {
             digest: Digest::sha256_of(b"m"),
             size: 1,
             media_type: "t".into(),
+            public: true,
             checked_unix_ms: 9,
         };
         let signed = mapping.sign(&keypair).unwrap();
         assert_eq!(signed.verify(), Ok(()));
-        let changes: [fn(&mut TagMapping); 6] = [
+        let changes: [fn(&mut TagMapping); 7] = [
             |m| m.scope.repository = "a/c".parse().unwrap(),
             |m| m.scope.registry = "ghcr.io".parse().unwrap(),
             |m| m.tag = "2".parse().unwrap(),
             |m| m.digest = Digest::sha256_of(b"n"),
             |m| m.size = 2,
+            |m| m.public = false,
             |m| m.checked_unix_ms = 10,
         ];
         for change in changes {

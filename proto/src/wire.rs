@@ -15,14 +15,18 @@ use crate::digest::Digest;
 use crate::name::{Scope, Tag};
 use crate::swarm::message::{Claim, ClaimAnswer, Report, Standing, SwarmKey};
 use crate::swarm::turn::{AskTurn, TurnAnswer, TurnEnded};
-use crate::tag::{SignedTagMapping, TagMapping};
+use crate::tag::SignedTagMapping;
+use crate::verdict::{Question, SignedVerdict};
 
 mod chunks;
 mod swarm;
+mod tag;
+mod verdict;
 
 pub use chunks::{ChunkReply, ChunkRequest, Refusal};
 
 pub use swarm::Whereabouts;
+pub use tag::{mapping_from_wire, mapping_to_wire};
 
 /// The messages as prost makes them from `wire/shoal.proto`.
 #[allow(missing_docs, clippy::pedantic, unreachable_pub, reason = "generated; documented in shoal.proto")]
@@ -163,6 +167,10 @@ pub enum SessionMessage {
     AskTag(Scope, Tag),
     /// The answer to that: signatures are checked by who uses them.
     Tag(Vec<SignedTagMapping>),
+    /// Did upstream let this reader have this?
+    AskVerdict(Question),
+    /// The answer to that, if it is yes: the signature is checked by who uses it.
+    Verdict(Option<SignedVerdict>),
     /// A member's report to the home of a swarm.
     Report(SwarmKey, Report),
     /// The answer to that, and where the peers it names can be reached.
@@ -203,6 +211,10 @@ impl SessionMessage {
             Body::TurnEnded(ended) => swarm::turn_ended(&ended)?,
             Body::Heard(_) => Self::Heard,
             Body::BlobAnswer(answer) => Self::Blob(holding(&answer)?),
+            Body::AskVerdict(ask) => Self::AskVerdict(verdict::question(&ask)?),
+            Body::VerdictAnswer(answer) => {
+                Self::Verdict(answer.verdict.as_ref().map(verdict::signed).transpose()?)
+            }
             Body::AskTag(ask) => {
                 let scope = scope(&ask.registry, &ask.repository)?;
                 Self::AskTag(scope, ask.tag.parse().map_err(|_| WireError::Field("tag"))?)
@@ -242,6 +254,11 @@ impl SessionMessage {
             Self::TurnEnded(ended) => Body::TurnEnded(swarm::turn_ended_to_wire(&ended)),
             Self::Heard => Body::Heard(generated::Heard {}),
             Self::Blob(holding) => Body::BlobAnswer(holding_to_wire(&holding)),
+            Self::AskVerdict(question) => Body::AskVerdict(verdict::question_to_wire(&question)),
+            Self::Verdict(signed) => {
+                let verdict = signed.as_ref().map(verdict::signed_to_wire);
+                Body::VerdictAnswer(generated::VerdictAnswer { verdict })
+            }
             Self::AskTag(scope, tag) => Body::AskTag(generated::AskTag {
                 registry: scope.registry.to_string(),
                 repository: scope.repository.to_string(),
@@ -331,44 +348,6 @@ pub fn attestation_from_wire(attestation: &generated::Attestation) -> Result<Att
         hash: ChunkHash::from_bytes(hash),
         signer: peer(&attestation.signer)?,
         signature: attestation.signature.as_ref().try_into().map_err(|_| WireError::Field("signature"))?,
-    })
-}
-
-/// The generated form of a tag mapping: also how the store keeps one.
-pub fn mapping_to_wire(signed: SignedTagMapping) -> generated::SignedTagMapping {
-    let SignedTagMapping { mapping, signer, signature } = signed;
-    generated::SignedTagMapping {
-        registry: mapping.scope.registry.to_string(),
-        repository: mapping.scope.repository.to_string(),
-        tag: mapping.tag.to_string(),
-        digest: mapping.digest.multihash().into(),
-        size: mapping.size,
-        media_type: mapping.media_type,
-        checked_unix_ms: mapping.checked_unix_ms,
-        signer: signer.to_bytes().into(),
-        signature: Bytes::copy_from_slice(&signature),
-    }
-}
-
-/// Reads a tag mapping; its signature is not yet verified.
-///
-/// # Errors
-/// [`WireError::Field`] naming what is wrong.
-pub fn mapping_from_wire(wire: generated::SignedTagMapping) -> Result<SignedTagMapping, WireError> {
-    if wire.media_type.len() > MAX_MEDIA_TYPE {
-        return Err(WireError::Field("media_type"));
-    }
-    Ok(SignedTagMapping {
-        mapping: TagMapping {
-            scope: scope(&wire.registry, &wire.repository)?,
-            tag: wire.tag.parse().map_err(|_| WireError::Field("tag"))?,
-            digest: digest(&wire.digest)?,
-            size: wire.size,
-            media_type: wire.media_type,
-            checked_unix_ms: wire.checked_unix_ms,
-        },
-        signer: peer(&wire.signer)?,
-        signature: wire.signature.as_ref().try_into().map_err(|_| WireError::Field("signature"))?,
     })
 }
 

@@ -17,6 +17,7 @@ use url::Url;
 use super::body;
 use super::challenge::Challenge;
 use super::circuit;
+use super::identity::{Party, Who};
 use super::realm::{self, Realm};
 use super::request;
 use super::site::{At, Site, host_and_port};
@@ -51,19 +52,23 @@ struct Slot {
 #[derive(Debug, Default)]
 pub(super) struct Tokens {
     /// This lock is held for an instant, a slot's own while its token is fetched.
-    slots: Mutex<HashMap<Repository, Arc<tokio::sync::Mutex<Slot>>>>,
+    slots: Mutex<HashMap<Key, Arc<tokio::sync::Mutex<Slot>>>>,
 }
 
+/// What a grant is for, and whose it is.
+type Key = (Repository, Party);
+
 impl Tokens {
-    fn slot(&self, repository: &Repository) -> Arc<tokio::sync::Mutex<Slot>> {
+    fn slot(&self, repository: &Repository, whose: Party) -> Arc<tokio::sync::Mutex<Slot>> {
+        let key = (repository.clone(), whose);
         let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
-        if slots.len() >= MAX_SLOTS && !slots.contains_key(repository) {
+        if slots.len() >= MAX_SLOTS && !slots.contains_key(&key) {
             // Whoever uses one now keeps it; the others cost a token request each when they come back.
             slots.retain(|_, slot| Arc::strong_count(slot) > 1);
         }
-        let slot = slots.get(repository).cloned().unwrap_or_default();
+        let slot = slots.get(&key).cloned().unwrap_or_default();
         if slots.len() < MAX_SLOTS {
-            slots.entry(repository.clone()).or_insert_with(|| slot.clone());
+            slots.entry(key).or_insert_with(|| slot.clone());
         }
         slot
     }
@@ -71,8 +76,13 @@ impl Tokens {
     /// What is at hand for a first try.
     ///
     /// Cancel-safe: it only waits.
-    pub(super) async fn current(&self, repository: &Repository) -> Option<Grant> {
-        let slot = self.slot(repository);
+    pub(super) async fn current(&self, repository: &Repository, who: &Who) -> Option<Grant> {
+        if let Who::Client(login) = who
+            && let Some(header) = login.bearer()
+        {
+            return Some(Grant { header, ends: None, withheld: None });
+        }
+        let slot = self.slot(repository, who.party());
         let slot = slot.lock().await;
         slot.grant.clone().filter(Grant::is_fresh)
     }
@@ -92,8 +102,12 @@ pub(super) async fn authorize(
     challenge: &Challenge,
     rejected: Option<&HeaderValue>,
 ) -> Result<Grant, PullError> {
+    if matches!(at.who, Who::Client(login) if login.basic().is_none()) {
+        // Its token was tried, and there is nothing to get another with.
+        return Err(denied(at.site, StatusCode::UNAUTHORIZED));
+    }
     let began = Instant::now();
-    let slot = at.site.tokens.slot(at.repository);
+    let slot = at.site.tokens.slot(at.repository, at.who.party());
     let mut slot = slot.lock().await;
     if let Some(grant) = &slot.grant
         && grant.is_fresh()
@@ -107,7 +121,7 @@ pub(super) async fn authorize(
         return Err(error.clone());
     }
     let result = match challenge {
-        Challenge::Basic => basic(at.site),
+        Challenge::Basic => basic(at),
         Challenge::Bearer { realm, service, scope } => {
             bearer(at, realm, service.as_deref(), scope.as_deref()).await
         }
@@ -128,13 +142,18 @@ fn denied(site: &Site, status: StatusCode) -> PullError {
     PullError::Denied { registry: site.registry.to_string(), status: status.as_u16() }
 }
 
-fn basic(site: &Site) -> Result<Grant, PullError> {
-    let header = basic_header(site).ok_or_else(|| denied(site, StatusCode::UNAUTHORIZED))?;
+fn basic(at: At<'_>) -> Result<Grant, PullError> {
+    let header = basic_header(at).ok_or_else(|| denied(at.site, StatusCode::UNAUTHORIZED))?;
     Ok(Grant { header, ends: None, withheld: None })
 }
 
-fn basic_header(site: &Site) -> Option<HeaderValue> {
-    let login = site.login.as_ref()?;
+/// The name and password of whoever is asked for, if there are any.
+fn basic_header(at: At<'_>) -> Option<HeaderValue> {
+    let login = match at.who {
+        Who::Nobody => return None,
+        Who::Client(login) => return login.basic(),
+        Who::Operator => at.site.login.as_ref()?,
+    };
     secret(&http_auth::basic::encode_credentials(&login.username, &login.password))
 }
 
@@ -154,8 +173,8 @@ async fn bearer(
     let realm = realm::judge(at.web, at.site, realm)?;
     let own_scope = format!("repository:{}:pull", at.repository);
     let url = token_url(&realm.url, service, scope.unwrap_or(&own_scope));
-    let withheld =
-        (at.site.login.is_some() && !realm.trusted).then(|| Arc::from(realm::withheld(at.site, &realm.url)));
+    let withheld = (basic_header(at).is_some() && !realm.trusted)
+        .then(|| Arc::from(realm::withheld(at.site, &realm.url)));
     match fetch(at, &realm, url).await {
         Ok((header, lasts)) => Ok(Grant { header, ends: Some(Instant::now() + lasts), withheld }),
         Err(PullError::Denied { .. }) if let Some(why) = &withheld => {
@@ -184,7 +203,7 @@ async fn fetch(at: At<'_>, realm: &Realm<'_>, url: Url) -> Result<(HeaderValue, 
     let site = at.site;
     let host = host_and_port(&url);
     let mut ask = realm.wire.http.get(url.clone()).header(ACCEPT, "application/json");
-    if let Some(header) = basic_header(site).filter(|_| realm.trusted) {
+    if let Some(header) = basic_header(at).filter(|_| realm.trusted) {
         ask = ask.header(AUTHORIZATION, header);
     }
     let ask = ask.build().map_err(|error| request::transport(site, &url, error))?;
@@ -262,11 +281,11 @@ mod tests {
     #[test]
     fn slots_are_bounded() {
         let tokens = Tokens::default();
-        let held = tokens.slot(&"held".parse().unwrap());
+        let held = tokens.slot(&"held".parse().unwrap(), Party::Operator);
         for number in 0..3 * MAX_SLOTS {
-            tokens.slot(&format!("a{number}").parse().unwrap());
+            tokens.slot(&format!("a{number}").parse().unwrap(), Party::Client([1; 32]));
         }
         assert!(tokens.slots.lock().unwrap().len() <= MAX_SLOTS);
-        assert!(Arc::ptr_eq(&held, &tokens.slot(&"held".parse().unwrap())));
+        assert!(Arc::ptr_eq(&held, &tokens.slot(&"held".parse().unwrap(), Party::Operator)));
     }
 }

@@ -71,6 +71,11 @@ pub struct Credentials {
 pub enum Access {
     /// Whoever reaches this gateway.
     Cluster,
+    /// Clients whose own credentials the registry accepts for the repository. To others it is not there, so that
+    /// they ask the registry themselves.
+    Verify,
+    /// As [`Access::Verify`], but who brings no credentials is asked for them.
+    Challenge,
 }
 
 impl fmt::Debug for Credentials {

@@ -55,7 +55,7 @@ pub(super) async fn ask(at: At<'_>, ask: Ask) -> Result<Response, PullError> {
 
 /// Tries with the token at hand, if any, and once more with a new one.
 async fn authorized(at: At<'_>, ask: &Ask) -> Result<Response, PullError> {
-    let grant = at.site.tokens.current(at.repository).await;
+    let grant = at.site.tokens.current(at.repository, at.who).await;
     let answer = follow(at, ask, grant.as_ref()).await?;
     if answer.response.status() != StatusCode::UNAUTHORIZED || !at.site.is_home(&answer.url) {
         return judge(at.site, answer, grant.as_ref()).await;

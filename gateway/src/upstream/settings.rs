@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use shoal_proto::name::Registry;
 use url::Url;
 
-use super::config::{Credentials, UpstreamSettings};
+use super::config::{Access, Credentials, UpstreamSettings};
 
 /// The largest CA or password file that is read.
 const MAX_FILE: u64 = 1024 * 1024;
@@ -76,9 +76,11 @@ pub enum ConfigError {
     /// Nobody has said who profits of the credentials.
     #[error(
         "upstream.{name:?}.credentials.access is missing, and has no default on purpose: with these credentials \
-         this node can pull what others cannot. access = \"cluster\" means that whoever reaches this gateway may \
-         pull whatever these credentials can read. It is the only choice so far; ones that ask for the client's \
-         own credentials come later. Without a wish for that, remove the credentials"
+         this node can pull what others cannot. access = \"cluster\": whoever reaches this gateway, every pod too, \
+         may pull whatever these credentials can read. access = \"verify\": only a client whose own credentials the \
+         registry accepts for the repository; any other gets a 404 and asks the registry itself, with its pull secret. \
+         access = \"challenge\": as verify, but a client without credentials gets a 401, for clients that then send \
+         their pull secret to a mirror. What is public is served to all with each of them"
     )]
     Access {
         /// The table's name.
@@ -131,6 +133,7 @@ pub(super) struct Checked {
     /// `host` or `host:port`, lower case.
     pub(super) token_realms: Vec<String>,
     pub(super) login: Option<Login>,
+    pub(super) access: Option<Access>,
 }
 
 /// Checks one `[upstream."name"]` table and reads the files that it names.
@@ -144,7 +147,8 @@ pub(super) fn check(name: &str, table: &UpstreamSettings) -> Result<Checked, Con
     let token_realms =
         table.token_realms.iter().map(|realm| token_realm(name, realm)).collect::<Result<_, _>>()?;
     let login = table.credentials.as_ref().map(|credentials| login(name, credentials)).transpose()?;
-    Ok(Checked { registry, url, ca, insecure: table.insecure, token_realms, login })
+    let access = table.credentials.as_ref().and_then(|credentials| credentials.access);
+    Ok(Checked { registry, url, ca, insecure: table.insecure, token_realms, login, access })
 }
 
 fn base_url(name: &str, text: &str) -> Result<Url, ConfigError> {

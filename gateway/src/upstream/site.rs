@@ -10,6 +10,8 @@ use super::address::NotPublic;
 use super::auth::Tokens;
 use super::circuit::Circuit;
 use super::client::{Limits, Wire};
+use super::config::Access;
+use super::identity::{Lent, Who};
 use super::settings::{Checked, Login};
 use crate::error::PullError;
 
@@ -26,6 +28,10 @@ pub(super) struct Site {
     pub(super) placed: bool,
     pub(super) insecure: bool,
     pub(super) login: Option<Login>,
+    /// Who profits of the login.
+    pub(super) access: Option<Access>,
+    /// What clients lent in its place.
+    pub(super) lent: Lent,
     pub(super) token_realms: Vec<String>,
     pub(super) circuit: Circuit,
     pub(super) tokens: Tokens,
@@ -45,6 +51,8 @@ impl Site {
             placed,
             insecure: checked.insecure,
             login: checked.login,
+            access: checked.access,
+            lent: Lent::default(),
             token_realms: checked.token_realms,
             circuit: Circuit::default(),
             tokens: Tokens::default(),
@@ -61,6 +69,8 @@ impl Site {
             placed: false,
             insecure: false,
             login: None,
+            access: None,
+            lent: Lent::default(),
             token_realms: Vec::new(),
             circuit: Circuit::default(),
             tokens: Tokens::default(),
@@ -153,6 +163,7 @@ pub(super) struct At<'a> {
     pub(super) web: &'a Web,
     pub(super) site: &'a Site,
     pub(super) repository: &'a Repository,
+    pub(super) who: &'a Who,
     /// The `Via` of what is asked, if the request came through other nodes.
     pub(super) via: Option<&'a HeaderValue>,
 }

@@ -98,6 +98,8 @@ const fn stream(stream: Stream) -> &'static str {
 const fn access_text(access: Access) -> &'static str {
     match access {
         Access::Cluster => "cluster",
+        Access::Verify => "verify",
+        Access::Challenge => "challenge",
     }
 }
 

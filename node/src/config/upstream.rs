@@ -116,11 +116,7 @@ impl Reading<'_> {
         }
         let access = said.access.as_ref().and_then(|given| self.one(given, access));
         if said.access.is_none() {
-            self.problems.push(table(
-                "does not say who may use them",
-                "allowed: access = \"cluster\", whoever reaches this gateway may pull what only these credentials \
-                 can read; there is no default, because that opens private images to others",
-            ));
+            self.problems.push(table("does not say who may use them", WHICH_ACCESS));
         }
         let password_file = self.file(said.password_file.as_ref(), Kind::Password);
         (self.problems.len() == before).then(|| Credentials {
@@ -156,12 +152,17 @@ impl Reading<'_> {
     }
 }
 
+/// What `access` may be, and what each means for pods.
+const WHICH_ACCESS: &str = "allowed: access = \"cluster\", whoever reaches this gateway, every pod too, may pull what only \
+     these credentials can read; access = \"verify\", only clients whose own credentials the registry accepts, and others \
+     get a 404 and ask the registry themselves; access = \"challenge\", as verify, but a client without credentials is asked \
+     for them with a 401; there is no default, because that opens private images to others";
+
 fn access(text: &str) -> Result<Access, Wrong> {
     match text {
         "cluster" => Ok(Access::Cluster),
-        _ => Err(Wrong::new(
-            "is not a kind of access",
-            "allowed: cluster, whoever reaches this gateway may pull what only these credentials can read",
-        )),
+        "verify" => Ok(Access::Verify),
+        "challenge" => Ok(Access::Challenge),
+        _ => Err(Wrong::new("is not a kind of access", WHICH_ACCESS)),
     }
 }

@@ -114,6 +114,7 @@ impl NodeSource {
             digest: info.digest,
             size: info.size,
             media_type: info.media_type.clone(),
+            public: false,
             checked_unix_ms: now_unix_ms(),
         };
         let stored = match mapping.sign(&self.ports.keypair) {

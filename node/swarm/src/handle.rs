@@ -14,6 +14,7 @@ use shoal_proto::name::{Scope, Tag};
 use shoal_proto::swarm::message::{Claim, ClaimAnswer, Report, Standing, SwarmKey};
 use shoal_proto::swarm::turn::{AskTurn, TurnAnswer, TurnEnded};
 use shoal_proto::tag::SignedTagMapping;
+use shoal_proto::verdict::{Question, SignedVerdict};
 use shoal_proto::wire::{AskBlob, ChunkRequest, Holding, SessionMessage, Whereabouts};
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -261,6 +262,21 @@ impl Handle {
     ) -> Result<Vec<SignedTagMapping>, AskError> {
         match self.ask(peer, SessionMessage::AskTag(scope.clone(), tag.clone())).await? {
             SessionMessage::Tag(mappings) => Ok(mappings),
+            _ => Err(AskError::Answer),
+        }
+    }
+
+    /// Asks a peer whether upstream let a reader have something. The signature is not verified.
+    ///
+    /// # Errors
+    /// [`AskError`] if it does not answer within 5 s.
+    pub async fn ask_verdict(
+        &self,
+        peer: PeerId,
+        question: Question,
+    ) -> Result<Option<SignedVerdict>, AskError> {
+        match self.ask(peer, SessionMessage::AskVerdict(question)).await? {
+            SessionMessage::Verdict(verdict) => Ok(verdict),
             _ => Err(AskError::Answer),
         }
     }

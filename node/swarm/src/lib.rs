@@ -52,6 +52,7 @@ use shoal_proto::name::{Scope, Tag};
 use shoal_proto::swarm::message::{Claim, ClaimAnswer, Report, Standing, SwarmKey};
 use shoal_proto::swarm::turn::{AskTurn, TurnAnswer, TurnEnded};
 use shoal_proto::tag::SignedTagMapping;
+use shoal_proto::verdict::{Question, SignedVerdict};
 use shoal_proto::wire::{AskBlob, Holding, Refusal, Whereabouts};
 
 pub use handle::{Counters, Handle, Joined};
@@ -160,6 +161,12 @@ pub trait Serve: Send + Sync + 'static {
 
     /// What this tag was last known to name, newest for each media type.
     fn tag(&self, scope: Scope, tag: Tag) -> BoxFuture<'static, Vec<SignedTagMapping>>;
+
+    /// Whether upstream let this reader have this, as far as this node knows.
+    fn verdict(&self, question: Question) -> BoxFuture<'static, Option<SignedVerdict>> {
+        let _ = question;
+        ready(None).boxed()
+    }
 }
 
 /// Why a chunk did not come.

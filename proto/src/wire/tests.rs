@@ -1,6 +1,8 @@
 //! Golden vectors, round trips and hostile input of the wire format.
 
 use super::*;
+use crate::tag::TagMapping;
+use crate::verdict::{Object, Reader, Verdict};
 use libp2p_identity::Keypair;
 use proptest::prelude::*;
 
@@ -32,8 +34,12 @@ fn session_messages_round_trip() {
         digest: Digest::sha256_of(b"m"),
         size: 3,
         media_type: "t".into(),
+        public: true,
         checked_unix_ms: 5,
     };
+    let question =
+        |reader| Question { scope: scope.clone(), object: Object::Blob(Digest::sha256_of(b"b")), reader };
+    let verdict = Verdict { question: question(Reader::Everyone), checked_unix_ms: 6 };
     for message in [
         SessionMessage::AskBlob(AskBlob { digest: Digest::sha256_of(b"x"), following: None, round: 0 }),
         SessionMessage::AskBlob(AskBlob { digest: Digest::sha256_of(b"x"), following: Some(7), round: 2 }),
@@ -43,6 +49,10 @@ fn session_messages_round_trip() {
             size: 3_000_000,
             chunks: layout_bits(3_000_000, &[0, 9, 11]),
         }),
+        SessionMessage::AskVerdict(question(Reader::Everyone)),
+        SessionMessage::AskVerdict(question(Reader::Client([9; 32]))),
+        SessionMessage::Verdict(None),
+        SessionMessage::Verdict(Some(verdict.sign(&keypair).unwrap())),
         SessionMessage::AskTag(scope, "x".parse().unwrap()),
         SessionMessage::Tag(vec![mapping.sign(&keypair).unwrap()]),
     ] {

@@ -157,6 +157,7 @@ async fn answer(
     match question {
         SessionMessage::AskBlob(ask) => Ok(SessionMessage::Blob(serve.holding(peer, ask).await)),
         SessionMessage::AskTag(scope, tag) => Ok(SessionMessage::Tag(serve.tag(scope, tag).await)),
+        SessionMessage::AskVerdict(question) => Ok(SessionMessage::Verdict(serve.verdict(question).await)),
         SessionMessage::Report(key, report) => {
             let (standing, whereabouts) = serve.report(peer, key, report).await;
             Ok(SessionMessage::Standing(standing, whereabouts))
@@ -177,6 +178,7 @@ async fn answer(
         | SessionMessage::Heard
         | SessionMessage::Blob(_)
         | SessionMessage::Tag(_)
+        | SessionMessage::Verdict(_)
         | SessionMessage::Standing(..)
         | SessionMessage::ClaimAnswer(..) => Err(WireError::Field("body")),
     }
