@@ -25,6 +25,20 @@ pub enum PullError {
         /// 401 or 403.
         status: u16,
     },
+    /// Everyone may not have it, and the client has not shown that it may.
+    #[error(
+        "{registry} does not give this to everyone, and this client {}: ask {registry} itself, or send its \
+         credentials along",
+        if *.wrong { "sent credentials that it does not accept" } else { "sent no credentials" }
+    )]
+    Private {
+        /// Who decides.
+        registry: String,
+        /// Credentials were sent, and upstream refused them.
+        wrong: bool,
+        /// The operator wants such clients to be asked for their credentials.
+        challenge: bool,
+    },
     /// Upstream asked to be left alone for a while: 429, or 503 with a `Retry-After`.
     #[error("{registry} answered {status} and wants no requests for now{}", .retry_after.map(|after| format!(", retry after {} s", after.as_secs())).unwrap_or_default())]
     Throttled {

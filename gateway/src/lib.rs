@@ -9,6 +9,7 @@
 //! | [`server`] | the `/v2/` routes, on axum |
 //! | [`upstream`] | the registry client |
 
+pub mod caller;
 pub mod error;
 pub mod hops;
 pub mod memory;

@@ -12,8 +12,8 @@ use shoal_proto::digest::Digest;
 use shoal_proto::name::{Scope, Tag};
 use shoal_proto::range::{ByteRange, RangeRequest};
 
+use crate::caller::Caller;
 use crate::error::PullError;
-use crate::hops::Hops;
 use crate::source::{Accept, BlobBody, Manifest, ManifestInfo, Passage, Passed, Source};
 
 /// How a blob's body ends early.
@@ -150,7 +150,7 @@ fn missing(scope: &Scope) -> PullError {
 }
 
 impl Source for Memory {
-    fn through(&self, _hops: &Hops) -> Self {
+    fn asked_by(&self, _caller: &Caller) -> Self {
         // It asks nobody.
         self.clone()
     }

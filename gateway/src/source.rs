@@ -13,8 +13,8 @@ use shoal_proto::digest::Digest;
 use shoal_proto::name::{Scope, Tag};
 use shoal_proto::range::{ByteRange, RangeRequest};
 
+use crate::caller::Caller;
 use crate::error::PullError;
-use crate::hops::Hops;
 
 /// The media types that a client accepts, as its `Accept` headers name them, in its order.
 ///
@@ -88,9 +88,10 @@ pub struct Passed {
 
 /// Where the gateway's answers come from.
 pub trait Source: Send + Sync + 'static {
-    /// The same source, asked for a request that came through these nodes: what it asks of upstream says so.
+    /// The same source, asked by this caller: what it asks of upstream names the nodes that the request came through,
+    /// and what only the caller's own credentials can read is given to it too.
     #[must_use]
-    fn through(&self, hops: &Hops) -> Self
+    fn asked_by(&self, caller: &Caller) -> Self
     where
         Self: Sized;
 

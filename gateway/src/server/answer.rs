@@ -16,7 +16,7 @@ use super::path::{self, Target, What};
 use super::record::Recorder;
 use super::reply::Reply;
 use super::routing::Query;
-use crate::hops::Hops;
+use crate::caller::Caller;
 use crate::source::Source;
 
 /// Says to the client which registry its `ns` was taken for (distribution spec, "Registry Proxying").
@@ -30,10 +30,10 @@ pub(super) struct Shared<S> {
 }
 
 impl<S: Source> Shared<S> {
-    /// The same, to answer a request that came through other nodes.
-    fn through(&self, hops: &Hops) -> Self {
+    /// The same, to answer this caller.
+    fn asked_by(&self, caller: &Caller) -> Self {
         Self {
-            source: Arc::new(self.source.through(hops)),
+            source: Arc::new(self.source.asked_by(caller)),
             settings: self.settings.clone(),
             broken: self.broken.clone(),
         }
@@ -78,11 +78,11 @@ async fn reply<S: Source>(
     if !head && request.method != Method::GET {
         return Err(Failure::method(&request.method));
     }
-    let hops = Hops::read(&request.headers);
-    if hops.end_at(&shared.settings.via) {
+    let caller = Caller::read(&request.headers);
+    if caller.hops.end_at(&shared.settings.via) {
         tracing::warn!(
             path = request.uri.path(),
-            ?hops,
+            hops = ?caller.hops,
             "a request of this node came back to it, or through too many others: an upstream's url leads in a circle"
         );
         return Err(Failure::looped(&shared.settings.via));
@@ -104,7 +104,7 @@ async fn reply<S: Source>(
 
     let ask = Ask { scope, what, head, request, query };
     let patience = shared.settings.answer_timeout;
-    let behalf = (!hops.is_empty()).then(|| shared.through(&hops));
+    let behalf = (!caller.is_anyone()).then(|| shared.asked_by(&caller));
     let answered = tokio::time::timeout(patience, dispatch(behalf.as_ref().unwrap_or(shared), &ask)).await;
     let mut reply =
         answered.unwrap_or_else(|_| Err(Failure::late(patience))).unwrap_or_else(Failure::into_reply);

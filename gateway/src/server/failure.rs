@@ -5,8 +5,8 @@
 //! - 404 is the cleanest miss for all of them. So what upstream refuses (401, 403), throttles (429, 503 with a time) or this
 //!   node's rules forbid is a 404 too: the client's own next host is upstream, with the client's own credentials
 //!   and quota. The `detail` carries upstream's real status for those that have no next host.
-//! - 429 and 408 are never sent: containerd repeats them at the same mirror. 401 is never sent either: a
-//!   challenge makes clients hand their credentials to the mirror.
+//! - 429 and 408 are never sent: containerd repeats them at the same mirror. 401 is sent only where the operator says
+//!   `access = "challenge"`: it makes clients hand their credentials to the mirror.
 //! - 5xx is for what is truly broken, upstream (502, 504) or here (503). containerd reports a mirror's 5xx rather
 //!   than upstream's later 404, so it is not to be used for a mere miss.
 
@@ -60,6 +60,8 @@ enum Header {
     Allow,
     /// 416: how many bytes there are.
     Size(u64),
+    /// 401: whose credentials are wanted.
+    Challenge(String),
 }
 
 impl Failure {
@@ -142,6 +144,17 @@ impl Failure {
                 let code = if *status == 401 { "UNAUTHORIZED" } else { "DENIED" };
                 unknown(json!({ "upstream": registry, "status": status, "code": code }))
             }
+            PullError::Private { registry, wrong, challenge } => {
+                let code = if *wrong { "DENIED" } else { "UNAUTHORIZED" };
+                let mut failure = unknown(json!({ "upstream": registry, "code": code, "reason": "private" }));
+                // Wrong ones are not asked for again: the client's next host is upstream, which knows better.
+                if *challenge && !wrong {
+                    failure.status = StatusCode::UNAUTHORIZED;
+                    failure.code = "UNAUTHORIZED";
+                    failure.header = Header::Challenge(registry.clone());
+                }
+                failure
+            }
             PullError::Throttled { registry, status, retry_after } => {
                 let seconds = retry_after.map(|after| after.as_secs());
                 unknown(
@@ -177,6 +190,13 @@ impl Failure {
             Header::None => reply,
             Header::Allow => reply.with(header::ALLOW, HeaderValue::from_static("GET, HEAD")),
             Header::Size(size) => reply.range(&format!("bytes */{size}")),
+            Header::Challenge(registry) => {
+                match HeaderValue::from_str(&format!("Basic realm=\"{registry}\"")) {
+                    Ok(challenge) => reply.with(header::WWW_AUTHENTICATE, challenge),
+                    // No registry's name has a character that a header cannot carry.
+                    Err(_) => reply,
+                }
+            }
         }
     }
 }

@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::fake::{Fake, answer, hello};
 use super::*;
-use crate::hops::Hops;
+use crate::caller::Caller;
 use crate::server::{self, Observe};
 use crate::source::{Accept, BlobBody, Manifest, ManifestInfo, Passage, Passed, Source};
 
@@ -20,8 +20,8 @@ use crate::source::{Accept, BlobBody, Manifest, ManifestInfo, Passage, Passed, S
 struct Relay(Upstreams);
 
 impl Source for Relay {
-    fn through(&self, hops: &Hops) -> Self {
-        Self(self.0.through(hops))
+    fn asked_by(&self, caller: &Caller) -> Self {
+        Self(self.0.through(&caller.hops))
     }
 
     async fn resolve(&self, scope: &Scope, tag: &Tag, accept: &Accept) -> Result<ManifestInfo, PullError> {
