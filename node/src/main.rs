@@ -17,6 +17,7 @@ use anyhow::Context as _;
 use clap::Parser as _;
 use tokio::runtime::Runtime;
 
+pub mod access;
 pub mod admin;
 pub mod announce;
 pub mod cli;

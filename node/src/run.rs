@@ -20,6 +20,7 @@ use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::access::{Access, FINGERPRINTS, Times};
 use crate::admin::{self, Views};
 use crate::config::Config;
 use crate::fetch::barred::Barred;
@@ -64,7 +65,8 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let gateway = listen(config.gateway_addr, "gateway_addr").await?;
     let admin = listen(config.admin_addr, "admin_addr").await?;
 
-    let serve = NodeServe::new(store.clone(), keypair.clone(), metrics.clone());
+    let access = access(&config, &store, &keypair)?;
+    let serve = NodeServe::new(store.clone(), keypair.clone(), metrics.clone(), access.clone());
     let rates = Rates { download: cap(config.download_rate), upstream: cap(config.upstream_rate) };
     let swarm = swarm_config(&config, (*keypair).clone(), rates.download.clone())?;
     let (peers, swarm) = shoal_swarm::start(swarm, Arc::new(serve.clone()), shutdown.clone()).await?;
@@ -106,7 +108,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         started,
         serving: served.serving.clone(),
     };
-    let source = NodeSource::new(ports, fetcher, config.stream);
+    let source = NodeSource::new(ports, fetcher, access, config.stream);
     let settings = server::Settings::new(via, upstreams.known(), observe(metrics));
     let limits = server::Limits { connections: descriptors::connections(), ..server::Limits::default() };
     let router = server::router(Arc::new(source), settings);
@@ -237,6 +239,15 @@ async fn listen(address: SocketAddr, key: &str) -> anyhow::Result<TcpListener> {
 
 fn cap(rate: Option<u64>) -> RateCap {
     rate.map_or_else(RateCap::default, RateCap::of)
+}
+
+/// Logins are known by fingerprints that all nodes of a cluster compute alike, so that one of them asks upstream for all.
+fn access(config: &Config, store: &Store, keypair: &Arc<Keypair>) -> anyhow::Result<Access> {
+    let key = match &config.cluster_key_file {
+        Some(path) => ClusterKey::read(path)?.derive(FINGERPRINTS),
+        None => rand::random(),
+    };
+    Ok(Access::new(store.clone(), keypair.clone(), key, Times::default()))
 }
 
 fn swarm_config(config: &Config, keypair: Keypair, download: RateCap) -> anyhow::Result<shoal_swarm::Config> {

@@ -14,11 +14,13 @@ use shoal_proto::swarm::lease::LeaseEnd;
 use shoal_proto::swarm::message::{Claim as ClaimMessage, ClaimAnswer, Report, Standing, SwarmKey};
 use shoal_proto::swarm::turn::{AskTurn, TurnAnswer, TurnEnded};
 use shoal_proto::tag::SignedTagMapping;
+use shoal_proto::verdict::{Question, SignedVerdict};
 use shoal_proto::wire::{AskBlob, Holding, Refusal, Whereabouts};
 use shoal_store::{ReadError, Store};
 use shoal_swarm::Serve;
 use tokio::time::{Instant, timeout};
 
+use crate::access::Access;
 use crate::fetch::{Fetcher, Status, TransferHandle};
 use crate::homes::Homes;
 use crate::metrics::{Direction, Metrics};
@@ -37,6 +39,7 @@ pub struct NodeServe {
     store: Store,
     keypair: Arc<Keypair>,
     metrics: Metrics,
+    access: Access,
     /// What the times at which news is told are counted from.
     began: Instant,
     /// Set once, right after the swarm has started: these need the swarm, and the swarm needs this. Until then only
@@ -54,8 +57,8 @@ struct Later {
 
 impl NodeServe {
     /// Serves what the store holds; chunks get this node's own signature, since it proved their digest.
-    pub fn new(store: Store, keypair: Arc<Keypair>, metrics: Metrics) -> Self {
-        Self { store, keypair, metrics, began: Instant::now(), later: Arc::default() }
+    pub fn new(store: Store, keypair: Arc<Keypair>, metrics: Metrics, access: Access) -> Self {
+        Self { store, keypair, metrics, access, began: Instant::now(), later: Arc::default() }
     }
 
     /// Serves running transfers too, and keeps swarms.
@@ -299,6 +302,10 @@ impl Serve for NodeServe {
         chunk: u32,
     ) -> BoxFuture<'static, Result<(Bytes, Attestation), Refusal>> {
         self.clone().gives(from, Claim { digest, size, chunk }).boxed()
+    }
+
+    fn verdict(&self, question: Question) -> BoxFuture<'static, Option<SignedVerdict>> {
+        self.access.answer(question)
     }
 
     fn tag(&self, scope: Scope, tag: Tag) -> BoxFuture<'static, Vec<SignedTagMapping>> {

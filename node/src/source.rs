@@ -2,6 +2,7 @@
 //!
 //! | module | concept |
 //! | --- | --- |
+//! | `admission` | who gets what |
 //! | `tags` | what a tag names: upstream decides, the fleet remembers |
 //! | `manifests` | manifests by digest |
 //! | `blobs` | blobs: how large, and their bytes |
@@ -10,17 +11,22 @@
 
 use std::sync::Arc;
 
+use shoal_gateway::caller::Caller;
 use shoal_gateway::error::PullError;
-use shoal_gateway::hops::Hops;
 use shoal_gateway::source::{Accept, BlobBody, Manifest, ManifestInfo, Passage, Passed, Source};
+use shoal_gateway::upstream::identity::ClientLogin;
 use shoal_proto::digest::Digest;
-use shoal_proto::name::{Scope, Tag};
+use shoal_proto::name::{Reference, Scope, Tag};
 use shoal_proto::range::RangeRequest;
+use shoal_proto::tag::TagMapping;
+use shoal_proto::verdict::Object;
 
+use crate::access::Access;
 use crate::config::Stream;
 use crate::fetch::room::Room;
 use crate::fetch::{Fetcher, Ports};
 
+mod admission;
 mod blobs;
 mod flight;
 mod manifests;
@@ -37,51 +43,64 @@ use sizes::Sizes;
 pub struct NodeSource {
     ports: Ports,
     fetcher: Fetcher,
+    access: Access,
     stream: Stream,
     sizes: Arc<Sizes>,
     room: Room,
     manifests_in_flight: Arc<Flights<Digest>>,
     tags_in_flight: Arc<Flights<Digest>>,
+    verdicts_in_flight: Arc<Flights<Digest>>,
+    /// What the client it is asked for said of itself.
+    login: Option<ClientLogin>,
     /// Whether it is asked for a request that came through other nodes.
     relayed: bool,
 }
 
 impl NodeSource {
     /// Serves from these. `stream` says whether a body may start before its digest is proven.
-    pub fn new(ports: Ports, fetcher: Fetcher, stream: Stream) -> Self {
+    pub fn new(ports: Ports, fetcher: Fetcher, access: Access, stream: Stream) -> Self {
         Self {
             ports,
             fetcher,
+            access,
             stream,
             sizes: Arc::default(),
             room: Room::default(),
             manifests_in_flight: Arc::default(),
             tags_in_flight: Arc::default(),
+            verdicts_in_flight: Arc::default(),
+            login: None,
             relayed: false,
         }
     }
 }
 
 impl Source for NodeSource {
-    fn through(&self, hops: &Hops) -> Self {
+    fn asked_by(&self, caller: &Caller) -> Self {
         let mut other = self.clone();
-        other.ports.upstreams = self.ports.upstreams.through(hops);
-        other.relayed = true;
+        other.login = caller.authorization.as_ref().and_then(|header| self.access.login(header));
+        if !caller.hops.is_empty() {
+            other.ports.upstreams = self.ports.upstreams.through(&caller.hops);
+            other.relayed = true;
+        }
         other
     }
 
     async fn resolve(&self, scope: &Scope, tag: &Tag, accept: &Accept) -> Result<ManifestInfo, PullError> {
         self.ports.upstreams.check(&scope.registry)?;
-        self.resolve_tag(scope, tag, accept).await
+        let TagMapping { digest, size, media_type, .. } = self.admitted_tag(scope, tag, accept).await?;
+        Ok(ManifestInfo { digest, size, media_type })
     }
 
     async fn manifest(&self, scope: &Scope, digest: &Digest, accept: &Accept) -> Result<Manifest, PullError> {
         self.ports.upstreams.check(&scope.registry)?;
+        self.admit(scope, Object::Manifest(Reference::Digest(*digest))).await?;
         self.manifest_by_digest(scope, digest, accept).await
     }
 
     async fn blob_size(&self, scope: &Scope, digest: &Digest) -> Result<u64, PullError> {
         self.ports.upstreams.check(&scope.registry)?;
+        self.admit(scope, Object::Blob(*digest)).await?;
         self.size_of_blob(scope, digest).await
     }
 
@@ -92,15 +111,13 @@ impl Source for NodeSource {
         range: Option<RangeRequest>,
     ) -> Result<BlobBody, PullError> {
         self.ports.upstreams.check(&scope.registry)?;
+        self.admit(scope, Object::Blob(*digest)).await?;
         self.open_blob(scope, digest, range).await
     }
 
     async fn pass(&self, scope: &Scope, passage: Passage, query: &str) -> Result<Passed, PullError> {
         self.ports.upstreams.check(&scope.registry)?;
-        self.ports.metrics.upstream_request();
-        let passed = self.ports.upstreams.pass(scope, passage, query).await?;
-        self.ports.metrics.upstream_bytes(passed.body.len() as u64);
-        Ok(passed)
+        self.admitted_passage(scope, passage, query).await
     }
 }
 

@@ -7,6 +7,7 @@
 //!   │        ▲ image  an image of a real Debian root filesystem, or of any size, pushed to it
 //!   │        ▲ link   the way to it, of a given rate, that counts bytes and can be cut or alter them
 //!   ├────► faulty     an upstream that lies, refuses, stalls
+//!   ├────► guarded    who may read what of a registry, changed while it runs
 //!   ├────► peer       a peer that lies, stalls, vanishes; raw: one that says any bytes at all
 //!   └────► client     a client of our own that checks every byte
 //!          containerd, docker, skopeo: the clients that people use
@@ -25,6 +26,7 @@ pub mod containerd;
 pub mod docker;
 pub mod faulty;
 pub mod fleet;
+pub mod guarded;
 pub mod image;
 pub mod link;
 pub mod netns;

@@ -51,6 +51,11 @@ impl Sizes {
         }
     }
 
+    /// Remembers what upstream said of a manifest that a tag of this repository names.
+    pub(super) fn note_one(&self, scope: &Scope, digest: Digest, size: u64) {
+        self.inner().note((digest, Arc::new(scope.clone())), size);
+    }
+
     /// The size in bytes that manifests of this repository gave this digest.
     pub(super) fn of(&self, scope: &Scope, digest: &Digest) -> Option<u64> {
         self.of_at(scope, digest, Instant::now())

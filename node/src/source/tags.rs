@@ -4,6 +4,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use shoal_gateway::error::PullError;
 use shoal_gateway::source::{Accept, ManifestInfo};
+use shoal_gateway::upstream::identity::Identity;
 use shoal_proto::digest::Digest;
 use shoal_proto::manifest::tells_its_type;
 use shoal_proto::name::{Reference, Scope, Tag};
@@ -26,50 +27,59 @@ const PEERS_LIMIT: Duration = Duration::from_millis(600);
 const MAX_ASKED: usize = 16;
 
 impl NodeSource {
-    /// Asks upstream; if upstream is down, what was last known here or by peers.
+    /// Asks upstream in this name; if upstream is down, what was last known here or by peers.
     pub(super) async fn resolve_tag(
         &self,
         scope: &Scope,
         tag: &Tag,
         accept: &Accept,
-    ) -> Result<ManifestInfo, PullError> {
-        match self.fleet_tag(scope, tag, accept).await {
-            Ok(info) => Ok(info),
+        identity: &Identity,
+    ) -> Result<TagMapping, PullError> {
+        match self.fleet_tag(scope, tag, accept, identity).await {
+            Ok(mapping) => Ok(mapping),
             Err(error @ (PullError::Upstream { .. } | PullError::Throttled { .. })) => {
-                let Some(mapping) = self.remembered(scope, tag, accept).await else { return Err(error) };
+                let Some(mapping) = self.remembered(scope, tag, accept, identity).await else {
+                    return Err(error);
+                };
                 self.ports.metrics.stale_tag();
                 tracing::warn!(
                     registry = %scope.registry, repository = %scope.repository, %tag, digest = %mapping.digest,
                     checked_unix_ms = mapping.checked_unix_ms, %error,
                     "upstream is down: the tag is answered as it was last known"
                 );
-                Ok(info_of(&mapping))
+                Ok(mapping)
             }
             Err(error) => Err(error),
         }
     }
 
     /// One HEAD upstream for the fleet within a short time: whoever has the turn asks, the others ask that node.
-    async fn fleet_tag(&self, scope: &Scope, tag: &Tag, accept: &Accept) -> Result<ManifestInfo, PullError> {
-        let key = as_asked(scope, tag, accept);
+    async fn fleet_tag(
+        &self,
+        scope: &Scope,
+        tag: &Tag,
+        accept: &Accept,
+        identity: &Identity,
+    ) -> Result<TagMapping, PullError> {
+        let key = as_asked(scope, tag, accept, identity);
         let _turn = self.tags_in_flight.turn(&key).await;
         let own = self.ports.store.tags(scope, tag).await.map_err(unavailable)?;
-        if let Some(signed) = newest(own, scope, tag, accept, Some(FRESH)) {
-            return Ok(info_of(&signed.mapping));
+        if let Some(signed) = newest(told_to(identity, own), scope, tag, accept, Some(FRESH)) {
+            return Ok(signed.mapping);
         }
         let wish = Wish { key, fresh: FRESH, registry: &scope.registry };
         wish.once(
             &self.ports,
-            async || self.checked_tag(scope, tag, accept).await,
+            async || self.checked_tag(scope, tag, accept, identity).await,
             async |by| {
                 let asked = timeout(ONE_PEER, self.ports.peers.ask_tag(by, scope, tag)).await;
                 let told = asked.ok().and_then(Result::ok).unwrap_or_default();
-                let signed = newest(told, scope, tag, accept, Some(FRESH + SLACK))?;
-                let info = info_of(&signed.mapping);
+                let signed = newest(told_to(identity, told), scope, tag, accept, Some(FRESH + SLACK))?;
+                let mapping = signed.mapping.clone();
                 if let Err(error) = self.ports.store.put_tag(signed).await {
                     tracing::warn!(%error, %tag, "could not remember what the tag names");
                 }
-                Some(info)
+                Some(mapping)
             },
         )
         .await
@@ -80,10 +90,20 @@ impl NodeSource {
         scope: &Scope,
         tag: &Tag,
         accept: &Accept,
-    ) -> Result<ManifestInfo, PullError> {
-        let info = self.upstream_tag(scope, tag, accept).await?;
-        self.remember(scope, tag, &info).await;
-        Ok(info)
+        identity: &Identity,
+    ) -> Result<TagMapping, PullError> {
+        let info = self.upstream_tag(scope, tag, accept, identity).await?;
+        let mapping = TagMapping {
+            scope: scope.clone(),
+            tag: tag.clone(),
+            digest: info.digest,
+            size: info.size,
+            media_type: info.media_type,
+            public: *identity == Identity::Anonymous,
+            checked_unix_ms: now_unix_ms(),
+        };
+        self.remember(mapping.clone()).await;
+        Ok(mapping)
     }
 
     async fn upstream_tag(
@@ -91,15 +111,17 @@ impl NodeSource {
         scope: &Scope,
         tag: &Tag,
         accept: &Accept,
+        identity: &Identity,
     ) -> Result<ManifestInfo, PullError> {
         let reference = Reference::Tag(tag.clone());
+        let upstreams = self.ports.upstreams.named(identity.clone());
         self.ports.metrics.upstream_request();
-        if let Some(info) = self.ports.upstreams.head_manifest(scope, &reference, accept).await?.info() {
+        if let Some(info) = upstreams.head_manifest(scope, &reference, accept).await?.info() {
             return Ok(info);
         }
         // A registry whose HEAD does not say which digest: the manifest itself does.
         self.ports.metrics.upstream_request();
-        let manifest = self.ports.upstreams.get_manifest(scope, &reference, accept).await?;
+        let manifest = upstreams.get_manifest(scope, &reference, accept).await?;
         self.ports.metrics.upstream_bytes(manifest.bytes.len() as u64);
         let info = manifest.info.clone();
         self.keep(scope, manifest).await?;
@@ -107,16 +129,8 @@ impl NodeSource {
     }
 
     /// Signs and stores what upstream said, for when it is down, and tells the fleet who knows.
-    async fn remember(&self, scope: &Scope, tag: &Tag, info: &ManifestInfo) {
-        let mapping = TagMapping {
-            scope: scope.clone(),
-            tag: tag.clone(),
-            digest: info.digest,
-            size: info.size,
-            media_type: info.media_type.clone(),
-            public: false,
-            checked_unix_ms: now_unix_ms(),
-        };
+    async fn remember(&self, mapping: TagMapping) {
+        let (scope, tag) = (&mapping.scope.clone(), &mapping.tag.clone());
         let stored = match mapping.sign(&self.ports.keypair) {
             Ok(signed) => self.ports.store.put_tag(signed).await.map_err(|error| error.to_string()),
             Err(error) => Err(error.to_string()),
@@ -129,14 +143,20 @@ impl NodeSource {
     }
 
     /// The newest mapping that this node or a peer knows, among those whose type the client accepts.
-    async fn remembered(&self, scope: &Scope, tag: &Tag, accept: &Accept) -> Option<TagMapping> {
+    async fn remembered(
+        &self,
+        scope: &Scope,
+        tag: &Tag,
+        accept: &Accept,
+        identity: &Identity,
+    ) -> Option<TagMapping> {
         let own = self.ports.store.tags(scope, tag).await.unwrap_or_else(|error| {
             tracing::warn!(%error, "the store does not say what the tag named");
             Vec::new()
         });
         let mut known = own;
         known.extend(self.ask_peers(scope, tag).await);
-        newest(known, scope, tag, accept, None).map(|signed| signed.mapping)
+        newest(told_to(identity, known), scope, tag, accept, None).map(|signed| signed.mapping)
     }
 
     async fn ask_peers(&self, scope: &Scope, tag: &Tag) -> Vec<SignedTagMapping> {
@@ -201,21 +221,28 @@ impl NodeSource {
     }
 }
 
-/// What a tag is asked under: registries answer clients that accept other types with other manifests.
-fn as_asked(scope: &Scope, tag: &Tag, accept: &Accept) -> Digest {
+/// What a tag is asked under: registries answer clients that accept other types with other manifests, and only some
+/// of those who ask at all.
+fn as_asked(scope: &Scope, tag: &Tag, accept: &Accept, identity: &Identity) -> Digest {
     let mut types: Vec<&str> = accept.0.iter().map(String::as_str).collect();
     types.sort_unstable();
     types.dedup();
-    Digest::sha256_of(format!("{}\n{}", TagMapping::key(scope, tag), types.join("\n")).as_bytes())
+    let named = if *identity == Identity::Anonymous { "" } else { "named\n" };
+    Digest::sha256_of(format!("{}\n{named}{}", TagMapping::key(scope, tag), types.join("\n")).as_bytes())
+}
+
+/// What of this may be told to those in whose name upstream is asked: what upstream said to somebody is not for
+/// everyone.
+fn told_to(identity: &Identity, mut known: Vec<SignedTagMapping>) -> Vec<SignedTagMapping> {
+    if *identity == Identity::Anonymous {
+        known.retain(|signed| signed.mapping.public);
+    }
+    known
 }
 
 fn now_unix_ms() -> u64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
-}
-
-fn info_of(mapping: &TagMapping) -> ManifestInfo {
-    ManifestInfo { digest: mapping.digest, size: mapping.size, media_type: mapping.media_type.clone() }
 }
 
 /// The newest mapping that its signer did sign, of a type that the client accepts, not older than `within`.

@@ -20,6 +20,7 @@ use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
 use super::*;
+use crate::access::Times;
 use crate::fetch::barred::Barred;
 use crate::homes::Homes;
 use crate::metrics::Metrics;
@@ -57,7 +58,8 @@ impl Node {
         let mut swarm = shoal_swarm::Config::new(keypair.clone(), "127.0.0.1:0".parse().unwrap());
         swarm.bootstrap = bootstrap.iter().map(|address| address.to_string().parse().unwrap()).collect();
         let keypair = Arc::new(keypair);
-        let serve = NodeServe::new(store.clone(), keypair.clone(), metrics.clone());
+        let access = Access::new(store.clone(), keypair.clone(), [0; 32], Times::default());
+        let serve = NodeServe::new(store.clone(), keypair.clone(), metrics.clone(), access.clone());
         let stop = CancellationToken::new();
         let (peers, _) = shoal_swarm::start(swarm, Arc::new(serve.clone()), stop.clone()).await.unwrap();
         let table = UpstreamSettings { url: Some(format!("http://{registry}")), ..Default::default() };
@@ -78,7 +80,7 @@ impl Node {
         };
         let fetcher = Fetcher::start(ports.clone(), &mut tasks, stop.clone());
         serve.complete(fetcher.clone(), homes, peers.clone());
-        let source = NodeSource::new(ports, fetcher, stream);
+        let source = NodeSource::new(ports, fetcher, access, stream);
         if bootstrap.is_some() {
             let mut joined = peers.joined();
             tokio::time::timeout(SOON, joined.wait_for(|joined| joined.joined)).await.unwrap().unwrap();

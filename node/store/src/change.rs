@@ -10,8 +10,8 @@ use shoal_proto::wire::{MAX_TAG_MAPPINGS, generated, mapping_from_wire, mapping_
 
 use crate::StoreError;
 use crate::tables::{
-    CHUNKS, HASHES, HASHES_A_ROW, HELD, INLINE, MEDIA_TYPES, PARTIAL, REPOSITORIES, TAGS, Vouched, key,
-    repository_key, row_key, rows_of, tag_prefix,
+    CHUNKS, HASHES, HASHES_A_ROW, HELD, INLINE, MEDIA_TYPES, PARTIAL, PUBLIC, REPOSITORIES, TAGS, Vouched,
+    key, repository_key, row_key, rows_of, scope_key, tag_prefix,
 };
 
 /// The most repositories remembered for one blob.
@@ -38,6 +38,8 @@ pub(crate) enum Change {
     Repository(Digest, Scope),
     /// What a tag named.
     Tag(SignedTagMapping),
+    /// Upstream let everyone read a repository at this time.
+    Public(Scope, u64),
 }
 
 impl Change {
@@ -79,6 +81,10 @@ impl Change {
             }
             Self::MediaType(digest, media_type) => {
                 txn.open_table(MEDIA_TYPES)?.insert(&*key(digest), media_type.as_str())?;
+                Ok(())
+            }
+            Self::Public(scope, checked_unix_ms) => {
+                txn.open_table(PUBLIC)?.insert(scope_key(scope).as_str(), checked_unix_ms)?;
                 Ok(())
             }
             Self::Repository(digest, scope) => {

@@ -7,7 +7,10 @@ use shoal_proto::tag::SignedTagMapping;
 use crate::StoreError;
 use crate::change::{Change, decode_tag};
 use crate::store::{Store, blocking};
-use crate::tables::{MEDIA_TYPES, REPOSITORIES, TAGS, key, repository_of, tag_of, tag_prefix};
+use crate::tables::{
+    MEDIA_TYPES, PUBLIC, REPOSITORIES, TAGS, key, repository_key, repository_of, scope_key, tag_of,
+    tag_prefix,
+};
 
 impl Store {
     /// Notes what a manifest is served as.
@@ -65,6 +68,36 @@ impl Store {
                 }
                 Ok(scopes)
             })
+        })
+        .await
+    }
+
+    /// Whether a blob was seen in this repository, among the 16 that are remembered.
+    ///
+    /// # Errors
+    /// Whatever the disk says.
+    pub async fn is_in(&self, digest: &Digest, scope: &Scope) -> Result<bool, StoreError> {
+        let (inner, key) = (self.inner.clone(), repository_key(digest, scope));
+        blocking(move || inner.database.read(|txn| Ok(txn.open_table(REPOSITORIES)?.get(&*key)?.is_some())))
+            .await
+    }
+
+    /// Notes that upstream let everyone read a repository at this time, in milliseconds since the Unix epoch.
+    ///
+    /// # Errors
+    /// Whatever the disk says.
+    pub async fn note_public(&self, scope: &Scope, checked_unix_ms: u64) -> Result<(), StoreError> {
+        self.inner.writer.write(Change::Public(scope.clone(), checked_unix_ms)).await
+    }
+
+    /// When upstream last let everyone read a repository, if it ever did.
+    ///
+    /// # Errors
+    /// Whatever the disk says.
+    pub async fn public_at(&self, scope: &Scope) -> Result<Option<u64>, StoreError> {
+        let (inner, key) = (self.inner.clone(), scope_key(scope));
+        blocking(move || {
+            inner.database.read(|txn| Ok(txn.open_table(PUBLIC)?.get(key.as_str())?.map(|row| row.value())))
         })
         .await
     }

@@ -75,7 +75,7 @@ impl ClusterKey {
     }
 
     /// A key for one purpose, derived from this one.
-    pub(crate) fn derive(&self, purpose: &str) -> [u8; 32] {
+    pub fn derive(&self, purpose: &str) -> [u8; 32] {
         blake3::derive_key(purpose, &self.0)
     }
 }

@@ -91,6 +91,7 @@ async fn tags_types_and_repositories() {
             digest,
             size: 1,
             media_type: media_type.into(),
+            public: true,
             checked_unix_ms,
         };
         mapping.sign(&keypair()).unwrap()

@@ -1,0 +1,290 @@
+//! Who gets what: the caller gets what it could have got from upstream itself.
+//!
+//! ```text
+//! is it in this repository? ── may everyone read it? ── yes ─────────────────────────► served
+//!   a manifest lists it, a       asked lately, by any node; │
+//!   tag names it, or upstream    else one HEAD for the fleet└ no ─ credentials? ─ no ─► 404, or 401
+//!   is asked for it                                               └ yes: one HEAD as the client
+//! ```
+//!
+//! Digests are no secrets: that a client knows one, and that a node holds it, admits nobody. Upstream's trouble is no
+//! refusal: what everyone could read is served on while it is down, however long. A client's own credentials are not
+//! believed then.
+
+use std::time::Duration;
+
+use shoal_gateway::error::PullError;
+use shoal_gateway::source::{Accept, Passage, Passed};
+use shoal_gateway::upstream::config::Access as Profit;
+use shoal_gateway::upstream::identity::{ClientLogin, Identity};
+use shoal_proto::name::{Reference, Scope, Tag};
+use shoal_proto::tag::TagMapping;
+use shoal_proto::verdict::{Object, Question, Reader, SignedVerdict};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, timeout, timeout_at};
+
+use super::{NodeSource, unavailable};
+use crate::turn::Wish;
+
+/// How long the node that asked upstream may take to say what it heard.
+const ONE_PEER: Duration = Duration::from_secs(1);
+/// How long peers may take to say what they know, when upstream is down.
+const PEERS_LIMIT: Duration = Duration::from_millis(600);
+/// The most peers asked then.
+const MAX_ASKED: usize = 16;
+/// How long the node may ask for a repository with what a client lent it: longer than a transfer takes.
+const LENT: Duration = Duration::from_mins(10);
+
+impl NodeSource {
+    /// Whether the caller may have this of the repository.
+    ///
+    /// # Errors
+    /// What upstream said, or that the caller has not shown that it may.
+    pub(super) async fn admit(&self, scope: &Scope, object: Object) -> Result<(), PullError> {
+        let listed = self.is_listed(scope, &object).await?;
+        let question = Question { scope: scope.clone(), object, reader: Reader::Everyone };
+        match self.everyone_may(&question, listed).await {
+            Err(refused @ (PullError::NotFound { .. } | PullError::Denied { .. })) => {
+                self.client_may(question, listed, refused).await
+            }
+            other => other,
+        }
+    }
+
+    /// What a tag names now, if the caller may know.
+    ///
+    /// # Errors
+    /// As [`NodeSource::admit`].
+    pub(super) async fn admitted_tag(
+        &self,
+        scope: &Scope,
+        tag: &Tag,
+        accept: &Accept,
+    ) -> Result<TagMapping, PullError> {
+        let everyone = self.ports.upstreams.everyone(&scope.registry);
+        let refused = if self.access.is_refused(scope, Reader::Everyone) {
+            denied(scope)
+        } else {
+            // To ask as everyone what the tag names is to ask whether everyone may read.
+            match self.resolve_tag(scope, tag, accept, &everyone).await {
+                Ok(mapping) => {
+                    self.access.read_at(scope, Reader::Everyone, mapping.checked_unix_ms).await;
+                    self.sizes.note_one(scope, mapping.digest, mapping.size);
+                    return Ok(mapping);
+                }
+                Err(error @ PullError::Denied { .. }) => {
+                    self.access.refused(scope, Reader::Everyone);
+                    error
+                }
+                Err(error @ PullError::NotFound { .. }) => error,
+                // Whom upstream let read a moment ago may have what it last said.
+                Err(error) if self.client_was_let(scope) => error,
+                Err(error) => return Err(error),
+            }
+        };
+        let object = Object::Manifest(Reference::Tag(tag.clone()));
+        let question = Question { scope: scope.clone(), object, reader: Reader::Everyone };
+        self.client_may(question, true, refused).await?;
+        let mapping = self.resolve_tag(scope, tag, accept, &Identity::Node).await?;
+        self.sizes.note_one(scope, mapping.digest, mapping.size);
+        Ok(mapping)
+    }
+
+    fn client_was_let(&self, scope: &Scope) -> bool {
+        let reader = self.login.as_ref().map(|login| Reader::Client(*login.fingerprint()));
+        reader.is_some_and(|reader| self.access.may_read(scope, reader))
+    }
+
+    /// Upstream's own answer to everyone, or else to the caller.
+    ///
+    /// # Errors
+    /// As [`NodeSource::admit`].
+    pub(super) async fn admitted_passage(
+        &self,
+        scope: &Scope,
+        passage: Passage,
+        query: &str,
+    ) -> Result<Passed, PullError> {
+        let everyone = self.ports.upstreams.everyone(&scope.registry);
+        let passed = match (self.passed(scope, passage.clone(), query, everyone).await, &self.login) {
+            (Err(PullError::Denied { .. } | PullError::NotFound { .. }), Some(login)) => {
+                self.passed(scope, passage, query, Identity::Client(login.clone())).await
+            }
+            (passed, _) => passed,
+        };
+        match (passed, self.ports.upstreams.access(&scope.registry)) {
+            (Err(PullError::Denied { .. }), Some(access @ (Profit::Verify | Profit::Challenge))) => {
+                Err(PullError::Private {
+                    registry: scope.registry.to_string(),
+                    wrong: self.login.is_some(),
+                    challenge: access == Profit::Challenge,
+                })
+            }
+            (passed, _) => passed,
+        }
+    }
+
+    async fn passed(
+        &self,
+        scope: &Scope,
+        passage: Passage,
+        query: &str,
+        identity: Identity,
+    ) -> Result<Passed, PullError> {
+        self.ports.metrics.upstream_request();
+        let passed = self.ports.upstreams.named(identity).pass(scope, passage, query).await?;
+        self.ports.metrics.upstream_bytes(passed.body.len() as u64);
+        Ok(passed)
+    }
+
+    /// Whether the object is known to be in the repository: a manifest read here lists it, or it was served for it.
+    async fn is_listed(&self, scope: &Scope, object: &Object) -> Result<bool, PullError> {
+        let Some(digest) = object.digest() else { return Ok(false) };
+        Ok(self.sizes.of(scope, &digest).is_some()
+            || self.ports.store.is_in(&digest, scope).await.map_err(unavailable)?)
+    }
+
+    /// Whether everyone who reaches this gateway may have it.
+    async fn everyone_may(&self, question: &Question, listed: bool) -> Result<(), PullError> {
+        let (access, scope) = (&self.access, &question.scope);
+        if access.knows(question) || (listed && access.may_read(scope, Reader::Everyone)) {
+            return Ok(());
+        }
+        if access.is_refused(scope, Reader::Everyone) {
+            return Err(denied(scope));
+        }
+        let identity = self.ports.upstreams.everyone(&scope.registry);
+        match self.ask_once(question, identity).await {
+            Err(error @ PullError::Denied { .. }) => {
+                access.refused(scope, Reader::Everyone);
+                Err(error)
+            }
+            Err(error @ (PullError::Upstream { .. } | PullError::Throttled { .. })) => {
+                let was_public = listed && access.public_at(scope).await.is_some();
+                if was_public || self.peers_know(question).await { Ok(()) } else { Err(error) }
+            }
+            other => other,
+        }
+    }
+
+    /// Whether this caller may have what everyone may not: `refused` says how upstream put it.
+    pub(super) async fn client_may(
+        &self,
+        question: Question,
+        listed: bool,
+        refused: PullError,
+    ) -> Result<(), PullError> {
+        let registry = question.scope.registry.clone();
+        let asked_for = match self.ports.upstreams.access(&registry) {
+            Some(Profit::Verify) => Some(false),
+            Some(Profit::Challenge) => Some(true),
+            Some(Profit::Cluster) | None => None,
+        };
+        let private = |wrong| PullError::Private {
+            registry: registry.to_string(),
+            wrong,
+            challenge: asked_for == Some(true),
+        };
+        let Some(login) = &self.login else {
+            // In a repository that everyone can read it is simply not there.
+            let public = self.access.may_read(&question.scope, Reader::Everyone);
+            return Err(if asked_for.is_some() && !public { private(false) } else { refused });
+        };
+        let question = Question { reader: Reader::Client(*login.fingerprint()), ..question };
+        if self.access.is_refused(&question.scope, question.reader) {
+            return Err(private(true));
+        }
+        let known = self.access.knows(&question)
+            || (listed && self.access.may_read(&question.scope, question.reader));
+        if !known {
+            match self.ask_once(&question, Identity::Client(login.clone())).await {
+                Ok(()) => {}
+                Err(PullError::Denied { .. }) => {
+                    self.access.refused(&question.scope, question.reader);
+                    return Err(private(true));
+                }
+                // Upstream's trouble too: what cannot be checked is not given.
+                Err(error) => return Err(error),
+            }
+        }
+        self.lend(&question.scope, login);
+        Ok(())
+    }
+
+    fn lend(&self, scope: &Scope, login: &ClientLogin) {
+        self.ports.upstreams.lend(scope, login.clone(), LENT);
+    }
+
+    /// Asks upstream, or the node of the fleet that just did.
+    async fn ask_once(&self, question: &Question, identity: Identity) -> Result<(), PullError> {
+        let key = question.key();
+        let _turn = self.verdicts_in_flight.turn(&key).await;
+        if self.access.knows(question) {
+            return Ok(());
+        }
+        let fresh = self.access.lasts(question.reader);
+        let wish = Wish { key, fresh, registry: &question.scope.registry };
+        wish.once(
+            &self.ports,
+            async || {
+                self.ask_upstream(question, identity.clone()).await?;
+                self.access.granted(question.clone()).await;
+                Ok(())
+            },
+            async |by| {
+                let asked = timeout(ONE_PEER, self.ports.peers.ask_verdict(by, question.clone())).await;
+                let signed = believed(question, asked.ok()?.ok()?)?;
+                self.access.heard(signed).await;
+                self.access.knows(question).then_some(())
+            },
+        )
+        .await
+    }
+
+    /// One HEAD in somebody's name.
+    async fn ask_upstream(&self, question: &Question, identity: Identity) -> Result<(), PullError> {
+        let upstreams = self.ports.upstreams.named(identity);
+        let (scope, metrics) = (&question.scope, &self.ports.metrics);
+        metrics.upstream_request();
+        match &question.object {
+            Object::Manifest(reference) => {
+                let said = upstreams.head_manifest(scope, reference, &Accept::default()).await?;
+                if said.size.is_none() && said.media_type.is_none() {
+                    // A registry without HEAD has said nothing.
+                    metrics.upstream_request();
+                    let manifest = upstreams.get_manifest(scope, reference, &Accept::default()).await?;
+                    metrics.upstream_bytes(manifest.bytes.len() as u64);
+                }
+            }
+            Object::Blob(digest) => drop(upstreams.blob_size(scope, digest).await?),
+        }
+        Ok(())
+    }
+
+    /// Whether a peer was once told by upstream that everyone may have it. For when upstream is down.
+    async fn peers_know(&self, question: &Question) -> bool {
+        let deadline = Instant::now() + PEERS_LIMIT;
+        let mut answers = JoinSet::new();
+        for summary in self.ports.peers.connected().into_iter().take(MAX_ASKED) {
+            let (peers, question) = (self.ports.peers.clone(), question.clone());
+            answers.spawn(async move { peers.ask_verdict(summary.peer, question).await.ok().flatten() });
+        }
+        while let Ok(Some(answer)) = timeout_at(deadline, answers.join_next()).await {
+            if let Some(signed) = answer.ok().and_then(|answer| believed(question, answer)) {
+                self.access.heard(signed).await;
+                return true;
+            }
+        }
+        false
+    }
+}
+
+/// As upstream put it a short while ago.
+fn denied(scope: &Scope) -> PullError {
+    PullError::Denied { registry: scope.registry.to_string(), status: 401 }
+}
+
+/// An answer, if it is one to this question and its signer did sign it.
+fn believed(question: &Question, answer: Option<SignedVerdict>) -> Option<SignedVerdict> {
+    answer.filter(|signed| signed.verdict.question == *question && signed.verify().is_ok())
+}
