@@ -40,7 +40,7 @@ use axum::Router;
 use shoal_proto::name::Registry;
 
 pub use connection::{Limits, serve, serve_within};
-pub use record::{Answered, Ended, Observe, log};
+pub use record::{Answered, Ended, Observe, Refusal, Rule, log};
 pub use routing::Routing;
 
 use crate::source::Source;

@@ -5,18 +5,24 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use axum::extract::State;
+use axum::extract::{Query, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
-use shoal_gateway::server::Limits;
+use serde::Deserialize;
+use shoal_gateway::server::{Limits, Rule};
+use shoal_gateway::upstream::Upstreams;
+use shoal_proto::name::ImageName;
 use shoal_store::{Health, Store};
 
+use crate::access::Access;
 use crate::fetch::Fetcher;
+use crate::history::History;
 use crate::homes::Homes;
 use crate::metrics::{Count, Metrics};
-use crate::status::{PeerLine, PullLine, Source, Status, StoreLine, SwarmLine, Traffic};
+use crate::status::{PeerLine, PullLine, SentPast, Source, Status, StoreLine, SwarmLine, Traffic};
+use crate::why;
 
 /// What the admin port looks at.
 #[derive(Debug, Clone)]
@@ -31,6 +37,12 @@ pub struct Views {
     pub homes: Homes,
     /// What was counted.
     pub metrics: Metrics,
+    /// Who may read what.
+    pub access: Access,
+    /// What became of what was asked for.
+    pub history: History,
+    /// The registries.
+    pub upstreams: Upstreams,
     /// Where the gateway listens.
     pub gateway: SocketAddr,
     /// This node's zone.
@@ -100,6 +112,11 @@ impl Views {
                 peer: source(self.metrics.from_peers()),
                 upstream: source(self.metrics.from_upstream()),
             },
+            sent_past: SentPast {
+                no_credentials: self.metrics.sent_past_by(Rule::NoCredentials),
+                wrong_credentials: self.metrics.sent_past_by(Rule::WrongCredentials),
+                registry: self.metrics.sent_past_by(Rule::Registry),
+            },
             uploaded_bytes: self.metrics.uploaded(),
             announced: self.peers.counters().announced,
             pulls: pulls.collect(),
@@ -126,8 +143,9 @@ pub fn router(views: Views) -> Router {
         .route("/livez", get(|| async { "alive\n" }))
         .route("/readyz", get(readyz))
         .route("/status", get(status))
+        .route("/why", get(why))
         .fallback(|| async {
-            (StatusCode::NOT_FOUND, "there is /metrics, /livez, /readyz and /status here\n")
+            (StatusCode::NOT_FOUND, "there is /metrics, /livez, /readyz, /status and /why here\n")
         })
         .with_state(views)
 }
@@ -144,6 +162,23 @@ async fn status(State(views): State<Views>) -> Response {
         Ok(status) => Json(status).into_response(),
         Err(error) => failed(&error),
     }
+}
+
+async fn why(State(views): State<Views>, Query(asked): Query<Asked>) -> Response {
+    let image: ImageName = match asked.image.parse() {
+        Ok(image) => image,
+        Err(error) => return (StatusCode::BAD_REQUEST, format!("{error}\n")).into_response(),
+    };
+    match why::look(&views, &image).await {
+        Ok(why) => Json(why).into_response(),
+        Err(error) => failed(&error),
+    }
+}
+
+/// What [`why`] is asked.
+#[derive(Debug, Deserialize)]
+struct Asked {
+    image: String,
 }
 
 async fn metrics(State(views): State<Views>) -> Response {

@@ -6,7 +6,7 @@ use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 
 use crate::config::{self, Environment};
-use crate::{demo, key, pull, run, setup, status};
+use crate::{demo, key, pull, run, setup, status, why};
 
 pub mod local;
 
@@ -42,6 +42,8 @@ pub enum Command {
     Pull(pull::Options),
     /// Show what the node on this machine holds and does.
     Status(status::Options),
+    /// Say why an image was, or was not, served by the node on this machine, and where each part came from.
+    Why(why::Options),
     /// Tell a client on this machine to pull through Shoal, or undo that.
     ///
     /// Writes the client's mirror configuration and keeps what was there; the registry itself stays the fallback. Says

@@ -26,6 +26,7 @@ use shoal_swarm::RateCap;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
+use crate::history::History;
 use crate::homes::Homes;
 use crate::metrics::Metrics;
 use crate::run::{Parts, named};
@@ -64,6 +65,8 @@ pub struct Ports {
     pub barred: Barred,
     /// How fast blobs may come.
     pub rates: Rates,
+    /// What became of what was asked for.
+    pub history: History,
 }
 
 /// Caps on what comes, beside the one on uploads, which the swarm keeps.

@@ -27,6 +27,7 @@ pub mod descriptors;
 pub mod fetch;
 pub mod health;
 pub mod hearsay;
+pub mod history;
 pub mod homes;
 pub mod key;
 pub mod logging;
@@ -40,6 +41,7 @@ pub mod source;
 pub mod status;
 pub mod turn;
 pub mod watchdog;
+pub mod why;
 
 use cli::{Cli, Command, ConfigCommand, Key};
 use config::Environment;
@@ -73,6 +75,7 @@ fn dispatch(command: Command, environment: &Environment) -> anyhow::Result<()> {
         Command::Demo(options) => on_runtime(demo::run(options)),
         Command::Pull(options) => on_runtime(pull::run(options, environment)),
         Command::Status(options) => on_runtime(status::run(options, environment)),
+        Command::Why(options) => on_runtime(why::run(options, environment)),
         Command::Setup(options) => setup::run(&options, environment),
         Command::Key(Key::New) => cli::new_key(),
         Command::Config(ConfigCommand::Check(flags)) => cli::check_config(&flags, environment),

@@ -8,6 +8,7 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::{Registry, Unit};
+use shoal_gateway::server::Rule;
 
 /// Where bytes came from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
@@ -50,6 +51,11 @@ struct Control {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct SentPast {
+    rule: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Answer {
     what: &'static str,
     status: u16,
@@ -76,6 +82,7 @@ pub struct Metrics {
     digest_mismatches: Counter,
     false_attestations: Counter,
     stale_tags: Counter,
+    sent_past: Family<SentPast, Counter>,
     answers: Family<Answer, Counter>,
     connected_peers: Gauge,
     held_blobs: Gauge,
@@ -103,6 +110,12 @@ impl Default for Metrics {
         );
         let answers = Family::default();
         registry.register("gateway_answers", "Answers to clients by status", Family::clone(&answers));
+        let sent_past = Family::default();
+        registry.register(
+            "sent_past",
+            "Clients sent to upstream by a rule of this node's",
+            Family::clone(&sent_past),
+        );
         let mut counter = |name: &str, help: &str| {
             let counter = Counter::default();
             registry.register(name, help, counter.clone());
@@ -132,6 +145,7 @@ impl Default for Metrics {
             digest_mismatches,
             false_attestations,
             stale_tags,
+            sent_past,
             answers,
             connected_peers,
             held_blobs,
@@ -251,6 +265,16 @@ impl Metrics {
         self.stale_tags.inc();
     }
 
+    /// A client was sent to upstream by a rule of this node's.
+    pub fn sent_past(&self, rule: Rule) {
+        self.sent_past.get_or_create(&SentPast { rule: name_of(rule) }).inc();
+    }
+
+    /// How many clients were sent to upstream by this rule.
+    pub fn sent_past_by(&self, rule: Rule) -> u64 {
+        self.sent_past.get_or_create(&SentPast { rule: name_of(rule) }).get()
+    }
+
     /// A client was answered.
     pub fn answered(&self, what: &'static str, status: u16) {
         self.answers.get_or_create(&Answer { what, status }).inc();
@@ -295,6 +319,15 @@ impl Metrics {
         let mut out = String::new();
         text::encode(&mut out, &self.registry)?;
         Ok(out)
+    }
+}
+
+/// A rule, as metrics and people name it.
+const fn name_of(rule: Rule) -> &'static str {
+    match rule {
+        Rule::NoCredentials => "no_credentials",
+        Rule::WrongCredentials => "wrong_credentials",
+        Rule::Registry => "registry",
     }
 }
 

@@ -25,6 +25,7 @@ use crate::admin::{self, Views};
 use crate::config::Config;
 use crate::fetch::barred::Barred;
 use crate::fetch::{Fetcher, Ports, Rates};
+use crate::history::History;
 use crate::homes::Homes;
 use crate::metrics::Metrics;
 use crate::serve::NodeServe;
@@ -70,6 +71,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let rates = Rates { download: cap(config.download_rate), upstream: cap(config.upstream_rate) };
     let swarm = swarm_config(&config, (*keypair).clone(), rates.download.clone())?;
     let (peers, swarm) = shoal_swarm::start(swarm, Arc::new(serve.clone()), shutdown.clone()).await?;
+    let history = History::default();
     let barred = Barred::default();
     let homes = Homes::start(store.clone(), peers.clone(), barred.clone(), &mut tasks, shutdown.clone());
     let ports = Ports {
@@ -81,6 +83,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         metrics: metrics.clone(),
         barred,
         rates,
+        history: history.clone(),
     };
     let fetcher = Fetcher::start(ports.clone(), &mut tasks, shutdown.clone());
     serve.complete(fetcher.clone(), homes.clone(), peers.clone());
@@ -103,13 +106,16 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         fetcher: fetcher.clone(),
         homes,
         metrics: metrics.clone(),
+        access: access.clone(),
+        history: history.clone(),
+        upstreams: upstreams.clone(),
         gateway: served.said.gateway,
         zone: config.zone.clone(),
         started,
         serving: served.serving.clone(),
     };
     let source = NodeSource::new(ports, fetcher, access, config.stream);
-    let settings = server::Settings::new(via, upstreams.known(), observe(metrics));
+    let settings = server::Settings::new(via, upstreams.known(), observe(metrics, history));
     let limits = server::Limits { connections: descriptors::connections(), ..server::Limits::default() };
     let router = server::router(Arc::new(source), settings);
     tasks.spawn(named("the gateway", server::serve_within(gateway, router, shutdown.clone(), limits)));
@@ -268,10 +274,14 @@ fn swarm_config(config: &Config, keypair: Keypair, download: RateCap) -> anyhow:
 }
 
 /// Counts and logs each answer to a client.
-fn observe(metrics: Metrics) -> server::Observe {
+fn observe(metrics: Metrics, history: History) -> server::Observe {
     Arc::new(move |answered| {
         server::log(answered);
         metrics.answered(answered.what, answered.status);
+        if let Some(rule) = answered.refusal.as_ref().and_then(|refusal| refusal.rule) {
+            metrics.sent_past(rule);
+        }
+        history.answered(answered);
     })
 }
 

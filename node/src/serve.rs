@@ -137,7 +137,7 @@ impl NodeServe {
         let answer = later.homes.turn(from, ask).await;
         let whereabouts = match answer {
             TurnAnswer::Done(peer) | TurnAnswer::Elsewhere(peer) => self.whereabouts([peer]),
-            TurnAnswer::Go(_) | TurnAnswer::Failed(_) => Whereabouts::new(),
+            TurnAnswer::Go(_) | TurnAnswer::Failed(_) | TurnAnswer::Wait => Whereabouts::new(),
         };
         (answer, whereabouts)
     }

@@ -42,6 +42,9 @@ pub struct Status {
     pub store: StoreLine,
     /// What it got since it started, by where that came from.
     pub traffic: Traffic,
+    /// Clients that its rules sent to upstream since it started.
+    #[serde(default)]
+    pub sent_past: SentPast,
     /// Bytes given to peers since it started.
     pub uploaded_bytes: u64,
     /// How many keys it has announced to the peer network, of blobs and of tags, each counted once.
@@ -99,6 +102,17 @@ pub struct Source {
     pub requests: u64,
     /// Bytes from it.
     pub bytes: u64,
+}
+
+/// Requests that this node did not serve because of a rule, so that the client asked upstream itself.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SentPast {
+    /// Not for everyone, and the client sent no credentials.
+    pub no_credentials: u64,
+    /// Not for everyone, and upstream did not accept the client's credentials.
+    pub wrong_credentials: u64,
+    /// The configuration does not let the registry be asked.
+    pub registry: u64,
 }
 
 /// A blob that is being fetched.

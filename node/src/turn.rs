@@ -8,13 +8,16 @@ use shoal_proto::identity::PeerId;
 use shoal_proto::name::Registry;
 use shoal_proto::swarm::lease::LeaseEnd;
 use shoal_proto::swarm::turn::{AskTurn, TurnAnswer, TurnEnded};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use crate::fetch::Ports;
 use crate::hearsay;
 
-/// How long a home may keep one who waits: a turn lasts three seconds at the most, and the next may follow.
+/// How long a home may say nothing: one that waits with the asker says so every three seconds.
 const WAIT: Duration = Duration::from_millis(4500);
+/// How long others may try, one after the other, before a client is told that nothing came: it has a status in time, and
+/// a fleet does not ask a registry all at once that does not answer.
+const ALL: Duration = Duration::from_secs(20);
 /// So many nodes that send on to another are followed.
 const MAX_HOPS: u32 = 4;
 /// The most nodes noted as lost.
@@ -129,6 +132,7 @@ async fn take(ports: &Ports, key: Digest, fresh: Duration, lost: &[PeerId]) -> T
     let mut homes = ranked.closest.into_iter();
     let mut next = homes.find(|home| !lost.contains(home));
     let mut hops = 0;
+    let began = Instant::now();
     while let Some(home) = next {
         lost.truncate(MAX_LOST);
         let ask = AskTurn { key, fresh, lost: lost.clone() };
@@ -144,6 +148,8 @@ async fn take(ports: &Ports, key: Digest, fresh: Duration, lost: &[PeerId]) -> T
             }
             Some(TurnAnswer::Done(by)) => return Turn::Done(by),
             Some(TurnAnswer::Failed(how)) => return Turn::Failed(how),
+            Some(TurnAnswer::Wait) if began.elapsed() < ALL => {}
+            Some(TurnAnswer::Wait) => return Turn::Failed(LeaseEnd::TROUBLE),
             Some(TurnAnswer::Elsewhere(other)) if hops < MAX_HOPS && !lost.contains(&other) => {
                 hops += 1;
                 next = Some(other);

@@ -17,6 +17,7 @@ use serde_json::{Value, json};
 use shoal_proto::range::Unsatisfiable;
 
 use super::path::PathError;
+use super::record::{Refusal, Rule};
 use super::reply::Reply;
 use crate::error::PullError;
 
@@ -50,6 +51,7 @@ pub(super) struct Failure {
     pub(super) message: String,
     detail: Value,
     header: Header,
+    rule: Option<Rule>,
 }
 
 /// A header that a status asks for.
@@ -71,7 +73,7 @@ impl Failure {
             message.truncate(end);
             message.push('…');
         }
-        Self { status, code, message, detail: Value::Null, header: Header::None }
+        Self { status, code, message, detail: Value::Null, header: Header::None, rule: None }
     }
 
     fn with_detail(mut self, detail: Value) -> Self {
@@ -147,6 +149,7 @@ impl Failure {
             PullError::Private { registry, wrong, challenge } => {
                 let code = if *wrong { "DENIED" } else { "UNAUTHORIZED" };
                 let mut failure = unknown(json!({ "upstream": registry, "code": code, "reason": "private" }));
+                failure.rule = Some(if *wrong { Rule::WrongCredentials } else { Rule::NoCredentials });
                 // Wrong ones are not asked for again: the client's next host is upstream, which knows better.
                 if *challenge && !wrong {
                     failure.status = StatusCode::UNAUTHORIZED;
@@ -161,7 +164,11 @@ impl Failure {
                     json!({ "upstream": registry, "status": status, "code": "TOOMANYREQUESTS", "retryAfterSeconds": seconds }),
                 )
             }
-            PullError::Refused(_) => unknown(json!({ "code": "DENIED" })),
+            PullError::Refused(_) => {
+                let mut failure = unknown(json!({ "code": "DENIED" }));
+                failure.rule = Some(Rule::Registry);
+                failure
+            }
             PullError::Upstream { registry, status, .. } => {
                 Self::new(StatusCode::BAD_GATEWAY, "UNAVAILABLE", message)
                     .with_detail(json!({ "upstream": registry, "status": status }))
@@ -181,11 +188,12 @@ impl Failure {
 
     /// The answer.
     pub(super) fn into_reply(self) -> Reply {
-        let mut error = json!({ "code": self.code, "message": self.message });
+        let mut error = json!({ "code": self.code, "message": &self.message });
         if !self.detail.is_null() {
             error["detail"] = self.detail;
         }
-        let reply = Reply::json(self.status, &json!({ "errors": [error] }));
+        let mut reply = Reply::json(self.status, &json!({ "errors": [error] }));
+        reply.refusal = Some(Refusal { message: self.message, rule: self.rule });
         match self.header {
             Header::None => reply,
             Header::Allow => reply.with(header::ALLOW, HeaderValue::from_static("GET, HEAD")),

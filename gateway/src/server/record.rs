@@ -33,6 +33,43 @@ pub struct Answered {
     pub duration: Duration,
     /// How it ended.
     pub ended: Ended,
+    /// What the client was told instead of content.
+    pub refusal: Option<Refusal>,
+}
+
+/// Why a client was not given what it asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// As the client was told.
+    pub message: String,
+    /// Which rule of this node's sent it past, if one did.
+    pub rule: Option<Rule>,
+}
+
+/// A rule by which clients are sent to upstream, though this node could perhaps have served them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Rule {
+    /// Not for everyone, and the client sent no credentials.
+    NoCredentials,
+    /// Not for everyone, and upstream did not accept the client's credentials.
+    WrongCredentials,
+    /// The configuration does not let the registry be asked.
+    Registry,
+}
+
+impl Answered {
+    /// Why the client did not get what it asked for, or not to its end.
+    pub fn reason(&self) -> Option<String> {
+        if let Some(refusal) = &self.refusal {
+            return Some(refusal.message.clone());
+        }
+        match &self.ended {
+            Ended::Whole => None,
+            Ended::ClientLeft => Some("the client left before the end".to_owned()),
+            Ended::Stalled => Some("nothing came for too long, and the body was ended".to_owned()),
+            Ended::Failed(reason) => Some(reason.clone()),
+        }
+    }
 }
 
 /// How an answer ended.
@@ -50,10 +87,24 @@ pub enum Ended {
 
 /// Writes one line at debug level: an observer of its own, and a building block for others.
 pub fn log(answered: &Answered) {
-    let Answered { what, head, scope, reference, status, bytes, first_byte, duration, ended } = answered;
+    let Answered { what, head, scope, reference, status, bytes, first_byte, duration, ended, refusal } =
+        answered;
+    let refusal = refusal.as_ref().map(|refusal| &refusal.message);
     let scope = scope.as_ref().map(tracing::field::display);
     let reference = reference.as_deref();
-    tracing::debug!(what, head, scope, reference, status, bytes, ?first_byte, ?duration, ?ended, "answered");
+    tracing::debug!(
+        what,
+        head,
+        scope,
+        reference,
+        status,
+        bytes,
+        ?first_byte,
+        ?duration,
+        ?ended,
+        refusal,
+        "answered"
+    );
 }
 
 /// Collects what [`Answered`] holds and reports it when dropped: however a request ends, hyper drops what
@@ -77,6 +128,7 @@ impl Recorder {
             first_byte: Duration::ZERO,
             duration: Duration::ZERO,
             ended: Ended::ClientLeft,
+            refusal: None,
         };
         Self { answered, started: Instant::now(), first_byte: None, observe }
     }
@@ -89,6 +141,10 @@ impl Recorder {
 
     pub(super) fn status(&mut self, status: StatusCode) {
         self.answered.status = status.as_u16();
+    }
+
+    pub(super) fn refused(&mut self, refusal: Option<Refusal>) {
+        self.answered.refusal = refusal;
     }
 
     pub(super) fn gave(&mut self, bytes: usize) {

@@ -10,7 +10,7 @@ use shoal_proto::digest::Digest;
 
 use super::body::{Content, ReplyBody};
 use super::headers;
-use super::record::{Ended, Recorder};
+use super::record::{Ended, Recorder, Refusal};
 
 const API_VERSION: HeaderName = HeaderName::from_static("docker-distribution-api-version");
 const CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
@@ -20,6 +20,8 @@ pub(super) struct Reply {
     pub(super) status: StatusCode,
     pub(super) headers: HeaderMap,
     pub(super) content: Content,
+    /// Why it is none of what was asked for.
+    pub(super) refusal: Option<Refusal>,
 }
 
 impl Reply {
@@ -28,7 +30,7 @@ impl Reply {
         let mut headers = HeaderMap::new();
         headers.insert(API_VERSION, HeaderValue::from_static("registry/2.0"));
         headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
-        Self { status, headers, content: Content::Nothing }
+        Self { status, headers, content: Content::Nothing, refusal: None }
     }
 
     pub(super) fn bytes(status: StatusCode, bytes: Bytes) -> Self {
@@ -81,6 +83,7 @@ impl Reply {
     /// The response, whose body reports to `recorder`.
     pub(super) fn into_response(self, head: bool, mut recorder: Recorder) -> Response {
         recorder.status(self.status);
+        recorder.refused(self.refusal);
         let content = if head { Content::Nothing } else { self.content };
         if matches!(content, Content::Nothing) {
             recorder.ended(Ended::Whole);

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use shoal_gateway::upstream::config::Access;
 
+use super::upstream::WHICH_ACCESS;
 use super::*;
 
 /// What one case says: flags, variables, and the file's text.
@@ -423,8 +424,7 @@ fn every_mistake_in_credentials_is_named_and_no_secret_shown() {
     for (said, expected) in [
         (
             "username = \"u\"\npassword = \"hunter2\"",
-            "does not say who may use them (allowed: access = \"cluster\", whoever reaches this gateway may pull what \
-             only these credentials can read; there is no default, because that opens private images to others)",
+            &*format!("does not say who may use them ({WHICH_ACCESS})"),
         ),
         (
             "password = \"hunter2\"\naccess = \"cluster\"",
@@ -461,8 +461,9 @@ fn every_mistake_in_credentials_is_named_and_no_secret_shown() {
              username, password, password_file, access)",
             "shoal.toml:1: upstream.\"a\".credentials has no password (allowed: one of password and password_file \
              beside username)",
-            "shoal.toml:4: upstream.\"a\".credentials.access = \"everyone\" is not a kind of access (allowed: cluster, \
-             whoever reaches this gateway may pull what only these credentials can read)",
+            &format!(
+                "shoal.toml:4: upstream.\"a\".credentials.access = \"everyone\" is not a kind of access ({WHICH_ACCESS})"
+            ),
         ]
     );
     let url = errors_of_file("[upstream]\na = \"https://robot:hunter2@a\"");

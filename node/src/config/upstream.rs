@@ -153,7 +153,7 @@ impl Reading<'_> {
 }
 
 /// What `access` may be, and what each means for pods.
-const WHICH_ACCESS: &str = "allowed: access = \"cluster\", whoever reaches this gateway, every pod too, may pull what only \
+pub(super) const WHICH_ACCESS: &str = "allowed: access = \"cluster\", whoever reaches this gateway, every pod too, may pull what only \
      these credentials can read; access = \"verify\", only clients whose own credentials the registry accepts, and others \
      get a 404 and ask the registry themselves; access = \"challenge\", as verify, but a client without credentials is asked \
      for them with a 401; there is no default, because that opens private images to others";

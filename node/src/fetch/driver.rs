@@ -355,7 +355,16 @@ impl Driver {
         if let Status::Failed(error) = &status {
             tracing::info!(%error, seconds, "not fetched");
         } else {
-            tracing::info!(size = self.partial.layout().size(), seconds, "fetched and proven");
+            let size = self.partial.layout().size();
+            let from_peers = self.from_peers();
+            self.ports.history.fetched(self.digest, from_peers, size - from_peers);
+            tracing::info!(
+                size,
+                from_peers,
+                from_upstream = size - from_peers,
+                seconds,
+                "fetched and proven"
+            );
         }
         self.tasks.abort_all();
         // Readers see the status once their question is dropped unanswered.

@@ -256,7 +256,12 @@ impl NodeSource {
                     metrics.upstream_bytes(manifest.bytes.len() as u64);
                 }
             }
-            Object::Blob(digest) => drop(upstreams.blob_size(scope, digest).await?),
+            Object::Blob(digest) => {
+                if let Some(size) = upstreams.blob_size(scope, digest).await?.filter(|size| *size > 0) {
+                    // So that it is not asked for its size alone again.
+                    self.sizes.note_one(scope, *digest, size);
+                }
+            }
         }
         Ok(())
     }

@@ -36,6 +36,7 @@ impl NodeSource {
             async || self.fetch_manifest(scope, digest, accept).await,
             async |by| {
                 let bytes = small::from_peer(&self.ports, by, *digest, MAX_MANIFEST).await?;
+                self.ports.history.fetched(*digest, bytes.len() as u64, 0);
                 Some(self.kept(scope, typed(*digest, bytes, None)).await)
             },
         )
@@ -50,13 +51,17 @@ impl NodeSource {
         accept: &Accept,
     ) -> Result<Manifest, PullError> {
         if let Some(bytes) = small::from_connected(&self.ports, *digest, MAX_MANIFEST).await {
+            self.ports.history.fetched(*digest, bytes.len() as u64, 0);
             return Ok(self.kept(scope, typed(*digest, bytes, None)).await);
         }
         match self.upstream_manifest(scope, digest, accept).await {
             Ok(manifest) => Ok(self.kept(scope, manifest).await),
             Err(error @ (PullError::Upstream { .. } | PullError::Throttled { .. })) => {
                 match small::from_peers(&self.ports, *digest, MAX_MANIFEST).await {
-                    Some(bytes) => Ok(self.kept(scope, typed(*digest, bytes, None)).await),
+                    Some(bytes) => {
+                        self.ports.history.fetched(*digest, bytes.len() as u64, 0);
+                        Ok(self.kept(scope, typed(*digest, bytes, None)).await)
+                    }
                     None => Err(error),
                 }
             }
@@ -82,6 +87,7 @@ impl NodeSource {
         let reference = Reference::Digest(*digest);
         let manifest = self.ports.upstreams.get_manifest(scope, &reference, accept).await?;
         self.ports.metrics.upstream_bytes(manifest.bytes.len() as u64);
+        self.ports.history.fetched(*digest, 0, manifest.bytes.len() as u64);
         Ok(manifest)
     }
 

@@ -77,6 +77,7 @@ impl Node {
             metrics,
             barred: Barred::default(),
             rates: crate::fetch::Rates::default(),
+            history: crate::history::History::default(),
         };
         let fetcher = Fetcher::start(ports.clone(), &mut tasks, stop.clone());
         serve.complete(fetcher.clone(), homes, peers.clone());

@@ -7,7 +7,7 @@ use indicatif::BinaryBytes;
 
 use crate::cli::count;
 
-use super::{PeerLine, PullLine, Source, Status, SwarmLine};
+use super::{PeerLine, PullLine, SentPast, Source, Status, SwarmLine};
 
 /// The most peers and pulls listed; the rest is counted.
 const LISTED: usize = 20;
@@ -33,6 +33,7 @@ pub(super) fn for_people(status: &Status) -> String {
     }
     field(&mut out, "announced", &format!("{}, of blobs and tags", count(status.announced, "key")));
     field(&mut out, "uploaded", &BinaryBytes(status.uploaded_bytes).to_string());
+    sent_past(&mut out, status.sent_past);
     traffic(&mut out, status);
     list(&mut out, "pulls running", &status.pulls, pull_line);
     if !status.swarms.is_empty() {
@@ -40,6 +41,20 @@ pub(super) fn for_people(status: &Status) -> String {
     }
     list(&mut out, "peers connected", &status.peers, peer_line);
     out
+}
+
+/// Only where there were some: most nodes have no such rules.
+fn sent_past(out: &mut String, sent: SentPast) {
+    let reasons = [
+        (sent.no_credentials, "without credentials for what is not everyone's"),
+        (sent.wrong_credentials, "with credentials that upstream does not accept"),
+        (sent.registry, "for registries that the configuration forbids"),
+    ];
+    let mut name = "sent past";
+    for (requests, reason) in reasons.into_iter().filter(|(requests, _)| *requests > 0) {
+        field(out, name, &format!("{}, {reason}", count(requests, "request")));
+        name = "";
+    }
 }
 
 fn traffic(out: &mut String, status: &Status) {

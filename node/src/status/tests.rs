@@ -28,6 +28,7 @@ fn busy() -> Status {
             peer: Source { requests: 8, bytes: 1_048_576 },
             upstream: Source { requests: 0, bytes: 0 },
         },
+        sent_past: SentPast { no_credentials: 2, wrong_credentials: 0, registry: 1 },
         uploaded_bytes: 2_048,
         announced: 12,
         pulls: vec![PullLine { digest: Digest::sha256_of(b"x"), size: 41_943_040, have_bytes: 31_457_280 }],
@@ -49,6 +50,7 @@ fn fresh() -> Status {
         peers: Vec::new(),
         store: StoreLine::default(),
         traffic: Traffic::default(),
+        sent_past: SentPast::default(),
         uploaded_bytes: 0,
         announced: 0,
         pulls: Vec::new(),
@@ -71,6 +73,8 @@ shoal 0.1.0, ready, up 3d 4h
              1 blob in part, 30.00 MiB
   announced  12 keys, of blobs and tags
   uploaded   2.00 KiB
+  sent past  2 requests, without credentials for what is not everyone's
+             1 request, for registries that the configuration forbids
 
 content got          requests         bytes
   from the store         1234      5.00 GiB
@@ -134,6 +138,7 @@ fn the_json_has_these_names() {
         "store": {"blobs": 12, "bytes": 1_288_490_189, "partials": 1, "partial_bytes": 31_457_280},
         "traffic": {"store": {"requests": 1_234, "bytes": 5_368_709_120_u64},
                     "peer": {"requests": 8, "bytes": 1_048_576}, "upstream": {"requests": 0, "bytes": 0}},
+        "sent_past": {"no_credentials": 2, "wrong_credentials": 0, "registry": 1},
         "uploaded_bytes": 2_048, "announced": 12,
         "pulls": [{"digest": digest.to_string(), "size": 41_943_040, "have_bytes": 31_457_280}],
         "swarms": [{"digest": digest.to_string(), "size": 41_943_040, "home": true, "members": 5, "leases": 1}],

@@ -16,6 +16,8 @@ use crate::digest::Digest;
 
 /// How long a turn may last before the next has a try.
 const PATIENCE: Duration = Duration::from_secs(3);
+/// How long one who waits hears nothing: it is to know a home that waits too from one that is frozen.
+const SILENCE: Duration = Duration::from_secs(3);
 /// So many nodes whose turns failed in a row, and those who wait are told.
 const MAX_FAILURES: usize = 3;
 /// For how long failures are remembered.
@@ -51,6 +53,8 @@ pub enum TurnAnswer {
     Elsewhere(PeerId),
     /// Others tried and failed, like this.
     Failed(LeaseEnd),
+    /// Another still tries: ask again, at once. The place in the line is kept.
+    Wait,
 }
 
 /// A question that is to be answered.
@@ -77,12 +81,21 @@ pub struct TurnEnded {
     pub how: LeaseEnd,
 }
 
+/// One who waits for another's turn to end.
+#[derive(Debug, Clone, Copy)]
+struct Waiting {
+    question: QuestionId,
+    from: PeerId,
+    /// When it asked last; `None` once that was answered with [`TurnAnswer::Wait`].
+    since: Option<Duration>,
+}
+
 #[derive(Debug, Default)]
 struct Thing {
     going: Option<(PeerId, u64, Duration)>,
     /// Who had the last turns, and under which number: only they have something to say.
     recent: VecDeque<(PeerId, u64)>,
-    waiting: VecDeque<(QuestionId, PeerId)>,
+    waiting: VecDeque<Waiting>,
     done: Option<(PeerId, Duration)>,
     /// Whose turns failed since the last that went well: one node alone may try as often as its clients do.
     failures: BTreeSet<PeerId>,
@@ -133,7 +146,7 @@ impl Turns {
         let oldest = self.things.iter().min_by_key(|(_, thing)| thing.used).map(|(key, _)| *key);
         let gone = oldest.and_then(|key| self.things.remove(&key)).unwrap_or_default();
         let failed = TurnAnswer::Failed(LeaseEnd::TROUBLE);
-        gone.waiting.into_iter().map(|(question, _)| (question, failed)).collect()
+        gone.waiting.into_iter().map(|waiting| (waiting.question, failed)).collect()
     }
 
     fn place(&mut self, asked: &Asked, lost: &BTreeSet<&PeerId>, now: Duration) -> Answers {
@@ -162,12 +175,12 @@ impl Turns {
         let repeated = thing.going.is_some_and(|(holder, ..)| holder == from);
         if thing.going.is_none() || repeated {
             vec![(question, TurnAnswer::Go(self.go(ask.key, from, now)))]
-        } else if let Some((first, _)) = thing.waiting.iter_mut().find(|(_, other)| *other == from) {
+        } else if let Some(waiting) = thing.waiting.iter_mut().find(|waiting| waiting.from == from) {
             // One who asks again has given up its first question, not its place.
-            *first = question;
+            *waiting = Waiting { question, from, since: Some(now) };
             Vec::new()
         } else if thing.waiting.len() < MAX_WAITING {
-            thing.waiting.push_back((question, from));
+            thing.waiting.push_back(Waiting { question, from, since: Some(now) });
             Vec::new()
         } else {
             vec![(question, TurnAnswer::Failed(LeaseEnd::TROUBLE))]
@@ -204,7 +217,8 @@ impl Turns {
             if current {
                 thing.going = None;
             }
-            return thing.waiting.drain(..).map(|(question, _)| (question, TurnAnswer::Done(from))).collect();
+            let done = TurnAnswer::Done(from);
+            return thing.waiting.drain(..).map(|waiting| (waiting.question, done)).collect();
         }
         if !current {
             return Vec::new();
@@ -234,10 +248,10 @@ impl Turns {
             return thing
                 .waiting
                 .drain(..)
-                .map(|(question, _)| (question, TurnAnswer::Failed(how)))
+                .map(|waiting| (waiting.question, TurnAnswer::Failed(how)))
                 .collect();
         }
-        let Some((question, from)) = thing.waiting.pop_front() else { return Vec::new() };
+        let Some(Waiting { question, from, .. }) = thing.waiting.pop_front() else { return Vec::new() };
         vec![(question, TurnAnswer::Go(self.go(key, from, now)))]
     }
 
@@ -248,7 +262,7 @@ impl Turns {
             if thing.done.is_some_and(|(by, _)| by == *peer) {
                 thing.done = None;
             }
-            thing.waiting.retain(|(_, from)| from != peer);
+            thing.waiting.retain(|waiting| waiting.from != *peer);
             if thing.going.is_some_and(|(holder, ..)| holder == *peer) {
                 freed.push(*key);
             }
@@ -256,13 +270,21 @@ impl Turns {
         freed.into_iter().flat_map(|key| self.next_turn(key, now)).collect()
     }
 
-    /// Looks at the time: turns that last too long are given to the next, things long unused are forgotten.
+    /// Looks at the time: turns that last too long are given to the next, who waits long hears that it is to wait, things
+    /// long unused are forgotten.
     pub fn tick(&mut self, now: Duration) -> Answers {
         self.things.retain(|_, thing| now < thing.used + IDLE || !thing.waiting.is_empty());
         let late = |thing: &Thing| thing.going.is_some_and(|(_, _, since)| now >= since + PATIENCE);
         let late: Vec<Digest> =
             self.things.iter().filter(|(_, thing)| late(thing)).map(|(key, _)| *key).collect();
-        late.into_iter().flat_map(|key| self.next_turn(key, now)).collect()
+        let mut answers: Answers = late.into_iter().flat_map(|key| self.next_turn(key, now)).collect();
+        for waiting in self.things.values_mut().flat_map(|thing| &mut thing.waiting) {
+            if waiting.since.is_some_and(|since| now >= since + SILENCE) {
+                waiting.since = None;
+                answers.push((waiting.question, TurnAnswer::Wait));
+            }
+        }
+        answers
     }
 }
 

@@ -301,6 +301,8 @@ pub(super) fn turn_answer(answer: generated::TurnAnswer) -> Result<SessionMessag
         TurnAnswer::Failed(how)
     } else if answer.go > 0 {
         TurnAnswer::Go(answer.go)
+    } else if answer.wait {
+        TurnAnswer::Wait
     } else {
         return Err(WireError::Field("go"));
     };
@@ -311,6 +313,7 @@ pub(super) fn turn_answer_to_wire(answer: TurnAnswer, whereabouts: &Whereabouts)
     let mut wire = generated::TurnAnswer::default();
     match answer {
         TurnAnswer::Go(number) => wire.go = number,
+        TurnAnswer::Wait => wire.wait = true,
         TurnAnswer::Done(by) => wire.done = Some(name_to_wire(by, whereabouts)),
         TurnAnswer::Elsewhere(home) => wire.elsewhere = Some(name_to_wire(home, whereabouts)),
         TurnAnswer::Failed(how) => {

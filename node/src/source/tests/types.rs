@@ -13,6 +13,8 @@ async fn one_registrys_word_is_not_served_to_others() {
     let image = br#"{"schemaVersion":2,"config":{},"layers":[]}"#;
     let index_digest = registry.hold_manifest("a", OCI_MANIFEST, index);
     let image_digest = registry.hold_manifest("a", DOCKER_MANIFEST, image);
+    registry.hold_manifest("b", OCI_MANIFEST, index);
+    registry.hold_manifest("b", DOCKER_MANIFEST, image);
     let served = async |repository: &str, digest: &Digest| {
         let scope = scope(repository);
         let manifest = node.source.manifest(&scope, digest, &Accept::default()).await.unwrap();

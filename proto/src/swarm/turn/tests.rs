@@ -67,6 +67,10 @@ fn a_turn_that_ends_badly_or_never_goes_to_the_next() {
     let (fourth, _) = home.ask(4, vec![], 0);
     let (fifth, _) = home.ask(5, vec![], 0);
     assert_eq!(home.turns.down(&test_peer(1), ms(10)), [(second, TurnAnswer::Go(2))]);
+    // Who waits hears so, once.
+    let wait = |question| (question, TurnAnswer::Wait);
+    assert_eq!(home.turns.tick(ms(2999)), []);
+    assert_eq!(home.turns.tick(ms(3000)), [wait(third), wait(fourth), wait(fifth)]);
     assert_eq!(home.turns.tick(ms(3009)), []);
     assert_eq!(home.turns.tick(ms(3010)), [(third, TurnAnswer::Go(3))]);
     assert_eq!(home.ended(3, 3, LeaseEnd::Refused { status: None }, 3020), [(fourth, TurnAnswer::Go(4))]);
@@ -81,7 +85,7 @@ fn who_asks_again_keeps_its_place_and_a_turn_that_nobody_heard_of_is_free() {
     home.ask(2, vec![], 0);
     let (third, _) = home.ask(3, vec![], 0);
     let (again, _) = home.ask(2, vec![], 2500);
-    assert_eq!(home.turns.tick(ms(3000)), [(again, TurnAnswer::Go(2))]);
+    assert_eq!(home.turns.tick(ms(3000)), [(again, TurnAnswer::Go(2)), (third, TurnAnswer::Wait)]);
     assert_eq!(home.turns.unheard(1, ms(3001)), [], "that one is over");
     assert_eq!(home.turns.unheard(2, ms(3001)), [(third, TurnAnswer::Go(3))]);
     assert_eq!(home.turns.unheard(3, ms(3002)), []);
