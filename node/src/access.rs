@@ -71,7 +71,7 @@ impl Access {
     /// For how long what is said of this reader holds.
     pub const fn lasts(&self, reader: Reader) -> Duration {
         match reader {
-            Reader::Everyone => self.times.everyone,
+            Reader::Everyone | Reader::Cluster => self.times.everyone,
             Reader::Client(_) => self.times.client,
         }
     }
@@ -92,9 +92,30 @@ impl Access {
         self.memory().refuses(scope, reader, self.times.client, now_unix_ms())
     }
 
-    /// Upstream refused this reader the repository.
-    pub fn refused(&self, scope: &Scope, reader: Reader) {
+    /// Upstream refused this reader the repository: what it once allowed is over, also when it is down later.
+    pub async fn refused(&self, scope: &Scope, reader: Reader) {
         self.memory().refused(scope, reader, now_unix_ms());
+        let Some(whom) = many(reader) else { return };
+        let forgotten = async {
+            if self.store.readable_at(scope, whom).await?.is_some() {
+                self.store.forget_readable(scope, whom).await?;
+            }
+            Ok::<_, shoal_store::StoreError>(())
+        };
+        if let Err(error) = forgotten.await {
+            tracing::warn!(%error, %scope, "could not forget who could read a repository");
+        }
+    }
+
+    /// Whether upstream has refused since what this verdict says.
+    pub fn is_outdated(&self, signed: &SignedVerdict) -> bool {
+        let Verdict { question, checked_unix_ms } = &signed.verdict;
+        self.refused_since(&question.scope, question.reader, *checked_unix_ms)
+    }
+
+    /// Whether upstream has refused this reader since that time.
+    pub fn refused_since(&self, scope: &Scope, reader: Reader, unix_ms: u64) -> bool {
+        self.memory().refused_since(scope, reader, unix_ms)
     }
 
     /// Upstream said yes, just now and to this node.
@@ -116,8 +137,11 @@ impl Access {
     pub async fn read_at(&self, scope: &Scope, reader: Reader, checked_unix_ms: u64) {
         let due = self.memory().read_at(scope, reader, checked_unix_ms);
         // For when upstream is down after a restart: once for a repository and some minutes is enough.
-        if due && let Err(error) = self.store.note_public(scope, checked_unix_ms).await {
-            tracing::warn!(%error, %scope, "could not note that a repository is public");
+        if due
+            && let Some(whom) = many(reader)
+            && let Err(error) = self.store.note_readable(scope, whom, checked_unix_ms).await
+        {
+            tracing::warn!(%error, %scope, "could not note who may read a repository");
         }
     }
 
@@ -129,14 +153,15 @@ impl Access {
         self.read_at(&scope, reader, at).await;
     }
 
-    /// When upstream last let everyone read the repository, however long ago.
-    pub async fn public_at(&self, scope: &Scope) -> Option<u64> {
-        let remembered = self.memory().last(scope, Reader::Everyone);
+    /// When upstream last let this reader read the repository, however long ago. A client's login is forgotten with the
+    /// node.
+    pub async fn last_read(&self, scope: &Scope, reader: Reader) -> Option<u64> {
+        let remembered = self.memory().last(scope, reader);
         if remembered.is_some() {
             return remembered;
         }
-        self.store.public_at(scope).await.unwrap_or_else(|error| {
-            tracing::warn!(%error, %scope, "the store does not say whether a repository is public");
+        self.store.readable_at(scope, many(reader)?).await.unwrap_or_else(|error| {
+            tracing::warn!(%error, %scope, "the store does not say who may read a repository");
             None
         })
     }
@@ -147,12 +172,12 @@ impl Access {
         async move {
             // However old: who asks knows how old is too old for it.
             let known = access.memory().find(&question, Duration::MAX, now_unix_ms());
-            if known.is_some() || question.reader != Reader::Everyone {
+            if known.is_some() || many(question.reader).is_none() {
                 return known;
             }
             let digest = question.object.digest()?;
-            // It was asked for by a tag, or listed in a manifest, of a repository that everyone could read then.
-            let checked_unix_ms = access.public_at(&question.scope).await?;
+            // It was asked for by a tag, or listed in a manifest, of a repository that they could read then.
+            let checked_unix_ms = access.last_read(&question.scope, question.reader).await?;
             let seen = access.store.is_in(&digest, &question.scope).await.unwrap_or_default();
             seen.then(|| Verdict { question, checked_unix_ms }.sign(&access.keypair).ok()).flatten()
         }
@@ -161,6 +186,15 @@ impl Access {
 
     fn memory(&self) -> MutexGuard<'_, Verdicts> {
         self.verdicts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// How the store calls a reader who stands for many.
+const fn many(reader: Reader) -> Option<&'static str> {
+    match reader {
+        Reader::Everyone => Some("everyone"),
+        Reader::Cluster => Some("cluster"),
+        Reader::Client(_) => None,
     }
 }
 

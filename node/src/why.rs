@@ -85,16 +85,18 @@ pub struct Part {
 /// Whatever the disk says.
 pub async fn look(views: &Views, image: &ImageName) -> Result<Why, StoreError> {
     let scope = &image.scope;
-    let everyone = if views.access.may_read(scope, Reader::Everyone) {
+    let access = views.upstreams.access(&scope.registry);
+    let reader = if access == Some(Profit::Cluster) { Reader::Cluster } else { Reader::Everyone };
+    let everyone = if views.access.may_read(scope, reader) {
         Everyone::May
-    } else if views.access.is_refused(scope, Reader::Everyone) {
+    } else if views.access.is_refused(scope, reader) {
         Everyone::MayNot
-    } else if views.access.public_at(scope).await.is_some() {
+    } else if views.access.last_read(scope, reader).await.is_some() {
         Everyone::MayOnce
     } else {
         Everyone::Unknown
     };
-    let access = views.upstreams.access(&scope.registry).map(|access| match access {
+    let access = access.map(|access| match access {
         Profit::Cluster => "cluster",
         Profit::Verify => "verify",
         Profit::Challenge => "challenge",
@@ -220,7 +222,9 @@ fn now() -> u64 {
 fn for_people(why: &Why, now: u64) -> String {
     let mut out = format!("{}\n", why.image);
     // Writing into a string cannot fail.
-    let mut say = |text: &str| drop(writeln!(out, "  {text}"));
+    let mut say = |text: &str| {
+        let _ = writeln!(out, "  {text}");
+    };
     if let Some(rule) = &why.forbidden {
         say(&format!("its registry is not asked: {}", printable(rule)));
     }

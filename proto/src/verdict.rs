@@ -22,8 +22,11 @@ const BLOB: &str = "blob/";
 /// Who reads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Reader {
-    /// Everyone: upstream was asked in nobody's name, or in that of credentials whose operator lets everyone profit.
+    /// Everyone: upstream was asked in nobody's name.
     Everyone,
+    /// Whoever reaches a node whose operator lets everyone profit of its credentials: those were used. Other nodes of the
+    /// same cluster may be told otherwise, so it is not the same as [`Reader::Everyone`].
+    Cluster,
     /// A client, by the fingerprint of its login under a key that only the cluster has.
     Client([u8; 32]),
 }
@@ -94,6 +97,7 @@ impl Question {
         let object = self.object.to_string();
         let reader: &[u8] = match &self.reader {
             Reader::Everyone => &[],
+            Reader::Cluster => &[1],
             Reader::Client(fingerprint) => fingerprint,
         };
         for field in [
@@ -190,7 +194,7 @@ mod tests {
             |v| v.question.scope.repository = "a/c".parse().unwrap(),
             |v| v.question.scope.registry = "ghcr.io".parse().unwrap(),
             |v| v.question.object = "v2".parse().unwrap(),
-            |v| v.question.reader = Reader::Client([0; 32]),
+            |v| v.question.reader = Reader::Cluster,
             |v| v.checked_unix_ms = 10,
         ];
         for change in changes {

@@ -191,6 +191,17 @@ async fn what_upstream_revokes_ends_and_what_it_gave_everyone_outlives_it() {
     let manifest = &World::paths("team/app", &private)[1];
     assert!(!world.get(0, manifest, Some(&mallory())).await.status.is_success());
 
+    // What everyone could read is withdrawn: that holds, too, while upstream is down again.
+    world.guard.set_down(false);
+    world.guard.withdraw("library/tool");
+    world.nodes[0].restart().await.unwrap();
+    world.nodes[0].joined(1).await.unwrap();
+    world.gets_nothing(0, "library/tool", &public, None, StatusCode::NOT_FOUND).await;
+    world.guard.set_down(true);
+    for path in World::paths("library/tool", &public) {
+        assert!(!world.get(0, &path, None).await.status.is_success(), "{path}");
+    }
+
     // It is back, and has changed its mind. A restarted node has forgotten what clients may.
     world.guard.set_down(false);
     world.guard.revoke("team/app", &alice());

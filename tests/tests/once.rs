@@ -8,7 +8,7 @@ use std::time::Duration;
 use futures::future::try_join_all;
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
-use shoal_tests::faulty::{Faulty, Seen};
+use shoal_tests::faulty::{Fault, Faulty, Kind, Seen};
 use shoal_tests::fleet::{Fleet, REGISTRY};
 use shoal_tests::image::{Image, synthetic};
 
@@ -81,4 +81,28 @@ async fn nothing_is_asked_of_upstream_twice() {
             answered.into_iter().filter(|one| one.headers.contains_key("authorization")).collect();
         check(&image, &answered);
     }
+}
+
+/// Those who wait for the node that asks go on waiting for it, and do not ask as well: a registry in trouble is spared.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upstream_that_does_not_answer_is_not_asked_by_all() {
+    const MANY: usize = 12;
+    let fleet: Fleet<Faulty> = Fleet::with_faulty_upstream(MANY).await.unwrap();
+    let image = synthetic::image(fleet.home(), 99, &[1000]).unwrap();
+    fleet.registry.hold("silent", &image).unwrap();
+    fleet.registry.fail(Kind::Manifest, Fault::Silent);
+    let asks = fleet.nodes.iter().map(|node| {
+        let client = node.client().unwrap();
+        async move { client.manifest(&format!("{REGISTRY}/repository"), "silent").await }
+    });
+    // Each is answered before its engine gives up (30 s).
+    let answers = tokio::time::timeout(PATIENCE, try_join_all(asks)).await.expect("an answer hangs").unwrap();
+    assert!(answers.iter().all(|answer| answer.status.is_server_error()), "{answers:?}");
+    // One after the other has a turn of three seconds, for twenty seconds.
+    let asked = fleet.registry.seen().len();
+    assert!((1..=8).contains(&asked), "{MANY} nodes asked {asked} times");
+
+    fleet.registry.fail(Kind::Manifest, Fault::None);
+    let repository = format!("{REGISTRY}/repository");
+    fleet.nodes[3].client().unwrap().pull(&repository, "silent", &image).await.unwrap();
 }

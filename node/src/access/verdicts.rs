@@ -10,7 +10,7 @@ use shoal_proto::verdict::{Question, Reader, SignedVerdict};
 const MOST: usize = 4096;
 /// What clocks may differ by.
 const SLACK_MS: u64 = 30_000;
-/// That a repository is public is written down again after so long.
+/// That many may read a repository is written down again after so long.
 const WRITE_EACH_MS: u64 = 5 * 60 * 1000;
 
 /// What upstream said, by its clock of milliseconds since the Unix epoch.
@@ -22,8 +22,8 @@ pub(super) struct Verdicts {
     read: LruCache<(Scope, Reader), u64>,
     /// When one was last refused.
     refused: LruCache<(Scope, Reader), u64>,
-    /// When it was last written down that a repository is public.
-    written: LruCache<Scope, u64>,
+    /// When it was last written down that many may read a repository.
+    written: LruCache<(Scope, Reader), u64>,
 }
 
 impl Default for Verdicts {
@@ -50,27 +50,32 @@ impl Verdicts {
     }
 
     pub(super) fn find(&mut self, question: &Question, within: Duration, now: u64) -> Option<SignedVerdict> {
-        let refused = self.refused.peek(&(question.scope.clone(), question.reader)).copied();
-        let signed = self.exact.get(question)?;
-        if refused.is_some_and(|refused| refused >= signed.verdict.checked_unix_ms) {
-            return None;
-        }
-        is_fresh(signed.verdict.checked_unix_ms, within, now).then(|| signed.clone())
+        let signed = self.exact.get(question)?.clone();
+        let fresh = is_fresh(signed.verdict.checked_unix_ms, within, now);
+        let refused = self.refused_since(&question.scope, question.reader, signed.verdict.checked_unix_ms);
+        (fresh && !refused).then_some(signed)
+    }
+
+    pub(super) fn refused_since(&self, scope: &Scope, reader: Reader, at: u64) -> bool {
+        self.refused.peek(&(scope.clone(), reader)).is_some_and(|&refused| refused >= at)
     }
 
     /// Notes a reading, and returns whether it should be written down.
     pub(super) fn read_at(&mut self, scope: &Scope, reader: Reader, at: u64) -> bool {
         let key = (scope.clone(), reader);
+        if self.refused_since(scope, reader, at) {
+            return false;
+        }
         if self.read.peek(&key).is_none_or(|&known| known < at) {
             self.read.insert(key.clone(), at);
             self.refused.remove(&key);
         }
-        if reader != Reader::Everyone {
+        if matches!(reader, Reader::Client(_)) {
             return false;
         }
-        let due = self.written.peek(scope).is_none_or(|&written| at.saturating_sub(written) >= WRITE_EACH_MS);
+        let due = self.written.peek(&key).is_none_or(|&written| at.saturating_sub(written) >= WRITE_EACH_MS);
         if due {
-            self.written.insert(scope.clone(), at);
+            self.written.insert(key, at);
         }
         due
     }

@@ -42,7 +42,7 @@ impl NodeSource {
     /// What upstream said, or that the caller has not shown that it may.
     pub(super) async fn admit(&self, scope: &Scope, object: Object) -> Result<(), PullError> {
         let listed = self.is_listed(scope, &object).await?;
-        let question = Question { scope: scope.clone(), object, reader: Reader::Everyone };
+        let question = Question { scope: scope.clone(), object, reader: self.everyone(scope) };
         match self.everyone_may(&question, listed).await {
             Err(refused @ (PullError::NotFound { .. } | PullError::Denied { .. })) => {
                 self.client_may(question, listed, refused).await
@@ -61,19 +61,24 @@ impl NodeSource {
         tag: &Tag,
         accept: &Accept,
     ) -> Result<TagMapping, PullError> {
+        let all = self.everyone(scope);
         let everyone = self.ports.upstreams.everyone(&scope.registry);
-        let refused = if self.access.is_refused(scope, Reader::Everyone) {
+        let refused = if self.access.is_refused(scope, all) {
             denied(scope)
         } else {
             // To ask as everyone what the tag names is to ask whether everyone may read.
             match self.resolve_tag(scope, tag, accept, &everyone).await {
+                // Remembered of a time before upstream refused it.
+                Ok(mapping) if self.access.refused_since(scope, all, mapping.checked_unix_ms) => {
+                    denied(scope)
+                }
                 Ok(mapping) => {
-                    self.access.read_at(scope, Reader::Everyone, mapping.checked_unix_ms).await;
+                    self.access.read_at(scope, all, mapping.checked_unix_ms).await;
                     self.sizes.note_one(scope, mapping.digest, mapping.size);
                     return Ok(mapping);
                 }
                 Err(error @ PullError::Denied { .. }) => {
-                    self.access.refused(scope, Reader::Everyone);
+                    self.access.refused(scope, all).await;
                     error
                 }
                 Err(error @ PullError::NotFound { .. }) => error,
@@ -83,7 +88,7 @@ impl NodeSource {
             }
         };
         let object = Object::Manifest(Reference::Tag(tag.clone()));
-        let question = Question { scope: scope.clone(), object, reader: Reader::Everyone };
+        let question = Question { scope: scope.clone(), object, reader: all };
         self.client_may(question, true, refused).await?;
         let mapping = self.resolve_tag(scope, tag, accept, &Identity::Node).await?;
         self.sizes.note_one(scope, mapping.digest, mapping.size);
@@ -137,6 +142,14 @@ impl NodeSource {
         Ok(passed)
     }
 
+    /// Who everyone that reaches this gateway is, to upstream.
+    fn everyone(&self, scope: &Scope) -> Reader {
+        match self.ports.upstreams.everyone(&scope.registry) {
+            Identity::Anonymous => Reader::Everyone,
+            Identity::Node | Identity::Client(_) => Reader::Cluster,
+        }
+    }
+
     /// Whether the object is known to be in the repository: a manifest read here lists it, or it was served for it.
     async fn is_listed(&self, scope: &Scope, object: &Object) -> Result<bool, PullError> {
         let Some(digest) = object.digest() else { return Ok(false) };
@@ -147,20 +160,20 @@ impl NodeSource {
     /// Whether everyone who reaches this gateway may have it.
     async fn everyone_may(&self, question: &Question, listed: bool) -> Result<(), PullError> {
         let (access, scope) = (&self.access, &question.scope);
-        if access.knows(question) || (listed && access.may_read(scope, Reader::Everyone)) {
+        if access.knows(question) || (listed && access.may_read(scope, question.reader)) {
             return Ok(());
         }
-        if access.is_refused(scope, Reader::Everyone) {
+        if access.is_refused(scope, question.reader) {
             return Err(denied(scope));
         }
         let identity = self.ports.upstreams.everyone(&scope.registry);
         match self.ask_once(question, identity).await {
             Err(error @ PullError::Denied { .. }) => {
-                access.refused(scope, Reader::Everyone);
+                access.refused(scope, question.reader).await;
                 Err(error)
             }
             Err(error @ (PullError::Upstream { .. } | PullError::Throttled { .. })) => {
-                let was_public = listed && access.public_at(scope).await.is_some();
+                let was_public = listed && access.last_read(scope, question.reader).await.is_some();
                 if was_public || self.peers_know(question).await { Ok(()) } else { Err(error) }
             }
             other => other,
@@ -187,7 +200,7 @@ impl NodeSource {
         };
         let Some(login) = &self.login else {
             // In a repository that everyone can read it is simply not there.
-            let public = self.access.may_read(&question.scope, Reader::Everyone);
+            let public = self.access.may_read(&question.scope, question.reader);
             return Err(if asked_for.is_some() && !public { private(false) } else { refused });
         };
         let question = Question { reader: Reader::Client(*login.fingerprint()), ..question };
@@ -200,7 +213,7 @@ impl NodeSource {
             match self.ask_once(&question, Identity::Client(login.clone())).await {
                 Ok(()) => {}
                 Err(PullError::Denied { .. }) => {
-                    self.access.refused(&question.scope, question.reader);
+                    self.access.refused(&question.scope, question.reader).await;
                     return Err(private(true));
                 }
                 // Upstream's trouble too: what cannot be checked is not given.
@@ -275,7 +288,8 @@ impl NodeSource {
             answers.spawn(async move { peers.ask_verdict(summary.peer, question).await.ok().flatten() });
         }
         while let Ok(Some(answer)) = timeout_at(deadline, answers.join_next()).await {
-            if let Some(signed) = answer.ok().and_then(|answer| believed(question, answer)) {
+            let signed = answer.ok().and_then(|answer| believed(question, answer));
+            if let Some(signed) = signed.filter(|signed| !self.access.is_outdated(signed)) {
                 self.access.heard(signed).await;
                 return true;
             }

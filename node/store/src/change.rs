@@ -10,8 +10,8 @@ use shoal_proto::wire::{MAX_TAG_MAPPINGS, generated, mapping_from_wire, mapping_
 
 use crate::StoreError;
 use crate::tables::{
-    CHUNKS, HASHES, HASHES_A_ROW, HELD, INLINE, MEDIA_TYPES, PARTIAL, PUBLIC, REPOSITORIES, TAGS, Vouched,
-    key, repository_key, row_key, rows_of, scope_key, tag_prefix,
+    CHUNKS, HASHES, HASHES_A_ROW, HELD, INLINE, MEDIA_TYPES, PARTIAL, READABLE, REPOSITORIES, TAGS, Vouched,
+    key, readable_key, repository_key, row_key, rows_of, tag_prefix,
 };
 
 /// The most repositories remembered for one blob.
@@ -38,8 +38,10 @@ pub(crate) enum Change {
     Repository(Digest, Scope),
     /// What a tag named.
     Tag(SignedTagMapping),
-    /// Upstream let everyone read a repository at this time.
-    Public(Scope, u64),
+    /// Upstream let these read a repository at this time.
+    Readable(Scope, &'static str, u64),
+    /// It does no more.
+    Unreadable(Scope, &'static str),
 }
 
 impl Change {
@@ -83,8 +85,12 @@ impl Change {
                 txn.open_table(MEDIA_TYPES)?.insert(&*key(digest), media_type.as_str())?;
                 Ok(())
             }
-            Self::Public(scope, checked_unix_ms) => {
-                txn.open_table(PUBLIC)?.insert(scope_key(scope).as_str(), checked_unix_ms)?;
+            Self::Unreadable(scope, whom) => {
+                txn.open_table(READABLE)?.remove(readable_key(scope, whom).as_str())?;
+                Ok(())
+            }
+            Self::Readable(scope, whom, checked_unix_ms) => {
+                txn.open_table(READABLE)?.insert(readable_key(scope, whom).as_str(), checked_unix_ms)?;
                 Ok(())
             }
             Self::Repository(digest, scope) => {

@@ -8,7 +8,7 @@ use crate::StoreError;
 use crate::change::{Change, decode_tag};
 use crate::store::{Store, blocking};
 use crate::tables::{
-    MEDIA_TYPES, PUBLIC, REPOSITORIES, TAGS, key, repository_key, repository_of, scope_key, tag_of,
+    MEDIA_TYPES, READABLE, REPOSITORIES, TAGS, key, readable_key, repository_key, repository_of, tag_of,
     tag_prefix,
 };
 
@@ -82,22 +82,36 @@ impl Store {
             .await
     }
 
-    /// Notes that upstream let everyone read a repository at this time, in milliseconds since the Unix epoch.
+    /// Notes that upstream let `whom` (everyone, or another word for many) read a repository at this time, in milliseconds
+    /// since the Unix epoch.
     ///
     /// # Errors
     /// Whatever the disk says.
-    pub async fn note_public(&self, scope: &Scope, checked_unix_ms: u64) -> Result<(), StoreError> {
-        self.inner.writer.write(Change::Public(scope.clone(), checked_unix_ms)).await
+    pub async fn note_readable(
+        &self,
+        scope: &Scope,
+        whom: &'static str,
+        checked_unix_ms: u64,
+    ) -> Result<(), StoreError> {
+        self.inner.writer.write(Change::Readable(scope.clone(), whom, checked_unix_ms)).await
     }
 
-    /// When upstream last let everyone read a repository, if it ever did.
+    /// Forgets that.
     ///
     /// # Errors
     /// Whatever the disk says.
-    pub async fn public_at(&self, scope: &Scope) -> Result<Option<u64>, StoreError> {
-        let (inner, key) = (self.inner.clone(), scope_key(scope));
+    pub async fn forget_readable(&self, scope: &Scope, whom: &'static str) -> Result<(), StoreError> {
+        self.inner.writer.write(Change::Unreadable(scope.clone(), whom)).await
+    }
+
+    /// When upstream last let them read a repository, if it ever did.
+    ///
+    /// # Errors
+    /// Whatever the disk says.
+    pub async fn readable_at(&self, scope: &Scope, whom: &str) -> Result<Option<u64>, StoreError> {
+        let (inner, key) = (self.inner.clone(), readable_key(scope, whom));
         blocking(move || {
-            inner.database.read(|txn| Ok(txn.open_table(PUBLIC)?.get(key.as_str())?.map(|row| row.value())))
+            inner.database.read(|txn| Ok(txn.open_table(READABLE)?.get(key.as_str())?.map(|row| row.value())))
         })
         .await
     }

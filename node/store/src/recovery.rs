@@ -14,7 +14,7 @@ use crate::database::{Database, set_aside};
 use crate::disk::{Disk, DiskLock};
 use crate::store::remove_if_there;
 use crate::tables::{
-    ADOPTING, CHUNKS, FORMAT, HASHES, HELD, INLINE, MEDIA_TYPES, META, PARTIAL, PUBLIC, REPOSITORIES, TAGS,
+    ADOPTING, CHUNKS, FORMAT, HASHES, HELD, INLINE, MEDIA_TYPES, META, PARTIAL, READABLE, REPOSITORIES, TAGS,
     digest_of, row_number, rows_of,
 };
 use crate::{MAX_INLINE, OpenError, Options, StoreError, adopt, layout};
@@ -121,7 +121,7 @@ fn prepare(database: &Database) -> Result<(u64, bool), StoreError> {
             txn.open_table(MEDIA_TYPES)?;
             txn.open_table(REPOSITORIES)?;
             txn.open_table(TAGS)?;
-            txn.open_table(PUBLIC)?;
+            txn.open_table(READABLE)?;
         }
         Ok((format, adopting))
     })

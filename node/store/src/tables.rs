@@ -29,8 +29,8 @@ pub(crate) const CHUNKS: TableDefinition<'_, Bytes, Bytes> = TableDefinition::ne
 pub(crate) const MEDIA_TYPES: TableDefinition<'_, Bytes, &str> = TableDefinition::new("media_types");
 /// The repositories that a blob was seen in: its key, then `registry NUL repository`.
 pub(crate) const REPOSITORIES: TableDefinition<'_, Bytes, ()> = TableDefinition::new("repositories");
-/// When upstream last let everyone read a repository, in milliseconds since the Unix epoch: `registry NUL repository`.
-pub(crate) const PUBLIC: TableDefinition<'_, &str, u64> = TableDefinition::new("public");
+/// When upstream last let many read a repository, in milliseconds since the Unix epoch: `registry NUL repository NUL whom`.
+pub(crate) const READABLE: TableDefinition<'_, &str, u64> = TableDefinition::new("readable");
 /// What tags named: `registry NUL repository NUL tag NUL media type`, to a signed mapping.
 pub(crate) const TAGS: TableDefinition<'_, &str, Bytes> = TableDefinition::new("tags");
 
@@ -85,9 +85,9 @@ pub(crate) fn repository_of(digest: &Digest, key: &[u8]) -> Option<Scope> {
     Some(Scope { registry: registry.parse().ok()?, repository: repository.parse().ok()? })
 }
 
-/// The key of a repository by itself.
-pub(crate) fn scope_key(scope: &Scope) -> String {
-    format!("{}\0{}", scope.registry, scope.repository)
+/// The key of a repository that some can read.
+pub(crate) fn readable_key(scope: &Scope, whom: &str) -> String {
+    format!("{}\0{}\0{whom}", scope.registry, scope.repository)
 }
 
 /// What the keys of a tag's mappings begin with.

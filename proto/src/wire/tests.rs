@@ -50,6 +50,7 @@ fn session_messages_round_trip() {
             chunks: layout_bits(3_000_000, &[0, 9, 11]),
         }),
         SessionMessage::AskVerdict(question(Reader::Everyone)),
+        SessionMessage::AskVerdict(question(Reader::Cluster)),
         SessionMessage::AskVerdict(question(Reader::Client([9; 32]))),
         SessionMessage::Verdict(None),
         SessionMessage::Verdict(Some(verdict.sign(&keypair).unwrap())),

@@ -4,8 +4,9 @@ use super::{WireError, generated, peer, scope};
 use crate::verdict::{Question, Reader, SignedVerdict, Verdict};
 
 pub(super) fn question(wire: &generated::AskVerdict) -> Result<Question, WireError> {
-    let reader = match wire.reader.len() {
-        0 => Reader::Everyone,
+    let reader = match wire.reader.as_ref() {
+        [] => Reader::Everyone,
+        [1] => Reader::Cluster,
         _ => Reader::Client(wire.reader.as_ref().try_into().map_err(|_| WireError::Field("reader"))?),
     };
     Ok(Question {
@@ -22,6 +23,7 @@ pub(super) fn question_to_wire(question: &Question) -> generated::AskVerdict {
         object: question.object.to_string(),
         reader: match &question.reader {
             Reader::Everyone => Vec::new().into(),
+            Reader::Cluster => vec![1].into(),
             Reader::Client(fingerprint) => fingerprint.to_vec().into(),
         },
     }
