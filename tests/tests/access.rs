@@ -4,14 +4,18 @@
 
 use std::fmt::Write as _;
 use std::path::PathBuf;
+use std::process::Command;
 
 use http::{Method, StatusCode};
+use serde_json::json;
 use shoal_tests::client::Answer;
 use shoal_tests::fleet::new_key;
 use shoal_tests::guarded::{Guarded, basic};
 use shoal_tests::image::{Image, OCI_MANIFEST, synthetic};
 use shoal_tests::node::{Node, Settings};
+use shoal_tests::process::output;
 use shoal_tests::registry::{Kind, Registry};
+use shoal_tests::tool::shoal;
 
 const REGISTRY: &str = "registry.test";
 
@@ -256,4 +260,44 @@ async fn a_clients_own_credentials_do_where_the_operator_gave_none() {
     world.gets(1, "team/app", &image, Some(&alice())).await;
     let asked = world.guard.take_asked();
     assert!(asked.iter().all(|one| one.method == "HEAD"), "{asked:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn why_says_who_may_and_where_it_came_from() {
+    let world = World::start(Some("verify"), 2).await;
+    let image = world.image("team/app", 9).await;
+    world.guard.allow("team/app", &operator());
+    world.guard.allow("team/app", &alice());
+    world.gets(0, "team/app", &image, Some(&alice())).await;
+    world.gets(1, "team/app", &image, Some(&alice())).await;
+    let refused = world.get(1, &World::paths("team/app", &image)[0], None).await;
+    assert_eq!(refused.status, StatusCode::NOT_FOUND);
+
+    let admin = world.nodes[1].serving.admin.to_string();
+    let why = |more: &[&str]| {
+        let name = format!("{REGISTRY}/team/app:v1");
+        let mut command = Command::new(shoal().unwrap());
+        output(command.args(["why", &name, "--admin-addr", &admin]).args(more)).unwrap()
+    };
+    let said = String::from_utf8(why(&[])).unwrap();
+    for text in [
+        "registry.test/team/app:v1",
+        "not everyone may read it: upstream refused it lately",
+        "access = verify",
+        "with 404: registry.test does not give this to everyone, and this client sent no credentials",
+        "3.00 MiB, held",
+        "fetched",
+    ] {
+        assert!(said.contains(text), "{text:?} is not in\n{said}");
+    }
+    // The layer came from the peer, all of it.
+    let json: serde_json::Value = serde_json::from_slice(&why(&["--json"])).unwrap();
+    let layer = json["parts"].as_array().unwrap().iter().find(|part| part["size"] == 3 << 20).unwrap();
+    assert_eq!(
+        (&layer["fetched"]["from_peers"], &layer["fetched"]["from_upstream"]),
+        (&json!(3 << 20), &json!(0))
+    );
+    let status = world.nodes[1].admin().unwrap().get("/status").await.unwrap();
+    let status: serde_json::Value = serde_json::from_slice(&status.body).unwrap();
+    assert_eq!(status["sent_past"]["no_credentials"], 1);
 }

@@ -127,6 +127,24 @@ fn failures() -> Vec<(PullError, u16, &'static str, serde_json::Value)> {
             "",
             json!({"upstream": "ghcr.io", "status": 429, "code": "TOOMANYREQUESTS", "retryAfterSeconds": 7}),
         ),
+        (
+            PullError::Private { registry: registry(), wrong: false, challenge: false },
+            404,
+            "",
+            json!({"upstream": "ghcr.io", "code": "UNAUTHORIZED", "reason": "private"}),
+        ),
+        (
+            PullError::Private { registry: registry(), wrong: false, challenge: true },
+            401,
+            "UNAUTHORIZED",
+            json!({"upstream": "ghcr.io", "code": "UNAUTHORIZED", "reason": "private"}),
+        ),
+        (
+            PullError::Private { registry: registry(), wrong: true, challenge: true },
+            404,
+            "",
+            json!({"upstream": "ghcr.io", "code": "DENIED", "reason": "private"}),
+        ),
         (PullError::Refused("the deny list names ghcr.io".into()), 404, "", json!({"code": "DENIED"})),
         (
             PullError::Upstream { registry: registry(), status: Some(500), reason: "it says 500".into() },
