@@ -16,7 +16,7 @@ use std::time::Duration;
 use shoal_gateway::error::PullError;
 use shoal_gateway::source::{Accept, Passage, Passed};
 use shoal_gateway::upstream::config::Access as Profit;
-use shoal_gateway::upstream::identity::{ClientLogin, Identity};
+use shoal_gateway::upstream::identity::Identity;
 use shoal_proto::name::{Reference, Scope, Tag};
 use shoal_proto::tag::TagMapping;
 use shoal_proto::verdict::{Object, Question, Reader, SignedVerdict};
@@ -43,9 +43,16 @@ impl NodeSource {
     pub(super) async fn admit(&self, scope: &Scope, object: Object) -> Result<(), PullError> {
         let listed = self.is_listed(scope, &object).await?;
         let question = Question { scope: scope.clone(), object, reader: self.everyone(scope) };
+        if self.knows(&question, listed) {
+            return Ok(());
+        }
+        let mine = self.client_may(&question, listed).await;
+        if matches!(mine, Some(Ok(()))) {
+            return Ok(());
+        }
         match self.everyone_may(&question, listed).await {
             Err(refused @ (PullError::NotFound { .. } | PullError::Denied { .. })) => {
-                self.client_may(question, listed, refused).await
+                Err(self.refusal(&question, mine, refused))
             }
             other => other,
         }
@@ -61,43 +68,54 @@ impl NodeSource {
         tag: &Tag,
         accept: &Accept,
     ) -> Result<TagMapping, PullError> {
-        let all = self.everyone(scope);
-        let everyone = self.ports.upstreams.everyone(&scope.registry);
-        let refused = if self.access.is_refused(scope, all) {
-            denied(scope)
+        let object = Object::Manifest(Reference::Tag(tag.clone()));
+        let question = Question { scope: scope.clone(), object, reader: self.everyone(scope) };
+        // A client that shows who it is is asked for first: its verdict is shared by the fleet, a refusal is not.
+        let mine = if self.access.may_read(scope, question.reader) {
+            None
         } else {
-            // To ask as everyone what the tag names is to ask whether everyone may read.
-            match self.resolve_tag(scope, tag, accept, &everyone).await {
-                // Remembered of a time before upstream refused it.
-                Ok(mapping) if self.access.refused_since(scope, all, mapping.checked_unix_ms) => {
-                    denied(scope)
+            self.client_may(&question, true).await
+        };
+        let mapping = if matches!(mine, Some(Ok(()))) {
+            self.resolve_tag(scope, tag, accept, &Identity::Node).await?
+        } else {
+            match self.tag_for_everyone(scope, tag, accept).await {
+                Err(refused @ (PullError::NotFound { .. } | PullError::Denied { .. })) => {
+                    return Err(self.refusal(&question, mine, refused));
                 }
-                Ok(mapping) => {
-                    self.access.read_at(scope, all, mapping.checked_unix_ms).await;
-                    self.sizes.note_one(scope, mapping.digest, mapping.size);
-                    return Ok(mapping);
-                }
-                Err(error @ PullError::Denied { .. }) => {
-                    self.access.refused(scope, all).await;
-                    error
-                }
-                Err(error @ PullError::NotFound { .. }) => error,
-                // Whom upstream let read a moment ago may have what it last said.
-                Err(error) if self.client_was_let(scope) => error,
-                Err(error) => return Err(error),
+                told => told?,
             }
         };
-        let object = Object::Manifest(Reference::Tag(tag.clone()));
-        let question = Question { scope: scope.clone(), object, reader: all };
-        self.client_may(question, true, refused).await?;
-        let mapping = self.resolve_tag(scope, tag, accept, &Identity::Node).await?;
         self.sizes.note_one(scope, mapping.digest, mapping.size);
         Ok(mapping)
     }
 
-    fn client_was_let(&self, scope: &Scope) -> bool {
-        let reader = self.login.as_ref().map(|login| Reader::Client(*login.fingerprint()));
-        reader.is_some_and(|reader| self.access.may_read(scope, reader))
+    /// To ask as everyone what a tag names is to ask whether everyone may read.
+    async fn tag_for_everyone(
+        &self,
+        scope: &Scope,
+        tag: &Tag,
+        accept: &Accept,
+    ) -> Result<TagMapping, PullError> {
+        let (access, all) = (&self.access, self.everyone(scope));
+        if access.is_refused(scope, all) {
+            return Err(denied(scope));
+        }
+        let everyone = self.ports.upstreams.everyone(&scope.registry);
+        match self.resolve_tag(scope, tag, accept, &everyone).await {
+            // Remembered of a time before upstream refused it.
+            Ok(mapping) if access.refused_since(scope, all, mapping.checked_unix_ms) => Err(denied(scope)),
+            Ok(mapping) => {
+                access.read_at(scope, all, mapping.checked_unix_ms).await;
+                Ok(mapping)
+            }
+            Err(error) => {
+                if matches!(error, PullError::Denied { .. }) {
+                    access.refused(scope, all).await;
+                }
+                Err(error)
+            }
+        }
     }
 
     /// Upstream's own answer to everyone, or else to the caller.
@@ -157,75 +175,61 @@ impl NodeSource {
             || self.ports.store.is_in(&digest, scope).await.map_err(unavailable)?)
     }
 
+    /// Whether upstream has let this reader have it lately.
+    fn knows(&self, question: &Question, listed: bool) -> bool {
+        self.access.knows(question) || (listed && self.access.may_read(&question.scope, question.reader))
+    }
+
     /// Whether everyone who reaches this gateway may have it.
     async fn everyone_may(&self, question: &Question, listed: bool) -> Result<(), PullError> {
-        let (access, scope) = (&self.access, &question.scope);
-        if access.knows(question) || (listed && access.may_read(scope, question.reader)) {
-            return Ok(());
-        }
-        if access.is_refused(scope, question.reader) {
-            return Err(denied(scope));
-        }
+        let scope = &question.scope;
         let identity = self.ports.upstreams.everyone(&scope.registry);
         match self.ask_once(question, identity).await {
-            Err(error @ PullError::Denied { .. }) => {
-                access.refused(scope, question.reader).await;
-                Err(error)
-            }
             Err(error @ (PullError::Upstream { .. } | PullError::Throttled { .. })) => {
-                let was_public = listed && access.last_read(scope, question.reader).await.is_some();
-                if was_public || self.peers_know(question).await { Ok(()) } else { Err(error) }
+                let was_let = listed && self.access.last_read(scope, question.reader).await.is_some();
+                if was_let || self.peers_know(question).await { Ok(()) } else { Err(error) }
             }
             other => other,
         }
     }
 
-    /// Whether this caller may have what everyone may not: `refused` says how upstream put it.
-    pub(super) async fn client_may(
+    /// Whether this very caller may have it; `None` if it does not say who it is.
+    async fn client_may(&self, question: &Question, listed: bool) -> Option<Result<(), PullError>> {
+        let login = self.login.as_ref()?;
+        let reader = Reader::Client(*login.fingerprint());
+        let question = Question { reader, ..question.clone() };
+        if !self.knows(&question, listed) {
+            // Upstream's trouble is one, too: what cannot be checked is not given.
+            if let Err(error) = self.ask_once(&question, Identity::Client(login.clone())).await {
+                return Some(Err(error));
+            }
+        }
+        self.ports.upstreams.lend(&question.scope, login.clone(), LENT);
+        Some(Ok(()))
+    }
+
+    /// What one is told who may not have it: `refused` says how upstream put it for everyone, `mine` for the caller.
+    fn refusal(
         &self,
-        question: Question,
-        listed: bool,
+        question: &Question,
+        mine: Option<Result<(), PullError>>,
         refused: PullError,
-    ) -> Result<(), PullError> {
-        let registry = question.scope.registry.clone();
-        let asked_for = match self.ports.upstreams.access(&registry) {
-            Some(Profit::Verify) => Some(false),
-            Some(Profit::Challenge) => Some(true),
-            Some(Profit::Cluster) | None => None,
-        };
+    ) -> PullError {
+        let registry = &question.scope.registry;
+        let access = self.ports.upstreams.access(registry);
         let private = |wrong| PullError::Private {
             registry: registry.to_string(),
             wrong,
-            challenge: asked_for == Some(true),
+            challenge: access == Some(Profit::Challenge),
         };
-        let Some(login) = &self.login else {
+        match mine {
+            Some(Err(PullError::Denied { .. })) => private(true),
+            Some(Err(error)) => error,
             // In a repository that everyone can read it is simply not there.
-            let public = self.access.may_read(&question.scope, question.reader);
-            return Err(if asked_for.is_some() && !public { private(false) } else { refused });
-        };
-        let question = Question { reader: Reader::Client(*login.fingerprint()), ..question };
-        if self.access.is_refused(&question.scope, question.reader) {
-            return Err(private(true));
+            _ if self.access.may_read(&question.scope, question.reader) => refused,
+            _ if matches!(access, Some(Profit::Verify | Profit::Challenge)) => private(false),
+            _ => refused,
         }
-        let known = self.access.knows(&question)
-            || (listed && self.access.may_read(&question.scope, question.reader));
-        if !known {
-            match self.ask_once(&question, Identity::Client(login.clone())).await {
-                Ok(()) => {}
-                Err(PullError::Denied { .. }) => {
-                    self.access.refused(&question.scope, question.reader).await;
-                    return Err(private(true));
-                }
-                // Upstream's trouble too: what cannot be checked is not given.
-                Err(error) => return Err(error),
-            }
-        }
-        self.lend(&question.scope, login);
-        Ok(())
-    }
-
-    fn lend(&self, scope: &Scope, login: &ClientLogin) {
-        self.ports.upstreams.lend(scope, login.clone(), LENT);
     }
 
     /// Asks upstream, or the node of the fleet that just did.
@@ -235,9 +239,12 @@ impl NodeSource {
         if self.access.knows(question) {
             return Ok(());
         }
+        if self.access.is_refused(&question.scope, question.reader) {
+            return Err(denied(&question.scope));
+        }
         let fresh = self.access.lasts(question.reader);
         let wish = Wish { key, fresh, registry: &question.scope.registry };
-        wish.once(
+        let asked = wish.once(
             &self.ports,
             async || {
                 self.ask_upstream(question, identity.clone()).await?;
@@ -250,8 +257,12 @@ impl NodeSource {
                 self.access.heard(signed).await;
                 self.access.knows(question).then_some(())
             },
-        )
-        .await
+        );
+        let asked = asked.await;
+        if matches!(asked, Err(PullError::Denied { .. })) {
+            self.access.refused(&question.scope, question.reader).await;
+        }
+        asked
     }
 
     /// One HEAD in somebody's name.
