@@ -14,7 +14,7 @@ use shoal_proto::range::{ByteRange, RangeRequest};
 
 use crate::caller::Caller;
 use crate::error::PullError;
-use crate::source::{Accept, BlobBody, Manifest, ManifestInfo, Passage, Passed, Source};
+use crate::source::{Accept, BlobBody, Manifest, ManifestInfo, Passage, Passed, Resolved, Source};
 
 /// How a blob's body ends early.
 #[derive(Debug, Clone)]
@@ -54,9 +54,15 @@ struct Held {
     piece: Option<usize>,
     asked: Vec<Asked>,
     accepted: Option<Accept>,
+    warning: Option<String>,
 }
 
 impl Memory {
+    /// From now on tags are answered with this warning.
+    pub fn warn(&self, warning: &str) {
+        self.held().warning = Some(warning.to_owned());
+    }
+
     /// Nothing yet.
     pub fn new() -> Self {
         Self::default()
@@ -155,13 +161,13 @@ impl Source for Memory {
         self.clone()
     }
 
-    async fn resolve(&self, scope: &Scope, tag: &Tag, accept: &Accept) -> Result<ManifestInfo, PullError> {
+    async fn resolve(&self, scope: &Scope, tag: &Tag, accept: &Accept) -> Result<Resolved, PullError> {
         self.ask("resolve", scope, tag.as_str()).await?;
         let mut held = self.held();
         held.accepted = Some(accept.clone());
         let digest = held.tags.get(&(scope.clone(), tag.clone())).copied().ok_or_else(|| missing(scope))?;
         let manifest = held.manifests.get(&(scope.clone(), digest)).ok_or_else(|| missing(scope))?;
-        Ok(manifest.info.clone())
+        Ok(Resolved { info: manifest.info.clone(), warning: held.warning.clone() })
     }
 
     async fn manifest(&self, scope: &Scope, digest: &Digest, accept: &Accept) -> Result<Manifest, PullError> {

@@ -40,6 +40,15 @@ pub struct ManifestInfo {
     pub media_type: String,
 }
 
+/// What a tag names, and what the client should know of that.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Resolved {
+    /// The manifest.
+    pub info: ManifestInfo,
+    /// Why it is not what upstream says now, if it is not.
+    pub warning: Option<String>,
+}
+
 /// A manifest, byte for byte as its registry sent it, its digest proven.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Manifest {
@@ -101,7 +110,7 @@ pub trait Source: Send + Sync + 'static {
         scope: &Scope,
         tag: &Tag,
         accept: &Accept,
-    ) -> impl Future<Output = Result<ManifestInfo, PullError>> + Send;
+    ) -> impl Future<Output = Result<Resolved, PullError>> + Send;
 
     /// The manifest with this digest. `accept` is passed on to upstream, the digest decides.
     fn manifest(

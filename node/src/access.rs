@@ -25,7 +25,7 @@ use verdicts::Verdicts;
 pub const FINGERPRINTS: &str = "shoal 2026-11 fingerprints of clients' logins";
 
 /// For how long what upstream said holds.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Times {
     /// That everyone may read a repository.
     pub everyone: Duration,

@@ -1,4 +1,4 @@
-//! The admin port: metrics, probes, status. It changes nothing.
+//! The admin port: metrics, probes, status. It changes nothing but what is remembered of a tag.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -6,21 +6,23 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use axum::extract::{Query, State};
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
 use axum::{Json, Router};
 use serde::Deserialize;
 use shoal_gateway::server::{Limits, Rule};
 use shoal_gateway::upstream::Upstreams;
-use shoal_proto::name::ImageName;
+use shoal_proto::name::{ImageName, Reference};
 use shoal_store::{Health, Store};
 
 use crate::access::Access;
 use crate::fetch::Fetcher;
 use crate::history::History;
 use crate::homes::Homes;
+use crate::images::Refreshed;
 use crate::metrics::{Count, Metrics};
+use crate::source::NodeSource;
 use crate::status::{PeerLine, PullLine, SentPast, Source, Status, StoreLine, SwarmLine, Traffic};
 use crate::why;
 
@@ -43,6 +45,8 @@ pub struct Views {
     pub history: History,
     /// The registries.
     pub upstreams: Upstreams,
+    /// Asks upstream.
+    pub source: NodeSource,
     /// Where the gateway listens.
     pub gateway: SocketAddr,
     /// This node's zone.
@@ -144,8 +148,9 @@ pub fn router(views: Views) -> Router {
         .route("/readyz", get(readyz))
         .route("/status", get(status))
         .route("/why", get(why))
+        .route("/refresh", post(refresh))
         .fallback(|| async {
-            (StatusCode::NOT_FOUND, "there is /metrics, /livez, /readyz, /status and /why here\n")
+            (StatusCode::NOT_FOUND, "there is /metrics, /livez, /readyz, /status, /why and /refresh here\n")
         })
         .with_state(views)
 }
@@ -175,7 +180,31 @@ async fn why(State(views): State<Views>, Query(asked): Query<Asked>) -> Response
     }
 }
 
-/// What [`why`] is asked.
+/// What a page in a browser cannot send to another host without its leave, and `shoal` does.
+pub const BY_HAND: &str = "shoal-by-hand";
+
+/// Asks upstream what a tag names now. It costs upstream one request, so it is not for whoever can make a browser send a
+/// form here.
+async fn refresh(State(views): State<Views>, headers: HeaderMap, Query(asked): Query<Asked>) -> Response {
+    if !headers.contains_key(BY_HAND) {
+        let text = format!("send the header {BY_HAND}, or use `shoal images refresh`\n");
+        return (StatusCode::FORBIDDEN, text).into_response();
+    }
+    let image: ImageName = match asked.image.parse() {
+        Ok(image) => image,
+        Err(error) => return (StatusCode::BAD_REQUEST, format!("{error}\n")).into_response(),
+    };
+    let Reference::Tag(tag) = &image.reference else {
+        let text = "a digest always names the same: give a tag\n";
+        return (StatusCode::BAD_REQUEST, text).into_response();
+    };
+    match views.source.refresh(&image.scope, tag).await {
+        Ok((before, now)) => Json(Refreshed { image: image.to_string(), before, now }).into_response(),
+        Err(error) => (StatusCode::BAD_GATEWAY, format!("{error}\n")).into_response(),
+    }
+}
+
+/// What [`why`] and [`refresh`] are asked.
 #[derive(Debug, Deserialize)]
 struct Asked {
     image: String,

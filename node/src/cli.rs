@@ -6,7 +6,7 @@ use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 
 use crate::config::{self, Environment};
-use crate::{demo, key, pull, run, setup, status, why};
+use crate::{demo, images, key, pull, run, setup, status, why};
 
 pub mod local;
 
@@ -44,6 +44,9 @@ pub enum Command {
     Status(status::Options),
     /// Say why an image was, or was not, served by the node on this machine, and where each part came from.
     Why(why::Options),
+    /// What the node on this machine knows of images.
+    #[command(subcommand, arg_required_else_help = true)]
+    Images(images::Command),
     /// Tell a client on this machine to pull through Shoal, or undo that.
     ///
     /// Writes the client's mirror configuration and keeps what was there; the registry itself stays the fallback. Says

@@ -36,6 +36,8 @@ pub use environment::Environment;
 pub use flags::Flags;
 pub use problem::{ConfigError, Problem, Source};
 
+use crate::access::Times;
+use crate::tags::{Rule, Rules};
 use file::File;
 use open::{Kind, ToOpen};
 use problem::{Given, Wrong};
@@ -75,6 +77,10 @@ pub struct Config {
     pub upstream_rate: Option<u64>,
     /// When the body of a blob that is still being fetched starts.
     pub stream: Stream,
+    /// How long what upstream says of tags holds.
+    pub tags: Rules,
+    /// How long what upstream says of who may read holds.
+    pub access: Times,
     /// Which registries may be asked, and how each is reached.
     pub upstreams: Settings,
     /// Stop when standard input ends: the node of a demo or test ends with who started it.
@@ -201,6 +207,8 @@ fn resolve(flags: &Flags, environment: &Environment) -> (Loaded, Vec<ToOpen>, Ve
         download_rate: layers.one("download_rate", flags.download_rate.as_deref(), value::rate),
         upstream_rate: layers.one("upstream_rate", flags.upstream_rate.as_deref(), value::rate),
         stream: layers.one("stream", None, value::stream).unwrap_or_default(),
+        tags: layers.tags(),
+        access: layers.access(),
         upstreams: layers.upstreams(&flags.upstream),
         exit_with_stdin: flags.exit_with_stdin,
     };
@@ -331,6 +339,34 @@ impl<'a> Layers<'a> {
             }
         }
         addresses
+    }
+
+    fn tags(&mut self) -> Rules {
+        let usual = Rules::default();
+        let mut rules = Vec::new();
+        for (matching, ttl) in std::mem::take(&mut self.file.tags) {
+            let (matching, ttl) = (self.read(&matching, value::tag_pattern), self.read(&ttl, value::ttl));
+            rules.extend(matching.zip(ttl).map(|(matching, ttl)| Rule { matching, ttl }));
+        }
+        Rules {
+            trust: self.one("tags", None, value::trust).unwrap_or_default(),
+            ttl: self.one("tag_ttl", None, value::duration).unwrap_or(usual.ttl),
+            stale: self.one("tag_stale", None, value::duration).unwrap_or(usual.stale),
+            rules,
+        }
+    }
+
+    fn access(&mut self) -> Times {
+        let usual = Times::default();
+        let (everyone, client) = (self.file.public_for.clone(), self.file.client_for.clone());
+        Times {
+            everyone: everyone.and_then(|given| self.read(&given, value::duration)).unwrap_or(usual.everyone),
+            client: client.and_then(|given| self.read(&given, value::duration)).unwrap_or(usual.client),
+        }
+    }
+
+    fn read<T>(&mut self, given: &Given, parse: Parse<T>) -> Option<T> {
+        parse(&given.text).map_err(|wrong| self.problems.push(given.problem(wrong))).ok()
     }
 
     fn upstreams(&mut self, flags: &[String]) -> Settings {

@@ -29,6 +29,7 @@ pub mod health;
 pub mod hearsay;
 pub mod history;
 pub mod homes;
+pub mod images;
 pub mod key;
 pub mod logging;
 pub mod metrics;
@@ -39,6 +40,7 @@ pub mod setup;
 pub mod size;
 pub mod source;
 pub mod status;
+pub mod tags;
 pub mod turn;
 pub mod watchdog;
 pub mod why;
@@ -75,6 +77,7 @@ fn dispatch(command: Command, environment: &Environment) -> anyhow::Result<()> {
         Command::Demo(options) => on_runtime(demo::run(options)),
         Command::Pull(options) => on_runtime(pull::run(options, environment)),
         Command::Status(options) => on_runtime(status::run(options, environment)),
+        Command::Images(command) => on_runtime(images::run(command, environment)),
         Command::Why(options) => on_runtime(why::run(options, environment)),
         Command::Setup(options) => setup::run(&options, environment),
         Command::Key(Key::New) => cli::new_key(),

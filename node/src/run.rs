@@ -20,7 +20,7 @@ use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::access::{Access, FINGERPRINTS, Times};
+use crate::access::{Access, FINGERPRINTS};
 use crate::admin::{self, Views};
 use crate::config::Config;
 use crate::fetch::barred::Barred;
@@ -30,6 +30,7 @@ use crate::homes::Homes;
 use crate::metrics::Metrics;
 use crate::serve::NodeServe;
 use crate::source::NodeSource;
+use crate::tags::Recent;
 use crate::{announce, descriptors, health, watchdog};
 
 /// How long answers that are on their way may take after a signal to stop.
@@ -67,7 +68,9 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let admin = listen(config.admin_addr, "admin_addr").await?;
 
     let access = access(&config, &store, &keypair)?;
-    let serve = NodeServe::new(store.clone(), keypair.clone(), metrics.clone(), access.clone());
+    let recent = Recent::default();
+    let serve =
+        NodeServe::new(store.clone(), keypair.clone(), metrics.clone(), access.clone(), recent.clone());
     let rates = Rates { download: cap(config.download_rate), upstream: cap(config.upstream_rate) };
     let swarm = swarm_config(&config, (*keypair).clone(), rates.download.clone())?;
     let (peers, swarm) = shoal_swarm::start(swarm, Arc::new(serve.clone()), shutdown.clone()).await?;
@@ -100,6 +103,8 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         serving: Arc::new(AtomicBool::new(true)),
     };
     tokio::spawn(health::probe(store.clone(), shutdown.clone()));
+    let tags = (config.tags.clone(), recent);
+    let source = NodeSource::new(ports, fetcher.clone(), access.clone(), tags, config.stream);
     let views = Views {
         store: store.clone(),
         peers,
@@ -109,12 +114,12 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         access: access.clone(),
         history: history.clone(),
         upstreams: upstreams.clone(),
+        source: source.clone(),
         gateway: served.said.gateway,
         zone: config.zone.clone(),
         started,
         serving: served.serving.clone(),
     };
-    let source = NodeSource::new(ports, fetcher, access, config.stream);
     let settings = server::Settings::new(via, upstreams.known(), observe(metrics, history));
     let limits = server::Limits { connections: descriptors::connections(), ..server::Limits::default() };
     let router = server::router(Arc::new(source), settings);
@@ -253,7 +258,7 @@ fn access(config: &Config, store: &Store, keypair: &Arc<Keypair>) -> anyhow::Res
         Some(path) => ClusterKey::read(path)?.derive(FINGERPRINTS),
         None => rand::random(),
     };
-    Ok(Access::new(store.clone(), keypair.clone(), key, Times::default()))
+    Ok(Access::new(store.clone(), keypair.clone(), key, config.access))
 }
 
 fn swarm_config(config: &Config, keypair: Keypair, download: RateCap) -> anyhow::Result<shoal_swarm::Config> {

@@ -24,6 +24,7 @@ use crate::access::Access;
 use crate::fetch::{Fetcher, Status, TransferHandle};
 use crate::homes::Homes;
 use crate::metrics::{Direction, Metrics};
+use crate::tags::Recent;
 
 /// How long one who follows a running transfer waits for news.
 const NEWS: Duration = Duration::from_secs(1);
@@ -40,6 +41,7 @@ pub struct NodeServe {
     keypair: Arc<Keypair>,
     metrics: Metrics,
     access: Access,
+    recent: Recent,
     /// What the times at which news is told are counted from.
     began: Instant,
     /// Set once, right after the swarm has started: these need the swarm, and the swarm needs this. Until then only
@@ -57,8 +59,14 @@ struct Later {
 
 impl NodeServe {
     /// Serves what the store holds; chunks get this node's own signature, since it proved their digest.
-    pub fn new(store: Store, keypair: Arc<Keypair>, metrics: Metrics, access: Access) -> Self {
-        Self { store, keypair, metrics, access, began: Instant::now(), later: Arc::default() }
+    pub fn new(
+        store: Store,
+        keypair: Arc<Keypair>,
+        metrics: Metrics,
+        access: Access,
+        recent: Recent,
+    ) -> Self {
+        Self { store, keypair, metrics, access, recent, began: Instant::now(), later: Arc::default() }
     }
 
     /// Serves running transfers too, and keeps swarms.
@@ -235,7 +243,11 @@ impl NodeServe {
         }
     }
 
-    async fn knows(self, scope: Scope, tag: Tag) -> Vec<SignedTagMapping> {
+    async fn knows(self, scope: Scope, tag: Tag, asked: Option<Digest>) -> Vec<SignedTagMapping> {
+        if let Some(asked) = asked {
+            let said = self.recent.get(&asked).filter(|said| said.mapping.is_of(&scope, &tag));
+            return said.into_iter().collect();
+        }
         self.store.tags(&scope, &tag).await.unwrap_or_else(|error| {
             tracing::warn!(%error, "the store did not answer a peer's question for a tag");
             Vec::new()
@@ -308,7 +320,12 @@ impl Serve for NodeServe {
         self.access.answer(question)
     }
 
-    fn tag(&self, scope: Scope, tag: Tag) -> BoxFuture<'static, Vec<SignedTagMapping>> {
-        self.clone().knows(scope, tag).boxed()
+    fn tag(
+        &self,
+        scope: Scope,
+        tag: Tag,
+        asked: Option<Digest>,
+    ) -> BoxFuture<'static, Vec<SignedTagMapping>> {
+        self.clone().knows(scope, tag, asked).boxed()
     }
 }

@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use shoal_gateway::caller::Caller;
 use shoal_gateway::error::PullError;
-use shoal_gateway::source::{Accept, BlobBody, Manifest, ManifestInfo, Passage, Passed, Source};
+use shoal_gateway::source::{Accept, BlobBody, Manifest, ManifestInfo, Passage, Passed, Resolved, Source};
 use shoal_gateway::upstream::identity::ClientLogin;
 use shoal_proto::digest::Digest;
 use shoal_proto::name::{Reference, Scope, Tag};
@@ -35,8 +35,10 @@ mod tags;
 #[cfg(test)]
 mod tests;
 
+use crate::tags::{Recent, Rules};
 use flight::Flights;
 use sizes::Sizes;
+use tags::Answer;
 
 /// The node, as its gateway sees it. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -44,6 +46,8 @@ pub struct NodeSource {
     ports: Ports,
     fetcher: Fetcher,
     access: Access,
+    rules: Arc<Rules>,
+    recent: Recent,
     stream: Stream,
     sizes: Arc<Sizes>,
     room: Room,
@@ -58,11 +62,19 @@ pub struct NodeSource {
 
 impl NodeSource {
     /// Serves from these. `stream` says whether a body may start before its digest is proven.
-    pub fn new(ports: Ports, fetcher: Fetcher, access: Access, stream: Stream) -> Self {
+    pub fn new(
+        ports: Ports,
+        fetcher: Fetcher,
+        access: Access,
+        (rules, recent): (Rules, Recent),
+        stream: Stream,
+    ) -> Self {
         Self {
             ports,
             fetcher,
             access,
+            rules: Arc::new(rules),
+            recent,
             stream,
             sizes: Arc::default(),
             room: Room::default(),
@@ -86,10 +98,11 @@ impl Source for NodeSource {
         other
     }
 
-    async fn resolve(&self, scope: &Scope, tag: &Tag, accept: &Accept) -> Result<ManifestInfo, PullError> {
+    async fn resolve(&self, scope: &Scope, tag: &Tag, accept: &Accept) -> Result<Resolved, PullError> {
         self.ports.upstreams.check(&scope.registry)?;
-        let TagMapping { digest, size, media_type, .. } = self.admitted_tag(scope, tag, accept).await?;
-        Ok(ManifestInfo { digest, size, media_type })
+        let Answer { mapping, warning } = self.admitted_tag(scope, tag, accept).await?;
+        let TagMapping { digest, size, media_type, .. } = mapping;
+        Ok(Resolved { info: ManifestInfo { digest, size, media_type }, warning })
     }
 
     async fn manifest(&self, scope: &Scope, digest: &Digest, accept: &Accept) -> Result<Manifest, PullError> {

@@ -9,7 +9,6 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use anyhow::Context as _;
 use bytes::BytesMut;
 use indicatif::BinaryBytes;
-use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::{Deserialize, Serialize};
 use shoal_gateway::upstream::config::Access as Profit;
 use shoal_proto::chunk::ChunkLayout;
@@ -21,7 +20,7 @@ use shoal_store::{Store, StoreError};
 
 use crate::admin::Views;
 use crate::cli;
-use crate::cli::local::{LocalNode, printable};
+use crate::cli::local::{LocalNode, image_path, printable};
 use crate::config::{self, Environment, Listener};
 use crate::history::{Fetched, LastAnswer};
 
@@ -194,8 +193,7 @@ pub struct Options {
 pub async fn run(options: Options, environment: &Environment) -> anyhow::Result<()> {
     let address = config::address_of(Listener::Admin, options.admin_addr.as_deref(), environment)?;
     let node = LocalNode::new(address, "--admin-addr", SILENCE)?;
-    let image = options.image.to_string();
-    let path = format!("/why?image={}", utf8_percent_encode(&image, NON_ALPHANUMERIC));
+    let path = image_path("/why", &options.image);
     let response = node.get(&path).send().await.map_err(|error| node.failure(&error))?;
     let status = response.status();
     let body = response.bytes().await.map_err(|error| node.failure(&error))?;

@@ -51,6 +51,11 @@ impl TagMapping {
         Digest::sha256_of(format!("shoal/tag/1\n{}\n{}\n{tag}", scope.registry, scope.repository).as_bytes())
     }
 
+    /// Whether it is of this tag.
+    pub fn is_of(&self, scope: &Scope, tag: &Tag) -> bool {
+        self.scope == *scope && self.tag == *tag
+    }
+
     fn message(&self) -> Vec<u8> {
         let mut message = DOMAIN.to_vec();
         for field in [

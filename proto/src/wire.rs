@@ -163,8 +163,8 @@ pub enum SessionMessage {
     AskBlob(AskBlob),
     /// The answer to that.
     Blob(Holding),
-    /// What did this tag mean?
-    AskTag(Scope, Tag),
+    /// What did this tag mean, to exactly this question if one is named?
+    AskTag(Scope, Tag, Option<Digest>),
     /// The answer to that: signatures are checked by who uses them.
     Tag(Vec<SignedTagMapping>),
     /// Did upstream let this reader have this?
@@ -217,7 +217,8 @@ impl SessionMessage {
             }
             Body::AskTag(ask) => {
                 let scope = scope(&ask.registry, &ask.repository)?;
-                Self::AskTag(scope, ask.tag.parse().map_err(|_| WireError::Field("tag"))?)
+                let asked = if ask.asked.is_empty() { None } else { Some(digest(&ask.asked)?) };
+                Self::AskTag(scope, ask.tag.parse().map_err(|_| WireError::Field("tag"))?, asked)
             }
             Body::TagAnswer(answer) if answer.mappings.len() > MAX_TAG_MAPPINGS => {
                 return Err(WireError::Field("mappings"));
@@ -259,7 +260,8 @@ impl SessionMessage {
                 let verdict = signed.as_ref().map(verdict::signed_to_wire);
                 Body::VerdictAnswer(generated::VerdictAnswer { verdict })
             }
-            Self::AskTag(scope, tag) => Body::AskTag(generated::AskTag {
+            Self::AskTag(scope, tag, asked) => Body::AskTag(generated::AskTag {
+                asked: asked.map(|asked| asked.multihash().into()).unwrap_or_default(),
                 registry: scope.registry.to_string(),
                 repository: scope.repository.to_string(),
                 tag: tag.to_string(),

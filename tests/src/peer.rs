@@ -188,7 +188,7 @@ impl Serve for Serving {
         async move { served.give(Claim { digest, size, chunk }).await }.boxed()
     }
 
-    fn tag(&self, _: Scope, _: Tag) -> BoxFuture<'static, Vec<SignedTagMapping>> {
+    fn tag(&self, _: Scope, _: Tag, _: Option<Digest>) -> BoxFuture<'static, Vec<SignedTagMapping>> {
         async { Vec::new() }.boxed()
     }
 }

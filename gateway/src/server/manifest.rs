@@ -16,25 +16,28 @@ impl<S: Source> Shared<S> {
     pub(super) async fn manifest(&self, ask: &Ask<'_>, reference: &Reference) -> Result<Reply, Failure> {
         let accept = headers::accept(&ask.request.headers);
         let failed = |error| Failure::pull(Sought::Manifest, &error);
+        let mut warning = None;
         let digest: Digest = match reference {
             Reference::Digest(digest) => *digest,
             Reference::Tag(tag) => {
-                let info = self.source.resolve(&ask.scope, tag, &accept).await.map_err(failed)?;
+                let resolved = self.source.resolve(&ask.scope, tag, &accept).await.map_err(failed)?;
+                let info = resolved.info;
+                warning = resolved.warning;
                 if headers::client_has(&ask.request.headers, &info.digest) {
-                    return Ok(described(StatusCode::NOT_MODIFIED, &info));
+                    return Ok(described(StatusCode::NOT_MODIFIED, &info).warned(warning));
                 }
                 if ask.head {
-                    return Ok(described(StatusCode::OK, &info));
+                    return Ok(described(StatusCode::OK, &info).warned(warning));
                 }
                 info.digest
             }
         };
         let manifest = self.source.manifest(&ask.scope, &digest, &accept).await.map_err(failed)?;
         if headers::client_has(&ask.request.headers, &digest) {
-            return Ok(described(StatusCode::NOT_MODIFIED, &manifest.info));
+            return Ok(described(StatusCode::NOT_MODIFIED, &manifest.info).warned(warning));
         }
         let reply = Reply::bytes(StatusCode::OK, manifest.bytes);
-        Ok(reply.typed(&manifest.info.media_type).identified(&manifest.info.digest))
+        Ok(reply.typed(&manifest.info.media_type).identified(&manifest.info.digest).warned(warning))
     }
 }
 

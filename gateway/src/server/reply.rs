@@ -3,7 +3,7 @@
 use axum::body::Body;
 use axum::response::Response;
 use bytes::Bytes;
-use http::header::{CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG};
+use http::header::{CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, WARNING};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use serde_json::Value;
 use shoal_proto::digest::Digest;
@@ -62,6 +62,19 @@ impl Reply {
             self.headers.insert(ETAG, tag);
         }
         self
+    }
+
+    /// Warns the client, in the form of the distribution spec ("Warnings"): code 299, no agent, a quoted text.
+    #[must_use]
+    pub(super) fn warned(self, warning: Option<String>) -> Self {
+        const MOST: usize = 1000;
+        let Some(text) = warning else { return self };
+        let plain = |c: char| if c.is_ascii_graphic() && c != '"' && c != '\\' { c } else { ' ' };
+        let text: String = text.chars().take(MOST).map(plain).collect();
+        match HeaderValue::from_str(&format!("299 - \"{text}\"")) {
+            Ok(value) => self.with(WARNING, value),
+            Err(_) => self,
+        }
     }
 
     /// Sets `Content-Range`.

@@ -4,6 +4,9 @@ use std::error::Error as _;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use shoal_proto::name::ImageName;
+
 /// A node on this machine accepts at once or not at all.
 const CONNECT: Duration = Duration::from_secs(5);
 
@@ -74,6 +77,11 @@ impl LocalNode {
         self.client.get(format!("http://{}{path}", self.address))
     }
 
+    /// A POST to `path`, which starts with a slash.
+    pub fn post(&self, path: &str) -> reqwest::RequestBuilder {
+        self.client.post(format!("http://{}{path}", self.address))
+    }
+
     /// What a failed request means.
     pub fn failure(&self, error: &reqwest::Error) -> LocalError {
         let reason = innermost(error);
@@ -95,6 +103,11 @@ fn innermost(error: &reqwest::Error) -> String {
         cause = error.source();
     }
     text
+}
+
+/// The path of a question about an image.
+pub fn image_path(path: &str, image: &ImageName) -> String {
+    format!("{path}?image={}", utf8_percent_encode(&image.to_string(), NON_ALPHANUMERIC))
 }
 
 /// A text from elsewhere, made safe for a terminal: no control characters, no endless length.

@@ -13,7 +13,7 @@ use super::open;
 use super::problem::{Given, Problem, Source, Wrong, shown};
 
 /// The keys of the file's top level that hold one text.
-const TEXTS: [&str; 10] = [
+const TEXTS: [&str; 13] = [
     "data_dir",
     "gateway_addr",
     "peer_addr",
@@ -24,9 +24,12 @@ const TEXTS: [&str; 10] = [
     "download_rate",
     "upstream_rate",
     "stream",
+    "tags",
+    "tag_ttl",
+    "tag_stale",
 ];
 /// The other keys of the top level.
-const OTHERS: [&str; 3] = ["bootstrap", "policy", "upstream"];
+const OTHERS: [&str; 4] = ["bootstrap", "policy", "tag", "upstream"];
 
 /// What a file said, nothing of it looked at yet.
 #[derive(Debug, Default)]
@@ -39,6 +42,12 @@ pub(super) struct File {
     pub(super) allow: Vec<Given>,
     /// `deny` of `[policy]`.
     pub(super) deny: Vec<Given>,
+    /// `public_for` of `[policy]`.
+    pub(super) public_for: Option<Given>,
+    /// `client_for` of `[policy]`.
+    pub(super) client_for: Option<Given>,
+    /// `match` and `ttl` of each `[[tag]]`.
+    pub(super) tags: Vec<(Given, Given)>,
     /// `[upstream."name"]`.
     pub(super) upstreams: Vec<Upstream>,
 }
@@ -120,10 +129,16 @@ impl Walk<'_> {
                         match name.get_ref().as_ref() {
                             "allow" => file.allow = self.texts("policy.allow", value),
                             "deny" => file.deny = self.texts("policy.deny", value),
-                            _ => self.unknown("policy.", name, &["allow", "deny"]),
+                            "public_for" => file.public_for = self.text("policy.public_for", value),
+                            "client_for" => file.client_for = self.text("policy.client_for", value),
+                            _ => {
+                                let known = ["allow", "deny", "public_for", "client_for"];
+                                self.unknown("policy.", name, &known);
+                            }
                         }
                     }
                 }
+                "tag" => file.tags = self.tags(value),
                 "upstream" => {
                     for entry in self.table(key, value) {
                         file.upstreams.extend(self.upstream(entry));
@@ -133,6 +148,36 @@ impl Walk<'_> {
             }
         }
         file
+    }
+
+    /// `[[tag]]`: each with `match` and `ttl`.
+    fn tags(&mut self, value: &Spanned<DeValue<'_>>) -> Vec<(Given, Given)> {
+        let DeValue::Array(tables) = value.get_ref() else {
+            self.kind("tag", value, "allowed: tables, each [[tag]] with match and ttl");
+            return Vec::new();
+        };
+        let mut rules = Vec::new();
+        for table in tables {
+            let (mut matching, mut ttl) = (None, None);
+            for (name, value) in self.table("tag", table) {
+                match name.get_ref().as_ref() {
+                    "match" => matching = self.text("tag.match", value),
+                    "ttl" => ttl = self.text("tag.ttl", value),
+                    _ => self.unknown("tag.", name, &["match", "ttl"]),
+                }
+            }
+            match (matching, ttl) {
+                (Some(matching), Some(ttl)) => rules.push((matching, ttl)),
+                _ => self.wrong(
+                    "tag",
+                    table.span(),
+                    "is not complete",
+                    "",
+                    "allowed: match and ttl, both texts",
+                ),
+            }
+        }
+        rules
     }
 
     fn upstream(&mut self, (name, value): Entry<'_, '_>) -> Option<Upstream> {

@@ -2,11 +2,14 @@
 
 use std::fmt::Write as _;
 use std::path::Path;
+use std::time::Duration;
 
 use shoal_gateway::upstream::config::{Access, Settings, UpstreamSettings};
 
 use super::file::quoted;
 use super::{Loaded, Stream};
+use crate::access::Times;
+use crate::tags::{Trust, Ttl};
 
 /// Renders a configuration. Read as a file it means the same again, but for passwords, which are left out.
 pub fn effective(loaded: &Loaded) -> String {
@@ -31,14 +34,37 @@ pub fn effective(loaded: &Loaded) -> String {
     key("download_rate", rate(config.download_rate));
     key("upstream_rate", rate(config.upstream_rate));
     key("stream", Some(quoted(stream(config.stream))));
-    upstreams(&mut out, &config.upstreams);
+    key("tags", Some(quoted(trust(config.tags.trust))));
+    key("tag_ttl", Some(quoted(&time(config.tags.ttl))));
+    key("tag_stale", Some(quoted(&time(config.tags.stale))));
+    for rule in &config.tags.rules {
+        let ttl = match rule.ttl {
+            Ttl::For(ttl) => time(ttl),
+            Ttl::Forever => "forever".to_owned(),
+        };
+        line(&mut out, &format!("\n[[tag]]\nmatch = {}\nttl = {}", quoted(&rule.matching), quoted(&ttl)));
+    }
+    upstreams(&mut out, &config.upstreams, config.access);
     out
 }
 
-fn upstreams(out: &mut String, settings: &Settings) {
+fn time(time: Duration) -> String {
+    humantime::format_duration(time).to_string()
+}
+
+const fn trust(trust: Trust) -> &'static str {
+    match trust {
+        Trust::Fleet => "fleet",
+        Trust::Own => "own",
+    }
+}
+
+fn upstreams(out: &mut String, settings: &Settings, times: Times) {
     line(out, "\n[policy]");
     line(out, &format!("allow = {}", list(&settings.policy.allow)));
     line(out, &format!("deny = {}", list(&settings.policy.deny)));
+    line(out, &format!("public_for = {}", quoted(&time(times.everyone))));
+    line(out, &format!("client_for = {}", quoted(&time(times.client))));
     for (name, upstream) in &settings.upstreams {
         one_upstream(out, name, upstream);
     }

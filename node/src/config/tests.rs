@@ -54,6 +54,8 @@ fn defaults_need_nothing() {
         download_rate: None,
         upstream_rate: None,
         stream: Stream::Early,
+        tags: Rules::default(),
+        access: Times::default(),
         upstreams: Settings::default(),
         exit_with_stdin: false,
     };
@@ -323,6 +325,25 @@ const MISTAKES: &[(&str, &str)] = &[
         "stream = \"late\"",
         "shoal.toml:1: stream = \"late\" is not a way to stream (allowed: early, a body starts while its chunks \
              still arrive; proven, when its digest is proven)",
+    ),
+    (
+        "tags = \"mine\"",
+        "shoal.toml:1: tags = \"mine\" is not a way to resolve tags (allowed: fleet, one node asks the registry and the \
+         others take its signed word; own, this node asks itself)",
+    ),
+    (
+        "tag_ttl = \"2\"",
+        "shoal.toml:1: tag_ttl = \"2\" is not a time (allowed: a number and its unit, as in 0s, 30s, 10m, 24h or 7d)",
+    ),
+    ("[[tag]]\nmatch = \"a/*\"", "shoal.toml:1: tag is not complete (allowed: match and ttl, both texts)"),
+    (
+        "[[tag]]\nmatch = \"latest\"\nttl = \"1s\"",
+        "shoal.toml:2: tag.match = \"latest\" matches no tag (allowed: registry/repository:tag with * for any \
+         characters, as in docker.io/library/*:latest)",
+    ),
+    (
+        "[tag]\nmatch = \"a/*\"\nttl = \"1s\"",
+        "shoal.toml:1: tag is of the kind table (allowed: tables, each [[tag]] with match and ttl)",
     ),
     (
         "data_dir = \"\"",
@@ -644,7 +665,18 @@ fn the_effective_configuration_means_itself() {
         upstream_rate = "1GiB"
         stream = "proven"
         bootstrap = ["dns:a:1", "[::1]:2"]
+        tags = "own"
+        tag_ttl = "1m 30s"
+        tag_stale = "0s"
+        [[tag]]
+        match = "a:5000/releases/*:v*"
+        ttl = "forever"
+        [[tag]]
+        match = "*:main"
+        ttl = "0s"
         [policy]
+        public_for = "1h"
+        client_for = "5s"
         allow = ["*.example.com"]
         deny = ["docker.io"]
         [upstream."a:5000"]
@@ -663,6 +695,7 @@ fn the_effective_configuration_means_itself() {
     assert_eq!(first.config, again.config, "{shown}");
     assert!(shown.contains("gateway_addr = \"127.0.0.1:5055\"  # default\n"), "{shown}");
     assert!(shown.contains("shoal.toml:3\n"), "{shown}");
+    assert_eq!((first.config.tags.rules.len(), first.config.access.client.as_secs()), (2, 5));
 }
 
 #[test]

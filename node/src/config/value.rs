@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use reqwest::Url;
 use shoal_proto::name::Registry;
@@ -10,6 +11,7 @@ use shoal_swarm::zone;
 use super::Stream;
 use super::problem::Wrong;
 use crate::size::ByteSize;
+use crate::tags::{Trust, Ttl};
 
 /// How a text becomes a value.
 pub(super) type Parse<T> = fn(&str) -> Result<T, Wrong>;
@@ -88,6 +90,55 @@ pub(super) fn stream(text: &str) -> Result<Stream, Wrong> {
             "allowed: early, a body starts while its chunks still arrive; proven, when its digest is proven",
         )),
     }
+}
+
+/// Whose word on tags is taken.
+pub(super) fn trust(text: &str) -> Result<Trust, Wrong> {
+    match text {
+        "fleet" => Ok(Trust::Fleet),
+        "own" => Ok(Trust::Own),
+        _ => Err(Wrong::new(
+            "is not a way to resolve tags",
+            "allowed: fleet, one node asks the registry and the others take its signed word; own, this node asks itself",
+        )),
+    }
+}
+
+/// The longest time that means something here.
+const LONGEST: Duration = Duration::from_hours(24 * 366 * 10);
+
+/// A time.
+pub(super) fn duration(text: &str) -> Result<Duration, Wrong> {
+    let time = humantime::parse_duration(text).ok().filter(|time| *time <= LONGEST);
+    time.ok_or_else(|| {
+        Wrong::new("is not a time", "allowed: a number and its unit, as in 0s, 30s, 10m, 24h or 7d")
+    })
+}
+
+/// How long a tag holds.
+pub(super) fn ttl(text: &str) -> Result<Ttl, Wrong> {
+    if text == "forever" {
+        return Ok(Ttl::Forever);
+    }
+    duration(text).map(Ttl::For).map_err(|_| {
+        Wrong::new(
+            "is not a time",
+            "allowed: a number and its unit, as in 0s, 30s, 10m or 7d, or forever for tags that never move",
+        )
+    })
+}
+
+/// Which tags a rule is for.
+pub(super) fn tag_pattern(text: &str) -> Result<String, Wrong> {
+    let names = text.contains(['/', '*']) && text.contains([':', '*']);
+    let plain = text.chars().all(|c| c.is_ascii_graphic() && c != '?');
+    if !names || !plain || text.len() > 512 {
+        return Err(Wrong::new(
+            "matches no tag",
+            "allowed: registry/repository:tag with * for any characters, as in docker.io/library/*:latest",
+        ));
+    }
+    Ok(text.to_owned())
 }
 
 /// A registry's name, as clients use it.

@@ -18,11 +18,11 @@ use shoal_gateway::source::{Accept, Passage, Passed};
 use shoal_gateway::upstream::config::Access as Profit;
 use shoal_gateway::upstream::identity::Identity;
 use shoal_proto::name::{Reference, Scope, Tag};
-use shoal_proto::tag::TagMapping;
 use shoal_proto::verdict::{Object, Question, Reader, SignedVerdict};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout, timeout_at};
 
+use super::tags::{Answer, Ask};
 use super::{NodeSource, unavailable};
 use crate::turn::Wish;
 
@@ -67,7 +67,7 @@ impl NodeSource {
         scope: &Scope,
         tag: &Tag,
         accept: &Accept,
-    ) -> Result<TagMapping, PullError> {
+    ) -> Result<Answer, PullError> {
         let object = Object::Manifest(Reference::Tag(tag.clone()));
         let question = Question { scope: scope.clone(), object, reader: self.everyone(scope) };
         // A client that shows who it is is asked for first: its verdict is shared by the fleet, a refusal is not.
@@ -76,8 +76,8 @@ impl NodeSource {
         } else {
             self.client_may(&question, true).await
         };
-        let mapping = if matches!(mine, Some(Ok(()))) {
-            self.resolve_tag(scope, tag, accept, &Identity::Node).await?
+        let answer = if matches!(mine, Some(Ok(()))) {
+            self.resolve_tag(Ask { scope, tag, accept, identity: &Identity::Node }).await?
         } else {
             match self.tag_for_everyone(scope, tag, accept).await {
                 Err(refused @ (PullError::NotFound { .. } | PullError::Denied { .. })) => {
@@ -86,28 +86,25 @@ impl NodeSource {
                 told => told?,
             }
         };
-        self.sizes.note_one(scope, mapping.digest, mapping.size);
-        Ok(mapping)
+        self.sizes.note_one(scope, answer.mapping.digest, answer.mapping.size);
+        Ok(answer)
     }
 
     /// To ask as everyone what a tag names is to ask whether everyone may read.
-    async fn tag_for_everyone(
-        &self,
-        scope: &Scope,
-        tag: &Tag,
-        accept: &Accept,
-    ) -> Result<TagMapping, PullError> {
+    async fn tag_for_everyone(&self, scope: &Scope, tag: &Tag, accept: &Accept) -> Result<Answer, PullError> {
         let (access, all) = (&self.access, self.everyone(scope));
         if access.is_refused(scope, all) {
             return Err(denied(scope));
         }
         let everyone = self.ports.upstreams.everyone(&scope.registry);
-        match self.resolve_tag(scope, tag, accept, &everyone).await {
+        match self.resolve_tag(Ask { scope, tag, accept, identity: &everyone }).await {
             // Remembered of a time before upstream refused it.
-            Ok(mapping) if access.refused_since(scope, all, mapping.checked_unix_ms) => Err(denied(scope)),
-            Ok(mapping) => {
-                access.read_at(scope, all, mapping.checked_unix_ms).await;
-                Ok(mapping)
+            Ok(Answer { mapping, .. }) if access.refused_since(scope, all, mapping.checked_unix_ms) => {
+                Err(denied(scope))
+            }
+            Ok(answer) => {
+                access.read_at(scope, all, answer.mapping.checked_unix_ms).await;
+                Ok(answer)
             }
             Err(error) => {
                 if matches!(error, PullError::Denied { .. }) {

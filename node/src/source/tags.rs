@@ -6,19 +6,23 @@ use shoal_gateway::error::PullError;
 use shoal_gateway::source::{Accept, ManifestInfo};
 use shoal_gateway::upstream::identity::Identity;
 use shoal_proto::digest::Digest;
-use shoal_proto::manifest::tells_its_type;
+use shoal_proto::manifest::{ACCEPT_ALL, tells_its_type};
 use shoal_proto::name::{Reference, Scope, Tag};
 use shoal_proto::tag::{SignedTagMapping, TagMapping};
 use tokio::task::JoinSet;
 use tokio::time::{Duration, Instant, timeout, timeout_at};
 
 use super::{NodeSource, unavailable};
+use crate::hearsay;
+use crate::tags::{Trust, Ttl};
 use crate::turn::Wish;
 
-/// How old an upstream check may be to answer for upstream, anywhere in the fleet.
-const FRESH: Duration = Duration::from_secs(2);
 /// What clocks may differ by, and an answer be under way.
 const SLACK: Duration = Duration::from_secs(30);
+/// [`SLACK`], in milliseconds.
+const SLACK_MS: u64 = 30_000;
+/// For ever, as homes are told: longer than they remember.
+const FOREVER: Duration = Duration::from_hours(24 * 30);
 /// How long the node that asked upstream may take to say what it heard.
 const ONE_PEER: Duration = Duration::from_secs(1);
 /// How long peers may take to say what they remember of a tag.
@@ -26,55 +30,105 @@ const PEERS_LIMIT: Duration = Duration::from_millis(600);
 /// The most peers asked for a tag.
 const MAX_ASKED: usize = 16;
 
+/// What a tag names, and how old that is if upstream could not be asked.
+#[derive(Debug)]
+pub(super) struct Answer {
+    pub(super) mapping: TagMapping,
+    /// Why it is not upstream's word of now, for the client.
+    pub(super) warning: Option<String>,
+}
+
+/// One question for a tag.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Ask<'a> {
+    pub(super) scope: &'a Scope,
+    pub(super) tag: &'a Tag,
+    pub(super) accept: &'a Accept,
+    /// In whose name upstream is asked.
+    pub(super) identity: &'a Identity,
+}
+
 impl NodeSource {
-    /// Asks upstream in this name; if upstream is down, what was last known here or by peers.
-    pub(super) async fn resolve_tag(
-        &self,
-        scope: &Scope,
-        tag: &Tag,
-        accept: &Accept,
-        identity: &Identity,
-    ) -> Result<TagMapping, PullError> {
-        match self.fleet_tag(scope, tag, accept, identity).await {
-            Ok(mapping) => Ok(mapping),
+    /// Asks upstream; if upstream is down, what was last known here or by peers.
+    pub(super) async fn resolve_tag(&self, ask: Ask<'_>) -> Result<Answer, PullError> {
+        self.resolve_within(ask, self.rules.ttl(ask.scope, ask.tag)).await
+    }
+
+    /// As [`NodeSource::resolve_tag`], with another time for which upstream's word holds.
+    pub(super) async fn resolve_within(&self, ask: Ask<'_>, ttl: Ttl) -> Result<Answer, PullError> {
+        match self.checked_within(ask, ttl).await {
+            Ok(mapping) => Ok(Answer { mapping, warning: None }),
             Err(error @ (PullError::Upstream { .. } | PullError::Throttled { .. })) => {
-                let Some(mapping) = self.remembered(scope, tag, accept, identity).await else {
-                    return Err(error);
-                };
-                self.ports.metrics.stale_tag();
-                tracing::warn!(
-                    registry = %scope.registry, repository = %scope.repository, %tag, digest = %mapping.digest,
-                    checked_unix_ms = mapping.checked_unix_ms, %error,
-                    "upstream is down: the tag is answered as it was last known"
-                );
-                Ok(mapping)
+                self.stale(ask, error).await
             }
             Err(error) => Err(error),
         }
     }
 
-    /// One HEAD upstream for the fleet within a short time: whoever has the turn asks, the others ask that node.
-    async fn fleet_tag(
-        &self,
-        scope: &Scope,
-        tag: &Tag,
-        accept: &Accept,
-        identity: &Identity,
-    ) -> Result<TagMapping, PullError> {
-        let key = as_asked(scope, tag, accept, identity);
-        let _turn = self.tags_in_flight.turn(&key).await;
-        let own = self.ports.store.tags(scope, tag).await.map_err(unavailable)?;
-        if let Some(signed) = newest(told_to(identity, own), scope, tag, accept, Some(FRESH)) {
-            return Ok(signed.mapping);
+    /// The last word, while upstream is down, if it is not too old.
+    async fn stale(&self, ask: Ask<'_>, error: PullError) -> Result<Answer, PullError> {
+        let Ask { scope, tag, .. } = ask;
+        let Some(mapping) = self.remembered(ask).await else { return Err(error) };
+        let age = Duration::from_millis(now_unix_ms().saturating_sub(mapping.checked_unix_ms));
+        let shown = humantime::format_duration(Duration::from_secs(age.as_secs()));
+        if age > self.rules.stale {
+            let reason = format!(
+                "{error}; what the tag named {shown} ago is known, and tag_stale = \"{}\" lets nothing so old be given",
+                humantime::format_duration(self.rules.stale)
+            );
+            return Err(PullError::Upstream {
+                registry: scope.registry.to_string(),
+                status: hearsay::status_of(&error),
+                reason,
+            });
         }
-        let wish = Wish { key, fresh: FRESH, registry: &scope.registry };
+        self.ports.metrics.stale_tag();
+        tracing::warn!(
+            registry = %scope.registry, repository = %scope.repository, %tag, digest = %mapping.digest, age = %shown,
+            %error, "upstream is down: the tag is answered as it was last known"
+        );
+        Ok(Answer { mapping, warning: Some(format!("stale: as it was {shown} ago, for {error}")) })
+    }
+
+    /// Upstream's word, as new as this asks for: one HEAD for the fleet. Whoever has the turn asks, the others ask that
+    /// node.
+    ///
+    /// A HEAD and not a conditional GET: it costs no quota where GETs do, and has no body that a condition would save.
+    async fn checked_within(&self, ask: Ask<'_>, ttl: Ttl) -> Result<TagMapping, PullError> {
+        let Ask { scope, tag, accept, identity } = ask;
+        let arrived = now_unix_ms();
+        let key = as_asked(ask);
+        let _turn = self.tags_in_flight.turn(&key).await;
+        let fresh = match ttl {
+            Ttl::For(fresh) => fresh,
+            Ttl::Forever => FOREVER,
+        };
+        let known = self.recent.get(&key).filter(|said| {
+            let at = said.mapping.checked_unix_ms;
+            let since = u128::from(arrived).saturating_sub(fresh.as_millis());
+            u128::from(at) >= since && at <= arrived.max(now_unix_ms()).saturating_add(SLACK_MS)
+        });
+        if let Some(said) = known {
+            return Ok(said.mapping);
+        }
+        if ttl == Ttl::Forever
+            && let Some(said) = self.only_known(ask).await?
+        {
+            return Ok(said);
+        }
+        if self.rules.trust == Trust::Own {
+            return self.checked_tag(ask, key).await;
+        }
+        let wish = Wish { key, fresh, registry: &scope.registry };
         wish.once(
             &self.ports,
-            async || self.checked_tag(scope, tag, accept, identity).await,
+            async || self.checked_tag(ask, key).await,
             async |by| {
-                let asked = timeout(ONE_PEER, self.ports.peers.ask_tag(by, scope, tag)).await;
+                let asked = timeout(ONE_PEER, self.ports.peers.ask_tag(by, scope, tag, Some(key))).await;
                 let told = asked.ok().and_then(Result::ok).unwrap_or_default();
-                let signed = newest(told_to(identity, told), scope, tag, accept, Some(FRESH + SLACK))?;
+                let within = fresh.saturating_add(SLACK);
+                let signed = newest(told_to(identity, told), scope, tag, accept, Some(within))?;
+                self.recent.note(key, signed.clone());
                 let mapping = signed.mapping.clone();
                 if let Err(error) = self.ports.store.put_tag(signed).await {
                     tracing::warn!(%error, %tag, "could not remember what the tag names");
@@ -85,34 +139,65 @@ impl NodeSource {
         .await
     }
 
-    async fn checked_tag(
-        &self,
-        scope: &Scope,
-        tag: &Tag,
-        accept: &Accept,
-        identity: &Identity,
-    ) -> Result<TagMapping, PullError> {
-        let info = self.upstream_tag(scope, tag, accept, identity).await?;
+    /// What a tag that never moves was once said to name, after a restart too: unless manifests of several types were
+    /// named, of which only upstream knows which this client should have.
+    async fn only_known(&self, ask: Ask<'_>) -> Result<Option<TagMapping>, PullError> {
+        let Ask { scope, tag, accept, identity } = ask;
+        let mut known = told_to(identity, self.ports.store.tags(scope, tag).await.map_err(unavailable)?);
+        self.trusted(&mut known);
+        if known.len() != 1 {
+            return Ok(None);
+        }
+        Ok(newest(known, scope, tag, accept, None).map(|signed| signed.mapping))
+    }
+
+    /// Leaves out the word of others, where the operator takes none.
+    fn trusted(&self, known: &mut Vec<SignedTagMapping>) {
+        if self.rules.trust == Trust::Own {
+            let own = self.ports.peers.local_peer();
+            known.retain(|signed| signed.signer == own);
+        }
+    }
+
+    async fn checked_tag(&self, ask: Ask<'_>, key: Digest) -> Result<TagMapping, PullError> {
+        // Upstream's word is of some moment after this.
+        let checked_unix_ms = now_unix_ms();
+        let info = self.upstream_tag(ask).await?;
         let mapping = TagMapping {
-            scope: scope.clone(),
-            tag: tag.clone(),
+            scope: ask.scope.clone(),
+            tag: ask.tag.clone(),
             digest: info.digest,
             size: info.size,
             media_type: info.media_type,
-            public: *identity == Identity::Anonymous,
-            checked_unix_ms: now_unix_ms(),
+            public: *ask.identity == Identity::Anonymous,
+            checked_unix_ms,
         };
-        self.remember(mapping.clone()).await;
+        self.remember(mapping.clone(), key).await;
         Ok(mapping)
     }
 
-    async fn upstream_tag(
-        &self,
-        scope: &Scope,
-        tag: &Tag,
-        accept: &Accept,
-        identity: &Identity,
-    ) -> Result<ManifestInfo, PullError> {
+    /// Asks upstream now, whatever was said before, and forgets that. Returns what the tag named and names.
+    pub async fn refresh(&self, scope: &Scope, tag: &Tag) -> Result<(Option<Digest>, Digest), PullError> {
+        self.ports.upstreams.check(&scope.registry)?;
+        let known = self.ports.store.tags(scope, tag).await.map_err(unavailable)?;
+        let before = known.into_iter().max_by_key(|signed| signed.mapping.checked_unix_ms);
+        let accept = Accept(ACCEPT_ALL.iter().map(|&media_type| media_type.to_owned()).collect());
+        let everyone = self.ports.upstreams.everyone(&scope.registry);
+        let ask = Ask { scope, tag, accept: &accept, identity: &everyone };
+        let now = Ttl::For(Duration::ZERO);
+        let mapping = match self.checked_within(ask, now).await {
+            Err(PullError::Denied { .. } | PullError::NotFound { .. }) => {
+                self.checked_within(Ask { identity: &Identity::Node, ..ask }, now).await?
+            }
+            told => told?,
+        };
+        // Clients that accept other types ask anew.
+        self.recent.forget(scope, tag);
+        Ok((before.map(|signed| signed.mapping.digest), mapping.digest))
+    }
+
+    async fn upstream_tag(&self, ask: Ask<'_>) -> Result<ManifestInfo, PullError> {
+        let Ask { scope, tag, accept, identity } = ask;
         let reference = Reference::Tag(tag.clone());
         let upstreams = self.ports.upstreams.named(identity.clone());
         self.ports.metrics.upstream_request();
@@ -129,9 +214,13 @@ impl NodeSource {
     }
 
     /// Signs and stores what upstream said, for when it is down, and tells the fleet who knows.
-    async fn remember(&self, mapping: TagMapping) {
+    async fn remember(&self, mapping: TagMapping, asked: Digest) {
         let (scope, tag) = (&mapping.scope.clone(), &mapping.tag.clone());
-        let stored = match mapping.sign(&self.ports.keypair) {
+        let signed = mapping.sign(&self.ports.keypair);
+        if let Ok(signed) = &signed {
+            self.recent.note(asked, signed.clone());
+        }
+        let stored = match signed {
             Ok(signed) => self.ports.store.put_tag(signed).await.map_err(|error| error.to_string()),
             Err(error) => Err(error.to_string()),
         };
@@ -143,19 +232,16 @@ impl NodeSource {
     }
 
     /// The newest mapping that this node or a peer knows, among those whose type the client accepts.
-    async fn remembered(
-        &self,
-        scope: &Scope,
-        tag: &Tag,
-        accept: &Accept,
-        identity: &Identity,
-    ) -> Option<TagMapping> {
-        let own = self.ports.store.tags(scope, tag).await.unwrap_or_else(|error| {
+    async fn remembered(&self, ask: Ask<'_>) -> Option<TagMapping> {
+        let Ask { scope, tag, accept, identity } = ask;
+        let mut known = self.ports.store.tags(scope, tag).await.unwrap_or_else(|error| {
             tracing::warn!(%error, "the store does not say what the tag named");
             Vec::new()
         });
-        let mut known = own;
-        known.extend(self.ask_peers(scope, tag).await);
+        self.trusted(&mut known);
+        if self.rules.trust == Trust::Fleet {
+            known.extend(self.ask_peers(scope, tag).await);
+        }
         newest(told_to(identity, known), scope, tag, accept, None).map(|signed| signed.mapping)
     }
 
@@ -165,7 +251,7 @@ impl NodeSource {
         let mut answers = JoinSet::new();
         let ask = |peer, answers: &mut JoinSet<_>| {
             let (peers, scope, tag) = (self.ports.peers.clone(), scope.clone(), tag.clone());
-            answers.spawn(async move { peers.ask_tag(peer, &scope, &tag).await.unwrap_or_default() });
+            answers.spawn(async move { peers.ask_tag(peer, &scope, &tag, None).await.unwrap_or_default() });
         };
         for summary in self.ports.peers.connected().into_iter().take(MAX_ASKED / 2) {
             asked.insert(summary.peer);
@@ -223,7 +309,8 @@ impl NodeSource {
 
 /// What a tag is asked under: registries answer clients that accept other types with other manifests, and only some
 /// of those who ask at all.
-fn as_asked(scope: &Scope, tag: &Tag, accept: &Accept, identity: &Identity) -> Digest {
+fn as_asked(ask: Ask<'_>) -> Digest {
+    let Ask { scope, tag, accept, identity } = ask;
     let mut types: Vec<&str> = accept.0.iter().map(String::as_str).collect();
     types.sort_unstable();
     types.dedup();

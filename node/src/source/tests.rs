@@ -59,7 +59,9 @@ impl Node {
         swarm.bootstrap = bootstrap.iter().map(|address| address.to_string().parse().unwrap()).collect();
         let keypair = Arc::new(keypair);
         let access = Access::new(store.clone(), keypair.clone(), [0; 32], Times::default());
-        let serve = NodeServe::new(store.clone(), keypair.clone(), metrics.clone(), access.clone());
+        let recent = Recent::default();
+        let serve =
+            NodeServe::new(store.clone(), keypair.clone(), metrics.clone(), access.clone(), recent.clone());
         let stop = CancellationToken::new();
         let (peers, _) = shoal_swarm::start(swarm, Arc::new(serve.clone()), stop.clone()).await.unwrap();
         let table = UpstreamSettings { url: Some(format!("http://{registry}")), ..Default::default() };
@@ -81,7 +83,7 @@ impl Node {
         };
         let fetcher = Fetcher::start(ports.clone(), &mut tasks, stop.clone());
         serve.complete(fetcher.clone(), homes, peers.clone());
-        let source = NodeSource::new(ports, fetcher, access, stream);
+        let source = NodeSource::new(ports, fetcher, access, (Rules::default(), recent), stream);
         if bootstrap.is_some() {
             let mut joined = peers.joined();
             tokio::time::timeout(SOON, joined.wait_for(|joined| joined.joined)).await.unwrap().unwrap();

@@ -250,7 +250,7 @@ impl Handle {
         }
     }
 
-    /// Asks a peer what a tag named. The signatures are not verified.
+    /// Asks a peer what a tag named, to the very question `asked` if one is given. The signatures are not verified.
     ///
     /// # Errors
     /// [`AskError`] if it does not answer within 5 s.
@@ -259,8 +259,9 @@ impl Handle {
         peer: PeerId,
         scope: &Scope,
         tag: &Tag,
+        asked: Option<Digest>,
     ) -> Result<Vec<SignedTagMapping>, AskError> {
-        match self.ask(peer, SessionMessage::AskTag(scope.clone(), tag.clone())).await? {
+        match self.ask(peer, SessionMessage::AskTag(scope.clone(), tag.clone(), asked)).await? {
             SessionMessage::Tag(mappings) => Ok(mappings),
             _ => Err(AskError::Answer),
         }

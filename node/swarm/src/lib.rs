@@ -159,8 +159,9 @@ pub trait Serve: Send + Sync + 'static {
         chunk: u32,
     ) -> BoxFuture<'static, Result<(Bytes, Attestation), Refusal>>;
 
-    /// What this tag was last known to name, newest for each media type.
-    fn tag(&self, scope: Scope, tag: Tag) -> BoxFuture<'static, Vec<SignedTagMapping>>;
+    /// What this tag was last known to name, newest for each media type; or what was said to the very question `asked`.
+    fn tag(&self, scope: Scope, tag: Tag, asked: Option<Digest>)
+    -> BoxFuture<'static, Vec<SignedTagMapping>>;
 
     /// Whether upstream let this reader have this, as far as this node knows.
     fn verdict(&self, question: Question) -> BoxFuture<'static, Option<SignedVerdict>> {

@@ -36,7 +36,8 @@ const MAX_KEPT: usize = 16_384;
 pub struct AskTurn {
     /// What the thing is found under.
     pub key: Digest,
-    /// A result is good if it is not older than this.
+    /// A result is good if its turn began no longer ago than this when it was asked for. With 0 it is one that began
+    /// afterwards: all who ask meanwhile wait for the next, and share that.
     pub fresh: Duration,
     /// Nodes that were said to have it, or to be its home, and could not be reached or do not have it.
     pub lost: Vec<PeerId>,
@@ -86,6 +87,8 @@ pub struct TurnEnded {
 struct Waiting {
     question: QuestionId,
     from: PeerId,
+    /// A turn that began at this time or later does for it.
+    from_then: Duration,
     /// When it asked last; `None` once that was answered with [`TurnAnswer::Wait`].
     since: Option<Duration>,
 }
@@ -93,9 +96,10 @@ struct Waiting {
 #[derive(Debug, Default)]
 struct Thing {
     going: Option<(PeerId, u64, Duration)>,
-    /// Who had the last turns, and under which number: only they have something to say.
-    recent: VecDeque<(PeerId, u64)>,
+    /// Who had the last turns, under which number, and since when: only they have something to say.
+    recent: VecDeque<(PeerId, u64, Duration)>,
     waiting: VecDeque<Waiting>,
+    /// Whose turn went well, and when it began.
     done: Option<(PeerId, Duration)>,
     /// Whose turns failed since the last that went well: one node alone may try as often as its clients do.
     failures: BTreeSet<PeerId>,
@@ -177,10 +181,11 @@ impl Turns {
             vec![(question, TurnAnswer::Go(self.go(ask.key, from, now)))]
         } else if let Some(waiting) = thing.waiting.iter_mut().find(|waiting| waiting.from == from) {
             // One who asks again has given up its first question, not its place.
-            *waiting = Waiting { question, from, since: Some(now) };
+            (waiting.question, waiting.since) = (question, Some(now));
             Vec::new()
         } else if thing.waiting.len() < MAX_WAITING {
-            thing.waiting.push_back(Waiting { question, from, since: Some(now) });
+            let from_then = now.saturating_sub(ask.fresh);
+            thing.waiting.push_back(Waiting { question, from, from_then, since: Some(now) });
             Vec::new()
         } else {
             vec![(question, TurnAnswer::Failed(LeaseEnd::TROUBLE))]
@@ -192,7 +197,7 @@ impl Turns {
         let number = self.next;
         if let Some(thing) = self.things.get_mut(&key) {
             thing.going = Some((holder, number, now));
-            thing.recent.push_back((holder, number));
+            thing.recent.push_back((holder, number, now));
             if thing.recent.len() > MAX_RECENT {
                 thing.recent.pop_front();
             }
@@ -205,20 +210,24 @@ impl Turns {
     pub fn ended(&mut self, from: PeerId, ended: TurnEnded, now: Duration) -> Answers {
         let TurnEnded { key, number, how } = ended;
         let Some(thing) = self.things.get_mut(&key) else { return Vec::new() };
-        if !thing.recent.contains(&(from, number)) {
-            return Vec::new();
-        }
+        let turn = thing.recent.iter().find(|(holder, given, _)| *holder == from && *given == number);
+        let Some(&(.., began)) = turn else { return Vec::new() };
         let current = thing.going.is_some_and(|(holder, going, _)| holder == from && going == number);
         thing.used = now;
         if how == LeaseEnd::Done {
-            thing.done = Some((from, now));
+            thing.done = Some((from, began));
             thing.failures.clear();
             thing.failed = None;
-            if current {
-                thing.going = None;
-            }
+            let (told, rest): (Vec<Waiting>, Vec<Waiting>) =
+                thing.waiting.drain(..).partition(|waiting| waiting.from_then <= began);
+            thing.waiting = rest.into();
             let done = TurnAnswer::Done(from);
-            return thing.waiting.drain(..).map(|waiting| (waiting.question, done)).collect();
+            let mut answers: Answers = told.into_iter().map(|waiting| (waiting.question, done)).collect();
+            if current {
+                // Those who want what upstream says from now on.
+                answers.extend(self.next_turn(key, now));
+            }
+            return answers;
         }
         if !current {
             return Vec::new();

@@ -54,7 +54,8 @@ fn session_messages_round_trip() {
         SessionMessage::AskVerdict(question(Reader::Client([9; 32]))),
         SessionMessage::Verdict(None),
         SessionMessage::Verdict(Some(verdict.sign(&keypair).unwrap())),
-        SessionMessage::AskTag(scope, "x".parse().unwrap()),
+        SessionMessage::AskTag(scope.clone(), "x".parse().unwrap(), None),
+        SessionMessage::AskTag(scope.clone(), "x".parse().unwrap(), Some(Digest::sha256_of(b"k"))),
         SessionMessage::Tag(vec![mapping.sign(&keypair).unwrap()]),
     ] {
         let mut frame = BytesMut::new();

@@ -13,7 +13,7 @@ use super::fake::{Fake, answer, hello};
 use super::*;
 use crate::caller::Caller;
 use crate::server::{self, Observe};
-use crate::source::{Accept, BlobBody, Manifest, ManifestInfo, Passage, Passed, Source};
+use crate::source::{Accept, BlobBody, Manifest, Passage, Passed, Resolved, Source};
 
 /// A node that holds nothing and hands every question on.
 #[derive(Clone)]
@@ -24,9 +24,10 @@ impl Source for Relay {
         Self(self.0.through(&caller.hops))
     }
 
-    async fn resolve(&self, scope: &Scope, tag: &Tag, accept: &Accept) -> Result<ManifestInfo, PullError> {
+    async fn resolve(&self, scope: &Scope, tag: &Tag, accept: &Accept) -> Result<Resolved, PullError> {
         let said = self.0.head_manifest(scope, &Reference::Tag(tag.clone()), accept).await?;
-        said.info().ok_or_else(|| PullError::Content("HEAD does not tell".to_owned()))
+        let info = said.info().ok_or_else(|| PullError::Content("HEAD does not tell".to_owned()))?;
+        Ok(Resolved { info, warning: None })
     }
 
     async fn manifest(&self, scope: &Scope, digest: &Digest, accept: &Accept) -> Result<Manifest, PullError> {

@@ -156,7 +156,9 @@ async fn answer(
 ) -> Result<SessionMessage, WireError> {
     match question {
         SessionMessage::AskBlob(ask) => Ok(SessionMessage::Blob(serve.holding(peer, ask).await)),
-        SessionMessage::AskTag(scope, tag) => Ok(SessionMessage::Tag(serve.tag(scope, tag).await)),
+        SessionMessage::AskTag(scope, tag, asked) => {
+            Ok(SessionMessage::Tag(serve.tag(scope, tag, asked).await))
+        }
         SessionMessage::AskVerdict(question) => Ok(SessionMessage::Verdict(serve.verdict(question).await)),
         SessionMessage::Report(key, report) => {
             let (standing, whereabouts) = serve.report(peer, key, report).await;

@@ -76,7 +76,7 @@ impl Serve for Blobs {
         async { (TurnAnswer::Go(1), Whereabouts::new()) }.boxed()
     }
 
-    fn tag(&self, _: Scope, _: Tag) -> BoxFuture<'static, Vec<SignedTagMapping>> {
+    fn tag(&self, _: Scope, _: Tag, _: Option<Digest>) -> BoxFuture<'static, Vec<SignedTagMapping>> {
         async { Vec::new() }.boxed()
     }
 }

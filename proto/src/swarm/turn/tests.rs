@@ -48,9 +48,9 @@ fn one_goes_and_the_others_hear_of_it() {
     let done = TurnAnswer::Done(test_peer(1));
     let expected: Answers = waiting.into_iter().map(|question| (question, done)).collect();
     assert_eq!(home.ended(1, 1, LeaseEnd::Done, 50), expected);
-    let (late, answers) = home.ask(30, vec![], 5049);
+    let (late, answers) = home.ask(30, vec![], 5000);
     assert_eq!(answers, [(late, done)]);
-    // Too old, or lost: the next goes.
+    // Too old (its turn began at 0), or lost: the next goes.
     let (later, answers) = home.ask(31, vec![], 5051);
     assert_eq!(answers, [(later, TurnAnswer::Go(2))]);
     home.ended(31, 2, LeaseEnd::Done, 5060);
@@ -201,4 +201,27 @@ proptest! {
             prop_assert!(turns.things.values().all(|thing| thing.recent.len() <= MAX_RECENT));
         }
     }
+}
+
+#[test]
+fn who_wants_it_fresh_shares_the_next_turn_and_not_the_one_that_runs() {
+    let mut home = Home::new();
+    let fresh = |home: &mut Home, from: u8, now: u64| {
+        home.next += 1;
+        let question = QuestionId(home.next);
+        let ask = AskTurn { key: Digest::sha256_of(b"tag"), fresh: Duration::ZERO, lost: vec![] };
+        let asked = Asked { question, from: test_peer(from), ask, known: None };
+        (question, home.turns.ask(&asked, &home.ranking, ms(now)))
+    };
+    let (first, answers) = fresh(&mut home, 1, 10);
+    assert_eq!(answers, [(first, TurnAnswer::Go(1))]);
+    let (same, _) = fresh(&mut home, 2, 10);
+    let (second, _) = fresh(&mut home, 3, 20);
+    let (third, _) = fresh(&mut home, 4, 30);
+    // What upstream was asked for at 10 does for who came then, and for nobody who came later.
+    let answers = home.ended(1, 1, LeaseEnd::Done, 40);
+    assert_eq!(answers, [(same, TurnAnswer::Done(test_peer(1))), (second, TurnAnswer::Go(2))]);
+    assert_eq!(home.ended(3, 2, LeaseEnd::Done, 50), [(third, TurnAnswer::Done(test_peer(3)))]);
+    let (question, answers) = fresh(&mut home, 5, 60);
+    assert_eq!(answers, [(question, TurnAnswer::Go(3))]);
 }

@@ -1,0 +1,146 @@
+//! How long what upstream said of a tag holds, by the operator's rules; and what it said last.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use hashlink::LruCache;
+use shoal_proto::digest::Digest;
+use shoal_proto::name::{Scope, Tag};
+use shoal_proto::tag::SignedTagMapping;
+use wildmatch::WildMatch;
+
+/// The most answers remembered.
+const MOST: usize = 4096;
+/// Tags that move by their nature: always asked for, unless a rule says otherwise.
+const MOVING: &str = "*:latest";
+
+/// Whose word on tags this node takes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Trust {
+    /// One node of the fleet asks upstream, the others take its signed word.
+    #[default]
+    Fleet,
+    /// This node asks upstream itself, and when that is down goes by what it heard itself.
+    Own,
+}
+
+/// How long upstream's word on a tag holds, counted from when it was asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ttl {
+    /// So long. With nothing, for whoever asked before upstream was asked.
+    For(Duration),
+    /// For ever: the tag never moves.
+    Forever,
+}
+
+/// One rule: which tags, and how long.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rule {
+    /// `registry/repository:tag`, with `*` for any characters.
+    pub matching: String,
+    /// For how long.
+    pub ttl: Ttl,
+}
+
+/// What the operator says of tags.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rules {
+    /// Whose word is taken.
+    pub trust: Trust,
+    /// How long a tag holds that no rule matches.
+    pub ttl: Duration,
+    /// How old an answer may be that is given while upstream is down.
+    pub stale: Duration,
+    /// The first that matches counts.
+    pub rules: Vec<Rule>,
+}
+
+impl Default for Rules {
+    fn default() -> Self {
+        Self {
+            trust: Trust::Fleet,
+            // Long enough for the requests of one rollout to share a check, too short for a person to notice.
+            ttl: Duration::from_secs(2),
+            // Outlives a long weekend; a fleet that runs on older tags than that is better told.
+            stale: Duration::from_hours(7 * 24),
+            rules: Vec::new(),
+        }
+    }
+}
+
+impl Rules {
+    /// How long upstream's word on this tag holds.
+    pub fn ttl(&self, scope: &Scope, tag: &Tag) -> Ttl {
+        let name = format!("{scope}:{tag}");
+        let rule = self.rules.iter().find(|rule| WildMatch::new(&rule.matching).matches(&name));
+        match rule {
+            Some(rule) => rule.ttl,
+            None if WildMatch::new(MOVING).matches(&name) => Ttl::For(Duration::ZERO),
+            None => Ttl::For(self.ttl),
+        }
+    }
+}
+
+/// What upstream last said, by exactly what was asked: registries answer clients that accept other types with other
+/// manifests. Cheap to clone. A std mutex, held for a map access and never across an await.
+#[derive(Debug, Clone)]
+pub struct Recent(Arc<Mutex<LruCache<Digest, SignedTagMapping>>>);
+
+impl Default for Recent {
+    fn default() -> Self {
+        Self(Arc::new(Mutex::new(LruCache::new(MOST))))
+    }
+}
+
+impl Recent {
+    /// What was said to this question.
+    pub fn get(&self, asked: &Digest) -> Option<SignedTagMapping> {
+        self.inner().get(asked).cloned()
+    }
+
+    /// Remembers it.
+    pub fn note(&self, asked: Digest, said: SignedTagMapping) {
+        self.inner().insert(asked, said);
+    }
+
+    /// Forgets all that was said of a tag.
+    pub fn forget(&self, scope: &Scope, tag: &Tag) {
+        self.inner().retain(|_, said| !said.mapping.is_of(scope, tag));
+    }
+
+    fn inner(&self) -> MutexGuard<'_, LruCache<Digest, SignedTagMapping>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_rule_that_matches_counts() {
+        let rule = |matching: &str, ttl| Rule { matching: matching.to_owned(), ttl };
+        let minute = Ttl::For(Duration::from_mins(1));
+        let rules = Rules {
+            rules: vec![
+                rule("registry.example.com/releases/*:v*", Ttl::Forever),
+                rule("registry.example.com/*", minute),
+            ],
+            ..Rules::default()
+        };
+        let ttl = |name: &str| {
+            let image: shoal_proto::name::ImageName = name.parse().unwrap();
+            let shoal_proto::name::Reference::Tag(tag) = &image.reference else {
+                panic!("{name} has no tag")
+            };
+            rules.ttl(&image.scope, tag)
+        };
+        assert_eq!(ttl("registry.example.com/releases/a/b:v1"), Ttl::Forever);
+        assert_eq!(ttl("registry.example.com/releases/a:1"), minute);
+        assert_eq!(ttl("registry.example.com/a:latest"), minute);
+        assert_eq!(ttl("debian"), Ttl::For(Duration::ZERO));
+        assert_eq!(ttl("debian:12"), Ttl::For(Duration::from_secs(2)));
+        // A pattern is of the whole name.
+        assert_eq!(ttl("evil.registry.example.com/releases/a:v1"), Ttl::For(Duration::from_secs(2)));
+    }
+}
