@@ -1,6 +1,5 @@
 //! containerd with a root of its own, and its client `ctr`.
 
-use std::env;
 use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,7 +9,8 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 
-use crate::process::{Process, Spec, output, until};
+use crate::hub::Hub;
+use crate::process::{Process, Spec, command_behind, output, until};
 use crate::tool::{self, Tool};
 
 /// How long the engine may take to start.
@@ -50,7 +50,18 @@ impl Version {
 pub struct Containerd {
     version: Version,
     directory: PathBuf,
+    /// What its client's command line begins with too: before 2.0 it is the client that speaks to registries.
+    entrance: Vec<OsString>,
     process: Process,
+}
+
+/// What else a containerd is told.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Options<'a> {
+    /// Docker Hub for it.
+    pub hub: Option<&'a Hub>,
+    /// More lines for its config.toml.
+    pub config: &'a str,
 }
 
 impl Containerd {
@@ -67,21 +78,30 @@ impl Containerd {
     /// # Errors
     /// If it is not installed, the test does not run as root, or it does not start.
     pub async fn start_version(version: Version, home: &Path, name: &str) -> Result<Self> {
+        Self::start_with(version, home, name, Options::default()).await
+    }
+
+    /// The same, with more to say.
+    ///
+    /// # Errors
+    /// If it is not installed, the test does not run as root, or it does not start.
+    pub async fn start_with(version: Version, home: &Path, name: &str, options: Options<'_>) -> Result<Self> {
         tool::need_root("a container engine")?;
         let directory = home.join(name);
         fs::create_dir_all(&directory)?;
         let config = directory.join("config.toml");
-        fs::write(&config, configuration(version, &directory))?;
-        let mut spec = Spec::new(&version.daemon().path()?, "containerd", &directory);
+        fs::write(&config, configuration(version, &directory) + options.config)?;
+        let entrance = options.hub.map(Hub::entrance).transpose()?.unwrap_or_default();
+        let mut spec = Spec::behind(&entrance, &version.daemon().path()?, "containerd", &directory);
         spec.command().arg("--config").arg(&config);
         if version == Version::Built {
             // The shim and runc are looked up in the path; Debian's older shim must not be found first.
             tool::CONTAINERD_SHIM.path()?;
             tool::RUNC.path()?;
-            spec.command().env("PATH", path()?);
+            spec.command().env("PATH", tool::search_path()?);
         }
         let process = spec.start()?;
-        let containerd = Self { version, directory, process };
+        let containerd = Self { version, directory, entrance, process };
         let answers = until("containerd answers", START, async || containerd.ctr(&["version"]).ok());
         answers.await.with_context(|| containerd.process.tail())?;
         Ok(containerd)
@@ -107,11 +127,31 @@ impl Containerd {
     /// # Errors
     /// If it cannot be pulled: with what `ctr` said.
     pub fn pull(&self, image: &str) -> Result<()> {
-        let hosts = self.hosts_directory();
-        let hosts = hosts.to_str().context("the path is no text")?;
-        let pull = ["images", "pull", "--hosts-dir", hosts, image];
-        self.ctr(&pull).with_context(|| self.process.tail())?;
+        self.pull_by(&self.hosts_directory(), image)
+    }
+
+    /// Pulls an image by the `hosts.toml` files of a folder.
+    ///
+    /// # Errors
+    /// If it cannot be pulled: with what `ctr` said.
+    pub fn pull_by(&self, hosts: &Path, image: &str) -> Result<()> {
+        output(&mut self.pull_command(hosts, image)?).with_context(|| self.process.tail())?;
         Ok(())
+    }
+
+    /// The command that pulls an image by the `hosts.toml` files of a folder.
+    ///
+    /// # Errors
+    /// If its client is not installed.
+    pub fn pull_command(&self, hosts: &Path, image: &str) -> Result<Command> {
+        let mut command = self.client()?;
+        command.args(["images", "pull", "--hosts-dir"]).arg(hosts).arg(image);
+        Ok(command)
+    }
+
+    /// The end of its log, for a failure's text.
+    pub fn tail(&self) -> String {
+        self.process.tail()
     }
 
     /// Fetches an image by the `hosts.toml` files of a folder, and does not unpack it.
@@ -149,21 +189,18 @@ impl Containerd {
     }
 
     fn ctr(&self, arguments: &[&str]) -> Result<Vec<u8>> {
-        let mut command = Command::new(self.version.client().path()?);
-        output(command.arg("--address").arg(self.directory.join("socket")).args(arguments))
+        output(self.client()?.args(arguments))
+    }
+
+    fn client(&self) -> Result<Command> {
+        let mut command = command_behind(&self.entrance, &self.version.client().path()?);
+        command.arg("--address").arg(self.directory.join("socket"));
+        Ok(command)
     }
 
     fn hosts_directory(&self) -> PathBuf {
         self.directory.join("hosts")
     }
-}
-
-/// The search path with what `tests/run` builds in front.
-fn path() -> Result<OsString> {
-    let rest = env::var_os("PATH").unwrap_or_default();
-    let directories = [tool::built_directory()].into_iter().chain(env::split_paths(&rest));
-    let sbin = ["/usr/sbin", "/sbin"].map(PathBuf::from);
-    Ok(env::join_paths(directories.chain(sbin))?)
 }
 
 fn configuration(version: Version, directory: &Path) -> String {

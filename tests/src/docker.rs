@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use serde_json::json;
 
+use crate::hub::Hub;
 use crate::process::{Process, Spec, output, until};
 use crate::tool;
 
@@ -23,6 +24,15 @@ pub enum Network {
     Bridge,
 }
 
+/// Which engine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Version {
+    /// Debian's, 20.10, with its own store of layers.
+    Debian,
+    /// What `tests/run` builds, 29, with containerd's store.
+    Built,
+}
+
 /// A running Docker Engine.
 #[derive(Debug)]
 pub struct Docker {
@@ -36,9 +46,17 @@ impl Docker {
     /// # Errors
     /// If it is not installed, the test does not run as root, or it does not start.
     pub async fn start(home: &Path, name: &str, mirrors: &[String], network: Network) -> Result<Self> {
-        tool::need_root("a container engine")?;
         let directory = home.join(name);
-        fs::create_dir_all(&directory)?;
+        Self::configure(&directory, mirrors, network)?;
+        Self::launch(Version::Debian, &directory, None).await
+    }
+
+    /// Writes the `daemon.json` of an engine whose files lie in this directory, with these mirrors for Docker Hub.
+    ///
+    /// # Errors
+    /// If the file cannot be written.
+    pub fn configure(directory: &Path, mirrors: &[String], network: Network) -> Result<()> {
+        fs::create_dir_all(directory)?;
         let bridged = network == Network::Bridge;
         let mut config = json!({
             "data-root": directory.join("data"),
@@ -54,10 +72,29 @@ impl Docker {
         if !mirrors.is_empty() {
             config["registry-mirrors"] = json!(mirrors);
         }
-        let file = directory.join("daemon.json");
-        fs::write(&file, config.to_string())?;
-        let mut spec = Spec::new(&tool::DOCKERD.path()?, "dockerd", &directory);
-        spec.command().arg("--config-file").arg(&file);
+        fs::write(directory.join("daemon.json"), config.to_string())?;
+        Ok(())
+    }
+
+    /// Starts an empty engine by the `daemon.json` in its directory, with a Docker Hub if one is named.
+    ///
+    /// # Errors
+    /// If it is not installed, the test does not run as root, or it does not start.
+    pub async fn launch(version: Version, directory: &Path, hub: Option<&Hub>) -> Result<Self> {
+        tool::need_root("a container engine")?;
+        let directory = directory.to_owned();
+        let entrance = hub.map(Hub::entrance).transpose()?.unwrap_or_default();
+        let daemon = match version {
+            Version::Debian => tool::DOCKERD,
+            Version::Built => tool::MOBY_DOCKERD,
+        };
+        let mut spec = Spec::behind(&entrance, &daemon.path()?, "dockerd", &directory);
+        spec.command().arg("--config-file").arg(directory.join("daemon.json"));
+        if version == Version::Built {
+            // It starts the containerd that it finds first; Debian's client is older than what it speaks to unasked.
+            tool::CONTAINERD.path()?;
+            spec.command().env("PATH", tool::search_path()?).env("DOCKER_MIN_API_VERSION", "1.24");
+        }
         let process = spec.start()?;
         let docker = Self { directory, process };
         let answers = until("Docker Engine answers", START, async || docker.docker(&["version"]).ok());

@@ -11,6 +11,7 @@
 //!   ├────► peer       a peer that lies, stalls, vanishes; raw: one that says any bytes at all
 //!   └────► client     a client of our own that checks every byte
 //!          containerd, docker, skopeo: the clients that people use
+//!          puller: each of these clients, told of a mirror, with a Docker Hub (hub) to go to without it
 //! ```
 //!
 //! [`network`] gives nodes and registries hosts of their own ([`netns`]) behind links of a given rate, that can be
@@ -27,6 +28,7 @@ pub mod docker;
 pub mod faulty;
 pub mod fleet;
 pub mod guarded;
+pub mod hub;
 pub mod image;
 pub mod link;
 pub mod netns;
@@ -34,6 +36,7 @@ pub mod network;
 pub mod node;
 pub mod peer;
 pub mod process;
+pub mod puller;
 pub mod raw;
 pub mod registry;
 pub mod skopeo;

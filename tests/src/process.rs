@@ -60,14 +60,18 @@ impl Spec {
 
     /// The same, in a network namespace if one is named.
     pub fn within(namespace: Option<&Namespace>, program: &Path, name: &str, directory: &Path) -> Self {
+        let entrance = namespace.map(Namespace::entrance);
+        Self::behind(entrance.as_ref().map_or(&[], <[OsString; 3]>::as_slice), program, name, directory)
+    }
+
+    /// The same, behind words that come before its command line and end in an exec of it.
+    pub fn behind(entrance: &[OsString], program: &Path, name: &str, directory: &Path) -> Self {
         // Each of these becomes the next by exec: the process id stays that of the program.
         let mut words: Vec<OsString> = Vec::new();
         if let Some(setpriv) = crate::tool::setpriv() {
             words.extend([setpriv.into(), "--pdeathsig".into(), "KILL".into(), "--".into()]);
         }
-        if let Some(namespace) = namespace {
-            words.extend(namespace.entrance());
-        }
+        words.extend_from_slice(entrance);
         words.push(program.into());
         let mut command = Command::new(&words[0]);
         command.args(&words[1..]).stdin(Stdio::null());
@@ -235,6 +239,14 @@ impl Drop for Process {
             eprintln!("{}", self.tail());
         }
     }
+}
+
+/// A command line behind words that end in an exec of it.
+pub fn command_behind(entrance: &[OsString], program: &Path) -> Command {
+    let mut words = entrance.iter().map(OsString::as_os_str).chain([program.as_os_str()]);
+    let mut command = Command::new(words.next().unwrap_or(program.as_os_str()));
+    command.args(words);
+    command
 }
 
 /// Runs a program to its end and gives its standard output.

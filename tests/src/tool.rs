@@ -1,6 +1,7 @@
 //! Finds the programs that the tests drive, or says how to get them.
 
 use std::env;
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
@@ -53,6 +54,22 @@ pub const DOCKER: Tool = debian("docker", "apt-get install docker.io");
 pub const RUNC: Tool = debian("runc", "apt-get install runc");
 /// The client of podman's and CRI-O's library.
 pub const SKOPEO: Tool = debian("skopeo", "apt-get install skopeo");
+/// podman, version 4.3.
+pub const PODMAN: Tool = debian("podman", "apt-get install podman");
+/// buildah, version 1.28.
+pub const BUILDAH: Tool = debian("buildah", "apt-get install buildah");
+/// Docker Engine's daemon of version 29, which keeps images in containerd's store.
+pub const MOBY_DOCKERD: Tool = built("dockerd");
+/// `BuildKit`'s daemon.
+pub const BUILDKITD: Tool = built("buildkitd");
+/// Its client.
+pub const BUILDCTL: Tool = built("buildctl");
+/// The client of go-containerregistry.
+pub const CRANE: Tool = built("crane");
+/// The client of the ORAS project.
+pub const ORAS: Tool = built("oras");
+/// The client of regclient.
+pub const REGCTL: Tool = built("regctl");
 /// Makes a Debian root filesystem.
 pub const DEBOOTSTRAP: Tool = debian("debootstrap", "apt-get install debootstrap");
 /// Packs layers.
@@ -63,6 +80,10 @@ pub const BASH: Tool = debian("bash", "apt-get install bash");
 pub const NSENTER: Tool = debian("nsenter", "apt-get install util-linux");
 /// Makes a network namespace.
 pub const UNSHARE: Tool = debian("unshare", "apt-get install util-linux");
+/// Ends a command that takes too long.
+pub const TIMEOUT: Tool = debian("timeout", "apt-get install coreutils");
+/// Changes the environment of a command.
+pub const ENV: Tool = debian("env", "apt-get install coreutils");
 /// Makes network links.
 pub const IP: Tool = debian("ip", "apt-get install iproute2");
 /// Shapes network links.
@@ -94,6 +115,17 @@ impl Tool {
         let system = ["/usr/sbin", "/usr/bin", "/sbin", "/bin"].map(PathBuf::from);
         env::split_paths(&path).chain(system).collect()
     }
+}
+
+/// The search path with what `tests/run` builds in front.
+///
+/// # Errors
+/// If a directory in it has a colon in its name.
+pub fn search_path() -> Result<OsString> {
+    let rest = env::var_os("PATH").unwrap_or_default();
+    let directories = [built_directory()].into_iter().chain(env::split_paths(&rest));
+    let sbin = ["/usr/sbin", "/sbin"].map(PathBuf::from);
+    Ok(env::join_paths(directories.chain(sbin))?)
 }
 
 /// The directory of what `tests/run` builds.

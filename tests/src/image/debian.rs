@@ -109,7 +109,7 @@ fn root_filesystem_in(cache: &Path) -> Result<PathBuf> {
 }
 
 /// One layer of `root`: the parts that `contents` selects.
-fn layer(cache: &Path, name: &str, root: &Path, contents: &[&str]) -> Result<Layer> {
+pub(super) fn layer(cache: &Path, name: &str, root: &Path, contents: &[&str]) -> Result<Layer> {
     let tar = cache.join(format!("{name}.tar"));
     let packed = cache.join(format!("{name}.tar.gz"));
     if !packed.is_file() {

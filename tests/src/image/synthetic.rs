@@ -6,7 +6,7 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result};
 
-use super::{Blob, Dialect, Image, Layer, host_architecture};
+use super::{Blob, Dialect, Image, Layer, debian, host_architecture};
 
 /// An image whose layers have the given sizes. `seed` makes different images different.
 ///
@@ -23,6 +23,22 @@ pub fn image(directory: &Path, seed: u64, layers: &[u64]) -> Result<Image> {
             Ok(Layer { diff_id: blob.digest.clone(), blob })
         })
         .collect::<Result<_>>()?;
+    Image::assemble(directory, host_architecture(), &layers, Dialect::Oci)
+}
+
+/// The same with layers that unpack, each to one file of the given size.
+///
+/// # Errors
+/// If its files cannot be written into `directory`, or a tool that packs them is missing.
+pub fn unpackable(directory: &Path, seed: u64, layers: &[u64]) -> Result<Image> {
+    let pack = |(number, &size): (usize, &u64)| {
+        let name = format!("unpackable-{seed}-{number}");
+        let root = directory.join(&name);
+        std::fs::create_dir_all(&root)?;
+        blob(&root, seed.wrapping_mul(1000).wrapping_add(number as u64), size)?;
+        debian::layer(directory, &name, &root, &["."])
+    };
+    let layers: Vec<Layer> = layers.iter().enumerate().map(pack).collect::<Result<_>>()?;
     Image::assemble(directory, host_architecture(), &layers, Dialect::Oci)
 }
 
