@@ -106,8 +106,8 @@ pub enum Status {
 /// What a running transfer is asked.
 #[derive(Debug)]
 enum Question {
-    /// A reader waits for this chunk.
-    Want { reader: u64, chunk: u32, reply: oneshot::Sender<Given> },
+    /// A reader waits for this chunk. One that reads a part of the blob gets the last chunk without a proof of the whole.
+    Want { reader: u64, chunk: u32, of_a_part: bool, reply: oneshot::Sender<Given> },
     /// A reader left.
     Gone { reader: u64 },
     /// Another repository that the blob is in.

@@ -38,6 +38,7 @@ mod neighbours;
 mod pick;
 mod provider;
 mod providers;
+mod readers;
 mod repair;
 mod upstream;
 
@@ -47,6 +48,7 @@ use member::Member;
 pub use member::{Homes, ReportId};
 use provider::Provider;
 use providers::Providers;
+use readers::Readers;
 use repair::Repair;
 use upstream::Upstream;
 pub use upstream::UpstreamFailure;
@@ -103,7 +105,7 @@ pub struct Transfer {
     asking: BTreeSet<PeerId>,
     /// When a neighbour was left for another.
     left_at: Duration,
-    readers: BTreeMap<ReaderId, u32>,
+    readers: Readers,
     discovery: Discovery,
     repair: Repair,
     /// How often the disk has lost chunks.
@@ -140,7 +142,7 @@ impl Transfer {
             member: Member::new(homes, options.seed),
             asking: BTreeSet::new(),
             left_at: now,
-            readers: BTreeMap::new(),
+            readers: Readers::default(),
             discovery: Discovery::Idle,
             repair: Repair::default(),
             losses: 0,
@@ -184,10 +186,10 @@ impl Transfer {
                 }
             }
             Event::ReaderAt(reader, chunk) => {
-                self.readers.insert(reader, chunk);
+                self.readers.at(reader, chunk, now);
             }
             Event::ReaderGone(reader) => {
-                self.readers.remove(&reader);
+                self.readers.gone(reader);
             }
             Event::Lost(chunks) => self.lost(&chunks, &mut actions),
             Event::Mismatch(signers) => self.mismatch(signers, &mut actions),

@@ -86,6 +86,8 @@ pub(super) struct Driver {
     /// One past the last chunk that the newest of them was begun for.
     fetch_end: u32,
     waiting: BTreeMap<u32, Vec<oneshot::Sender<Given>>>,
+    /// Those who wait for the last chunk, and not for the proof.
+    waiting_unproven: Vec<oneshot::Sender<Given>>,
     wake: Option<Instant>,
     /// The digest came out.
     proven: bool,
@@ -120,6 +122,7 @@ impl Driver {
             fetches: HashMap::new(),
             fetch_end: 0,
             waiting: BTreeMap::new(),
+            waiting_unproven: Vec::new(),
             wake: None,
             proven: false,
             finished: None,
@@ -259,11 +262,13 @@ impl Driver {
     fn stored(&mut self, core: &Transfer, chunk: u32, bytes: Option<&Bytes>) {
         let have = u32::try_from(core.have().count_ones(..)).unwrap_or(u32::MAX);
         self.status.send_replace(Status::Running { have, round: core.round() });
-        if chunk + 1 == self.partial.layout().count() {
-            // The last byte is given only after the digest is proven: its readers learn of it by the status.
-            return;
-        }
-        for reader in self.waiting.remove(&chunk).unwrap_or_default() {
+        let readers = if chunk + 1 == self.partial.layout().count() {
+            // Who reads to the end gets the last byte only after the digest is proven, and learns of that by the status.
+            std::mem::take(&mut self.waiting_unproven)
+        } else {
+            self.waiting.remove(&chunk).unwrap_or_default()
+        };
+        for reader in readers {
             // A reader that left does not mind.
             drop(reader.send(bytes.map_or(Given::Stored, |bytes| Given::Bytes(bytes.clone()))));
         }
@@ -287,12 +292,16 @@ impl Driver {
             }
             Question::Follower(_) => {}
             Question::Gone { reader } => return core.handle(Event::ReaderGone(ReaderId(reader)), now),
-            Question::Want { reader, chunk, reply } => {
+            Question::Want { reader, chunk, of_a_part, reply } => {
                 let is_last = chunk + 1 >= self.partial.layout().count();
-                if core.have().contains(chunk as usize) && (!is_last || self.proven) {
+                if core.have().contains(chunk as usize) && (!is_last || of_a_part || self.proven) {
                     drop(reply.send(Given::Stored));
                 } else {
-                    let waiting = self.waiting.entry(chunk).or_default();
+                    let waiting = if is_last && of_a_part {
+                        &mut self.waiting_unproven
+                    } else {
+                        self.waiting.entry(chunk).or_default()
+                    };
                     // Those of clients that left are of no use any more.
                     waiting.retain(|reply| !reply.is_closed());
                     waiting.push(reply);

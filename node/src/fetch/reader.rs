@@ -2,8 +2,9 @@
 //!
 //! Memory for chunks that clients do not take is bounded (`room`): see there.
 //!
-//! A reader that meets a damaged chunk in the store has it fetched again and goes on. The last chunk of a blob
-//! that is being fetched is given only after the digest is proven. If the digest does not come out, the blob is fetched
+//! A reader that meets a damaged chunk in the store has it fetched again and goes on. The last chunk of a blob that is
+//! being fetched is given only after the digest is proven, but for those who read a part of it: lazy pullers begin with
+//! the index at the blob's end, and check what they read themselves. If the digest does not come out, the blob is fetched
 //! once more; a client that has got something of it by then gets no more, because that may have been wrong.
 
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -80,6 +81,8 @@ pub struct Reader {
     pub layout: ChunkLayout,
     /// Memory for what the client has not taken yet.
     pub room: Room,
+    /// The client named both ends of what it wants, or the end alone: it does not go on from what it has of the blob.
+    pub of_a_part: bool,
 }
 
 impl std::fmt::Debug for Reader {
@@ -186,7 +189,7 @@ impl Reader {
                 },
                 From::Transfer(transfer) => {
                     let round = transfer.round();
-                    let got = from_transfer(transfer, client.id, chunk).await?;
+                    let got = from_transfer(transfer, client.id, chunk, self.of_a_part).await?;
                     let now = transfer.round();
                     client.goes_on_in(now, &self.digest)?;
                     match got {
@@ -211,10 +214,15 @@ enum Got {
 }
 
 /// A chunk from a running transfer.
-async fn from_transfer(transfer: &mut TransferHandle, id: u64, chunk: u32) -> Result<Got, PullError> {
+async fn from_transfer(
+    transfer: &mut TransferHandle,
+    reader: u64,
+    chunk: u32,
+    of_a_part: bool,
+) -> Result<Got, PullError> {
     let round = transfer.round();
     let (reply, answer) = oneshot::channel();
-    if transfer.questions.send(Question::Want { reader: id, chunk, reply }).await.is_ok() {
+    if transfer.questions.send(Question::Want { reader, chunk, of_a_part, reply }).await.is_ok() {
         match answer.await {
             Ok(Given::Bytes(bytes)) => return Ok(Got::Bytes(bytes)),
             // If the blob is finished between the answer and the read, the store has it.

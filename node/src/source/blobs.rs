@@ -131,6 +131,12 @@ impl NodeSource {
         begin: Begin,
     ) -> Result<BlobBody, PullError> {
         let layout = ChunkLayout::of(size).map_err(|error| PullError::TooLarge(error.to_string()))?;
+        // `bytes=N-` is how clients go on where a body broke off, and `bytes=0-N` may be all there is.
+        let of_a_part = match range {
+            Some(RangeRequest::From { first, last }) => first > 0 && last.is_some(),
+            Some(RangeRequest::Suffix(length)) => length < size,
+            None => false,
+        };
         let range = match range {
             Some(range) => Some(range.resolve(size)?),
             None => ByteRange::new(0, size),
@@ -150,6 +156,7 @@ impl NodeSource {
             scope: scope.clone(),
             layout,
             room: self.room.clone(),
+            of_a_part,
         };
         let mut stream = reader.read(range, transfer);
         // The status is sent before the body: so it is known that the blob can be had, by its first bytes.

@@ -193,11 +193,23 @@ impl Leases {
         epoch: u64,
         now: Duration,
     ) -> Option<Lease> {
+        self.grant_at(None, holder, covered, epoch, now)
+    }
+
+    /// The same, at or behind the chunk that the holder's readers wait for, if there is one.
+    pub fn grant_at(
+        &mut self,
+        wants: Option<u32>,
+        holder: PeerId,
+        covered: &FixedBitSet,
+        epoch: u64,
+        now: Duration,
+    ) -> Option<Lease> {
         let first_only = !self.proven && !self.running.is_empty();
         if now < self.paused_until || !self.has_room() || first_only || self.refused.contains(&holder) {
             return None;
         }
-        let chunks = self.first_gap(covered, self.length(&holder))?;
+        let chunks = self.first_gap(wants.unwrap_or(0), covered, self.length(&holder))?;
         self.next = self.next.saturating_add(1);
         let lease = Lease { epoch, id: self.next, chunks };
         self.running.push(Running {
@@ -222,14 +234,16 @@ impl Leases {
         u32::try_from(chunks).unwrap_or(u32::MAX).clamp(2.min(self.longest), self.longest)
     }
 
-    /// Up to so many chunks that nobody has or fetches.
-    fn first_gap(&self, covered: &FixedBitSet, longest: u32) -> Option<Range<u32>> {
+    /// Up to so many chunks that nobody has or fetches, from this one on or else before it.
+    fn first_gap(&self, from: u32, covered: &FixedBitSet, longest: u32) -> Option<Range<u32>> {
         let free = |chunk: u32| {
             !covered.contains(chunk as usize)
                 && !self.running.iter().any(|running| running.lease.chunks.contains(&chunk))
         };
-        let start = (0..self.layout.count()).find(|&chunk| free(chunk))?;
-        let last = start.saturating_add(longest).min(self.layout.count());
+        let count = self.layout.count();
+        let from = from.min(count);
+        let start = (from..count).chain(0..from).find(|&chunk| free(chunk))?;
+        let last = start.saturating_add(longest).min(count);
         let end = (start..last).find(|&chunk| !free(chunk)).unwrap_or(last);
         Some(start..end)
     }

@@ -47,6 +47,8 @@ impl SwarmKey {
 pub struct Report {
     /// What it has.
     pub have: Availability,
+    /// The chunk that its readers wait for longest and that nobody known to it has: a lease had better begin there.
+    pub wants: Option<u32>,
     /// Whether it could fetch from upstream: a route, and no refusal so far.
     pub can_fetch: bool,
     /// The lease it works on.

@@ -121,6 +121,11 @@ impl Member {
         if self.whole { Some(0..u32::MAX) } else { Some(lease.chunks.clone()) }
     }
 
+    /// Whether a chunk came under the lease.
+    pub(super) fn lease_moved(&self) -> bool {
+        self.lease.is_some() && self.lease_moved
+    }
+
     pub(super) fn hopeless(&self) -> Option<UpstreamFailure> {
         Some(match self.hopeless? {
             LeaseEnd::Refused { status } => UpstreamFailure::Final { status },
@@ -217,9 +222,10 @@ impl Member {
         None
     }
 
-    fn report(&self, have: Availability) -> Report {
+    fn report(&self, have: Availability, wants: Option<u32>) -> Report {
         Report {
             have,
+            wants,
             can_fetch: self.can_fetch,
             lease: self.lease.clone(),
             ended: self.ended,
@@ -269,7 +275,7 @@ impl Transfer {
         self.member.next_id += 1;
         self.member.outstanding = Some((id, to));
         self.member.progress_at_report = self.member.progress;
-        let report = self.member.report(Availability::Partial(self.have.clone()));
+        let report = self.member.report(Availability::Partial(self.have.clone()), self.wanted());
         actions.push(Action::Report { id, to, report });
     }
 
@@ -277,7 +283,7 @@ impl Transfer {
     pub fn farewell(&self, complete: bool) -> Option<(PeerId, Report)> {
         let home = self.member.home?;
         let have = if complete { Availability::Complete } else { Availability::Partial(self.have.clone()) };
-        Some((home, Report { leaving: !complete, lease: None, ..self.member.report(have) }))
+        Some((home, Report { leaving: !complete, lease: None, ..self.member.report(have, None) }))
     }
 
     pub(super) fn reported(

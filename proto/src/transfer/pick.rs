@@ -46,7 +46,7 @@ impl Transfer {
                     )
                 } else {
                     // Readers move the window; behind it, what they want soonest.
-                    let start = self.readers.values().copied().min().unwrap_or(0).max(self.first_missing);
+                    let start = self.readers.chunks().min().unwrap_or(0).max(self.first_missing);
                     let ahead = untaken(provider, &self.taken, start);
                     ahead.chain(untaken(provider, &self.taken, self.first_missing)).find(|&chunk| free(chunk))
                 }
@@ -67,11 +67,11 @@ impl Transfer {
         let end = |start: u32| start.saturating_add(self.options.window).min(self.layout.count());
         let window = |start: u32| (start..end(start)).filter(|&chunk| free(chunk));
         if !self.providers.any_partial() {
-            return self.readers.values().filter_map(|&start| window(start).next()).min();
+            return self.readers.chunks().filter_map(|start| window(start).next()).min();
         }
         let has_enough = |start: u32| self.flights.range(start..end(start)).count() >= URGENT;
-        let mut waiting = self.readers.values().filter(|&&start| !has_enough(start));
-        waiting.find_map(|&start| self.rarest(window(start)))
+        let mut waiting = self.readers.chunks().filter(|&start| !has_enough(start));
+        waiting.find_map(|start| self.rarest(window(start)))
     }
 
     /// The chunk that fewest peers have, ties broken at random but the same way each time on this node.
@@ -107,14 +107,17 @@ impl Transfer {
         !self.has(chunk) && !self.flights.contains_key(&chunk) && !self.anyone_can_give(chunk)
     }
 
-    /// The first chunk that upstream has to bring: what a reader waits for before anything else. When a blob is fetched
-    /// once more, readers wait for the proof, and it comes in one piece.
+    /// The first chunk that upstream has to bring: what a reader waits for before anything else, then what comes behind
+    /// the first reader. When a blob is fetched once more, readers wait for the proof, and it comes in one piece.
     pub(super) fn first_uncovered(&self, within: &std::ops::Range<u32>) -> Option<u32> {
         // The common case, said without a walk: somebody has everything.
         if self.providers.any_complete() {
             return None;
         }
-        let reader = self.readers.values().copied().min().filter(|_| self.round() == 0);
+        if let Some(wanted) = self.wanted_within(within) {
+            return Some(wanted);
+        }
+        let reader = self.readers.chunks().min().filter(|_| self.round() == 0);
         let ahead = reader.unwrap_or(0).clamp(within.start, within.end);
         (ahead..within.end).chain(within.start..ahead).find(|&chunk| self.uncovered(chunk))
     }

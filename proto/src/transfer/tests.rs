@@ -7,6 +7,8 @@ use proptest::prelude::*;
 
 use super::neighbours::{MAX_NAMED_NEIGHBOURS, MAX_NEIGHBOURS};
 use super::*;
+
+mod readers;
 use crate::chunk::MIN_CHUNK;
 use crate::digest::Digest;
 use crate::swarm::home::{self, QuestionId};

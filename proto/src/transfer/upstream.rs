@@ -58,6 +58,8 @@ pub(super) struct Upstream {
 #[derive(Debug)]
 struct Running {
     id: FetchId,
+    /// The chunk that came first.
+    first: u32,
     /// The chunk that comes next.
     next: u32,
     /// One past the last chunk that is still wanted of it.
@@ -105,6 +107,14 @@ impl Upstream {
         }
     }
 
+    /// How many chunks the running fetch has brought, and which it brings in a turn of so many, the one among them that
+    /// just came: its reader has not asked for the next yet. None where it cannot be ended before the blob's end.
+    pub(super) fn turn(&self, chunks: u32) -> Option<(u32, Range<u32>)> {
+        let running = self.running.as_ref().filter(|running| !running.whole)?;
+        let soon = running.next.saturating_sub(1)..running.next.saturating_add(chunks).min(running.end);
+        Some((running.next.saturating_sub(running.first), soon))
+    }
+
     /// Whether a fetch runs that upstream sends from the first byte to the last.
     fn is_whole(&self) -> bool {
         self.running.as_ref().is_some_and(|running| running.whole)
@@ -125,7 +135,8 @@ impl Upstream {
 
     pub(super) fn begin(&mut self, id: FetchId, chunks: Range<u32>) {
         self.next_fetch = id.0 + 1;
-        self.running = Some(Running { id, next: chunks.start, end: chunks.end, whole: false });
+        self.running =
+            Some(Running { id, first: chunks.start, next: chunks.start, end: chunks.end, whole: false });
     }
 
     /// Notes a chunk; says whether the rest of the fetch is not wanted any more.
@@ -195,6 +206,9 @@ impl Transfer {
             self.upstream.hopeless_since = None;
         }
         if self.upstream.running().is_some() {
+            if self.is_overtaken() {
+                self.upstream.yield_rest();
+            }
             return;
         }
         let all = 0..self.layout.count();
@@ -204,6 +218,10 @@ impl Transfer {
             self.consider_failing(now, actions);
             return;
         };
+        if self.leaves_lease(&within) {
+            self.member.lease_done();
+            return;
+        }
         let Some(start) = self.first_uncovered(&within) else {
             if within.clone().all(|chunk| self.has(chunk)) {
                 self.member.lease_done();
@@ -223,7 +241,8 @@ impl Transfer {
         }
         if let Some(id) = self.upstream.next_fetch() {
             let mut end = start + 1;
-            while end < within.end && self.uncovered(end) {
+            let most = self.end_of_turn(start, &within);
+            while end < most && self.uncovered(end) {
                 end += 1;
             }
             self.upstream.begin(id, start..end);

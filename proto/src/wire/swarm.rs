@@ -137,8 +137,12 @@ pub(super) fn report(report: &generated::Report) -> Result<SessionMessage, WireE
             how: outcome(end.outcome, end.status, end.retry_after_ms)?.ok_or(WireError::Field("outcome"))?,
         }),
     };
+    if report.wants.is_some_and(|chunk| chunk >= layout.count()) {
+        return Err(WireError::Field("wants"));
+    }
     let said = Report {
         have,
+        wants: report.wants,
         can_fetch: report.can_fetch,
         lease: report.lease.as_ref().map(|held| lease(held, Some(layout))).transpose()?,
         ended,
@@ -171,6 +175,7 @@ pub(super) fn report_to_wire(key: &SwarmKey, report: &Report) -> generated::Repo
         unreachable: report.unreachable.iter().map(|lost| lost.to_bytes().into()).collect(),
         leaving: report.leaving,
         round: key.round,
+        wants: report.wants,
     }
 }
 

@@ -126,6 +126,7 @@ fn what_swarms_say_round_trips() {
     let lease = Lease { epoch: 3, id: 4, chunks: 2..7 };
     let report = Report {
         have: Availability::Partial(layout_bits(3_000_000, &[1, 11])),
+        wants: Some(5),
         can_fetch: true,
         lease: Some(lease.clone()),
         ended: Some(Ended {
@@ -198,6 +199,7 @@ fn reports_out_of_bounds_are_refused() {
         (generated::Report { size: u64::MAX, ..good.clone() }, "size"),
         (generated::Report { lease: lease(3, 3), ..good.clone() }, "lease"),
         (generated::Report { lease: lease(0, 13), ..good.clone() }, "lease"),
+        (generated::Report { wants: Some(12), ..good.clone() }, "wants"),
         (generated::Report { unreachable: vec![Bytes::new(); 9], ..good.clone() }, "unreachable"),
         (generated::Report { unreachable: vec![Bytes::from_static(b"?")], ..good }, "peer"),
     ] {

@@ -63,6 +63,7 @@ impl Driver {
         let before = self.status.send_replace(Status::Running { have, round });
         if !matches!(before, Status::Running { round: before, .. } if before == round) {
             self.waiting.clear();
+            self.waiting_unproven.clear();
         }
     }
 

@@ -58,9 +58,11 @@ fn have() -> impl Strategy<Value = Availability> {
 fn report() -> impl Strategy<Value = Report> {
     let ended = (number(), number(), end()).prop_map(|(epoch, id, how)| Ended { epoch, id, how });
     let lost = prop::collection::vec(peer(), 0..4);
-    (have(), any::<[bool; 3]>(), prop::option::of(lease()), prop::option::of(ended), lost).prop_map(
-        |(have, [can_fetch, whole, leaving], lease, ended, unreachable)| Report {
+    let wants = prop::option::of(any::<u32>());
+    (have(), wants, any::<[bool; 3]>(), prop::option::of(lease()), prop::option::of(ended), lost).prop_map(
+        |(have, wants, [can_fetch, whole, leaving], lease, ended, unreachable)| Report {
             have,
+            wants,
             can_fetch,
             lease,
             ended,

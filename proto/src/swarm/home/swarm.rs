@@ -251,7 +251,7 @@ impl Swarm {
         let wants = report.can_fetch && report.have != Availability::Complete && !report.leaving;
         let may = self.repair.as_ref().is_none_or(|repair| repair.admits(&from, now));
         if lease.is_none() && wants && may {
-            lease = self.leases.grant(from, &covered, self.epoch, now);
+            lease = self.leases.grant_at(report.wants, from, &covered, self.epoch, now);
         }
         if lease.is_some() {
             self.keep_track(from, report, now);

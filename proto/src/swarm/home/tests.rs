@@ -30,6 +30,7 @@ fn report(have: std::ops::Range<u32>) -> Report {
 pub(super) fn silent(have: Availability) -> Report {
     Report {
         have,
+        wants: None,
         can_fetch: true,
         lease: None,
         ended: None,

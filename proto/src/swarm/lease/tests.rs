@@ -160,3 +160,18 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_lease_begins_at_what_is_wanted() {
+    let mut leases = Leases::new(layout(64), 4);
+    let (one, two) = (test_peer(1), test_peer(2));
+    let lease = leases.grant_at(Some(40), one, &bits(64, 40..42), 1, at(0)).unwrap();
+    assert_eq!(lease.chunks.start, 42);
+    leases.progress(&one, &bits(64, 40..43), at(1));
+    // Behind it there is nothing, or no such chunk: then what is before.
+    for (wants, start) in [(Some(60), 0), (Some(u32::MAX), 0)] {
+        let mut leases = leases.clone();
+        let covered = bits(64, 42..64);
+        assert_eq!(leases.grant_at(wants, two, &covered, 1, at(2)).unwrap().chunks.start, start);
+    }
+}
