@@ -15,8 +15,10 @@
 //! | `request`, `body` | one question, one answer |
 //! | `redirect`, `realm` | where a registry may lead, and who may be sent credentials |
 //! | [`identity`] | in whose name a registry is asked |
+//! | `credentials` | where a registry's login comes from |
 //! | `auth`, `challenge` | tokens |
-//! | `circuit` | the pause that a registry asks for |
+//! | `circuit`, `quota` | the pause that a registry asks for; how many requests it still allows |
+//! | `mirrors` | who is asked before the registry itself, and how well they are |
 //! | `manifest`, `blob`, `pass` | what can be asked |
 
 pub mod config;
@@ -29,9 +31,12 @@ mod body;
 mod challenge;
 mod circuit;
 mod client;
+mod credentials;
 mod manifest;
+mod mirrors;
 mod pass;
 mod policy;
+mod quota;
 mod realm;
 mod redirect;
 mod request;
@@ -45,6 +50,7 @@ mod tests;
 pub use blob::BlobDownload;
 pub use client::Limits;
 pub use manifest::HeadAnswer;
+pub use quota::Allowance;
 pub use settings::ConfigError;
 
 use std::collections::BTreeMap;
@@ -60,6 +66,7 @@ use shoal_proto::range::ByteRange;
 use self::client::{Introduction, Wire};
 use self::config::{Access, Settings};
 use self::identity::{ClientLogin, Identity, Who};
+use self::mirrors::Mirror;
 use self::policy::Rules;
 use self::roots::Roots;
 use self::site::{At, Site, Web};
@@ -124,13 +131,20 @@ impl Upstreams {
         let roots = Roots::of_this_machine();
         let mut by_registry = BTreeMap::new();
         for (name, table) in &settings.upstreams {
-            let checked = settings::check(name, table)?;
+            let mut checked = settings::check(name, table)?;
             let registry = checked.registry.clone();
             let wire = Wire::configured(&checked, &introduction, limits, &roots)?;
-            let site = Site::configured(checked, wire).map_err(|problem| ConfigError::Client {
-                name: name.clone(),
-                problem: problem.to_string(),
-            })?;
+            let error =
+                |problem: PullError| ConfigError::Client { name: name.clone(), problem: problem.to_string() };
+            let mut mirrors = Vec::new();
+            for mut mirror in std::mem::take(&mut checked.mirrors) {
+                // What the operator says of the registry's secret holds for it wherever it goes.
+                mirror.token_realms.clone_from(&checked.token_realms);
+                let wire = Wire::configured(&mirror, &introduction, limits, &roots)?;
+                let site = Site::configured(mirror, wire, Vec::new()).map_err(error)?;
+                mirrors.push(Arc::new(Mirror::new(site)));
+            }
+            let site = Site::configured(checked, wire, mirrors).map_err(error)?;
             if by_registry.insert(registry.clone(), Arc::new(site)).is_some() {
                 return Err(ConfigError::Twice { name: name.clone(), registry: registry.to_string() });
             }
@@ -188,6 +202,13 @@ impl Upstreams {
     /// The configured registries, by the names that clients use.
     pub fn known(&self) -> Vec<Registry> {
         self.shared.by_registry.keys().cloned().collect()
+    }
+
+    /// What registries last said of how many requests they still allow, those that say it.
+    pub fn allowances(&self) -> Vec<(Registry, Allowance)> {
+        let sites = self.shared.by_registry.iter().map(|(name, site)| (name.clone(), site.clone()));
+        let sites = sites.chain(self.shared.strangers.all());
+        sites.filter_map(|(name, site)| Some((name, site.quota.last()?))).collect()
     }
 
     /// Whether a registry may be asked at all: by the allow and deny lists and by its name alone, without a
@@ -257,11 +278,17 @@ impl Upstreams {
     /// See [`PullError`]; [`PullError::TooLarge`] for an answer of more than 4 MiB.
     pub async fn pass(&self, scope: &Scope, passage: Passage, query: &str) -> Result<Passed, PullError> {
         let site = self.site(&scope.registry)?;
-        pass::pass(self.at(&site, scope, &self.who(&site, scope)), passage, query).await
+        let who = self.who(&site, scope);
+        // A mirror has a part of the list at best.
+        let at = At { mirrors: &[], ..self.at(&site, scope, &who) };
+        pass::pass(at, passage, query).await
     }
 
     fn at<'a>(&'a self, site: &'a Site, scope: &'a Scope, who: &'a Who) -> At<'a> {
-        At { web: &self.shared.web, site, repository: &scope.repository, who, via: self.via.as_ref() }
+        let (web, repository, via) = (&self.shared.web, &scope.repository, self.via.as_ref());
+        // Who may read is for the registry to say.
+        let mirrors = if self.identity == Identity::Node { &site.mirrors[..] } else { &[] };
+        At { web, site, repository, who, mirrors, via }
     }
 
     fn who(&self, site: &Site, scope: &Scope) -> Who {

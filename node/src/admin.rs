@@ -23,7 +23,9 @@ use crate::homes::Homes;
 use crate::images::Refreshed;
 use crate::metrics::{Count, Metrics};
 use crate::source::NodeSource;
-use crate::status::{PeerLine, PullLine, SentPast, Source, Status, StoreLine, SwarmLine, Traffic};
+use crate::status::{
+    AllowanceLine, PeerLine, PullLine, SentPast, Source, Status, StoreLine, SwarmLine, Traffic,
+};
 use crate::why;
 
 /// What the admin port looks at.
@@ -121,12 +123,24 @@ impl Views {
                 wrong_credentials: self.metrics.sent_past_by(Rule::WrongCredentials),
                 registry: self.metrics.sent_past_by(Rule::Registry),
             },
+            allowances: allowances(&self.upstreams),
             uploaded_bytes: self.metrics.uploaded(),
             announced: self.peers.counters().announced,
             pulls: pulls.collect(),
             swarms: swarms.collect(),
         })
     }
+}
+
+fn allowances(upstreams: &Upstreams) -> Vec<AllowanceLine> {
+    let said = upstreams.allowances().into_iter();
+    said.map(|(registry, said)| AllowanceLine {
+        registry: registry.to_string(),
+        remaining: said.remaining,
+        limit: said.limit,
+        window_seconds: said.window.map(|window| window.as_secs()),
+    })
+    .collect()
 }
 
 /// What connections to the admin port may take: its answers are small, and whoever asks for them is quick. A request
@@ -217,6 +231,8 @@ async fn metrics(State(views): State<Views>) -> Response {
     };
     let open_metrics = [(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")];
     let counters = views.peers.counters();
+    let said = views.upstreams.allowances().into_iter();
+    views.metrics.allowances(said.map(|(registry, allowance)| (registry.to_string(), allowance.remaining)));
     views.metrics.control_messages(counters.questions, counters.answers);
     match views.metrics.render(views.peers.connected().len(), usage.blobs, usage.bytes) {
         Ok(text) => (open_metrics, text).into_response(),

@@ -56,6 +56,11 @@ struct SentPast {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfRegistry {
+    registry: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Answer {
     what: &'static str,
     status: u16,
@@ -84,6 +89,7 @@ pub struct Metrics {
     stale_tags: Counter,
     sent_past: Family<SentPast, Counter>,
     answers: Family<Answer, Counter>,
+    allowance: Family<OfRegistry, Gauge>,
     connected_peers: Gauge,
     held_blobs: Gauge,
     held_bytes: Gauge,
@@ -141,6 +147,7 @@ impl Default for Metrics {
             uploaded,
             zones: zones(&mut registry),
             control: control(&mut registry),
+            allowance: allowance(&mut registry),
             corrupt_chunks,
             digest_mismatches,
             false_attestations,
@@ -181,6 +188,16 @@ fn control(registry: &mut Registry) -> Family<Control, Counter> {
         Family::clone(&control),
     );
     control
+}
+
+fn allowance(registry: &mut Registry) -> Family<OfRegistry, Gauge> {
+    let allowance = Family::default();
+    registry.register(
+        "registry_requests_left",
+        "Requests that a registry still allows, as it last said (ratelimit-remaining)",
+        Family::clone(&allowance),
+    );
+    allowance
 }
 
 impl Metrics {
@@ -304,6 +321,15 @@ impl Metrics {
     pub fn control_messages(&self, questions: u64, answers: u64) {
         for (kind, count) in [("question", questions), ("answer", answers)] {
             self.control.get_or_create(&Control { kind }).inner().store(count, Ordering::Relaxed);
+        }
+    }
+
+    /// What registries last said of how many requests they still allow; those that are not named are forgotten.
+    pub fn allowances(&self, said: impl Iterator<Item = (String, u64)>) {
+        self.allowance.clear();
+        for (registry, left) in said {
+            let left = i64::try_from(left).unwrap_or(i64::MAX);
+            self.allowance.get_or_create(&OfRegistry { registry }).set(left);
         }
     }
 

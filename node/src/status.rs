@@ -45,6 +45,9 @@ pub struct Status {
     /// Clients that its rules sent to upstream since it started.
     #[serde(default)]
     pub sent_past: SentPast,
+    /// How many requests registries still allow, of those that say so.
+    #[serde(default)]
+    pub allowances: Vec<AllowanceLine>,
     /// Bytes given to peers since it started.
     pub uploaded_bytes: u64,
     /// How many keys it has announced to the peer network, of blobs and of tags, each counted once.
@@ -113,6 +116,19 @@ pub struct SentPast {
     pub wrong_credentials: u64,
     /// The configuration does not let the registry be asked.
     pub registry: u64,
+}
+
+/// How many requests a registry still allows, as it last said.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AllowanceLine {
+    /// The registry.
+    pub registry: String,
+    /// How many are left.
+    pub remaining: u64,
+    /// Of how many, if it says so.
+    pub limit: Option<u64>,
+    /// Within how many seconds, if it says so.
+    pub window_seconds: Option<u64>,
 }
 
 /// A blob that is being fetched.

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use http::StatusCode;
-use http::header::{ACCEPT, AUTHORIZATION, HeaderValue};
+use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderValue};
 use serde::Deserialize;
 use shoal_proto::name::Repository;
 use tokio::time::Instant;
@@ -17,6 +17,7 @@ use url::Url;
 use super::body;
 use super::challenge::Challenge;
 use super::circuit;
+use super::credentials::Login;
 use super::identity::{Party, Who};
 use super::realm::{self, Realm};
 use super::request;
@@ -31,6 +32,8 @@ const MAX_ANSWER: u64 = 1024 * 1024;
 const UNSAID: u64 = 60;
 /// The longest that a token is believed to last.
 const LONGEST: u64 = 3600;
+/// For how long a user and password are sent without a look at where they come from.
+const PASSWORD_KEPT: Duration = Duration::from_mins(5);
 
 /// The right to ask one repository, as a header says it.
 #[derive(Debug, Clone)]
@@ -121,7 +124,7 @@ pub(super) async fn authorize(
         return Err(error.clone());
     }
     let result = match challenge {
-        Challenge::Basic => basic(at),
+        Challenge::Basic => basic(at, rejected).await,
         Challenge::Bearer { realm, service, scope } => {
             bearer(at, realm, service.as_deref(), scope.as_deref()).await
         }
@@ -142,19 +145,40 @@ fn denied(site: &Site, status: StatusCode) -> PullError {
     PullError::Denied { registry: site.registry.to_string(), status: status.as_u16() }
 }
 
-fn basic(at: At<'_>) -> Result<Grant, PullError> {
-    let header = basic_header(at).ok_or_else(|| denied(at.site, StatusCode::UNAUTHORIZED))?;
-    Ok(Grant { header, ends: None, withheld: None })
+async fn basic(at: At<'_>, rejected: Option<&HeaderValue>) -> Result<Grant, PullError> {
+    let refused = rejected.cloned().map(Login::Password);
+    let header = match login(at, refused.as_ref()).await? {
+        Some(Login::Password(header)) => header,
+        Some(Login::Identity(_)) => {
+            return Err(PullError::Refused(format!(
+                "{} wants a user and password, and what is configured for it is an identity token",
+                at.site.registry
+            )));
+        }
+        None => return Err(denied(at.site, StatusCode::UNAUTHORIZED)),
+    };
+    let ends = matches!(at.who, Who::Operator).then(|| Instant::now() + PASSWORD_KEPT);
+    Ok(Grant { header, ends, withheld: None })
 }
 
-/// The name and password of whoever is asked for, if there are any.
-fn basic_header(at: At<'_>) -> Option<HeaderValue> {
-    let login = match at.who {
-        Who::Nobody => return None,
-        Who::Client(login) => return login.basic(),
-        Who::Operator => at.site.login.as_ref()?,
-    };
-    secret(&http_auth::basic::encode_credentials(&login.username, &login.password))
+/// Whether whoever is asked for has something to show.
+fn has_login(at: At<'_>) -> bool {
+    match at.who {
+        Who::Nobody => false,
+        Who::Client(login) => login.basic().is_some(),
+        Who::Operator => at.site.login.is_some(),
+    }
+}
+
+/// What whoever is asked for shows; if possible another than the `refused` one.
+async fn login(at: At<'_>, refused: Option<&Login>) -> Result<Option<Login>, PullError> {
+    match (at.who, &at.site.login) {
+        (Who::Nobody, _) | (Who::Operator, None) => Ok(None),
+        (Who::Client(login), _) => Ok(login.basic().map(Login::Password)),
+        (Who::Operator, Some(logins)) => {
+            logins.login(at.repository, refused).await.map(Some).map_err(PullError::Refused)
+        }
+    }
 }
 
 /// A header value that no log shows.
@@ -171,17 +195,56 @@ async fn bearer(
     scope: Option<&str>,
 ) -> Result<Grant, PullError> {
     let realm = realm::judge(at.web, at.site, realm)?;
-    let own_scope = format!("repository:{}:pull", at.repository);
-    let url = token_url(&realm.url, service, scope.unwrap_or(&own_scope));
-    let withheld = (basic_header(at).is_some() && !realm.trusted)
-        .then(|| Arc::from(realm::withheld(at.site, &realm.url)));
-    match fetch(at, &realm, url).await {
+    let own_scope = format!("repository:{}:pull", at.site.path_of(at.repository));
+    let wish = Wish { realm, service, scope: scope.unwrap_or(&own_scope) };
+    let withheld =
+        (has_login(at) && !wish.realm.trusted).then(|| Arc::from(realm::withheld(at.site, &wish.realm.url)));
+    let shown = if wish.realm.trusted { login(at, None).await? } else { None };
+    let mut result = fetch(at, &wish, shown.as_ref()).await;
+    if let (Some(shown), Err(PullError::Denied { .. })) = (&shown, &result) {
+        // It may have been rotated.
+        let other = login(at, Some(shown)).await?.filter(|other| other != shown);
+        if let Some(other) = other {
+            result = fetch(at, &wish, Some(&other)).await;
+        }
+    }
+    match result {
         Ok((header, lasts)) => Ok(Grant { header, ends: Some(Instant::now() + lasts), withheld }),
         Err(PullError::Denied { .. }) if let Some(why) = &withheld => {
             Err(PullError::Refused(why.to_string()))
         }
         Err(error) => Err(error),
     }
+}
+
+/// What token is wanted of whom.
+struct Wish<'a> {
+    realm: Realm<'a>,
+    service: Option<&'a str>,
+    scope: &'a str,
+}
+
+/// How the token service is asked: by GET with a password or nothing, by POST with an identity token.
+fn question(wish: &Wish<'_>, shown: Option<&Login>) -> reqwest::RequestBuilder {
+    let http = &wish.realm.wire.http;
+    let ask = match shown {
+        None => http.get(token_url(&wish.realm.url, wish.service, wish.scope)),
+        Some(Login::Password(header)) => http
+            .get(token_url(&wish.realm.url, wish.service, wish.scope))
+            .header(AUTHORIZATION, header.clone()),
+        Some(Login::Identity(token)) => {
+            let mut form = url::form_urlencoded::Serializer::new(String::new());
+            form.append_pair("grant_type", "refresh_token").append_pair("client_id", "shoal");
+            if let Some(service) = wish.service {
+                form.append_pair("service", service);
+            }
+            form.append_pair("scope", wish.scope).append_pair("refresh_token", token);
+            http.post(wish.realm.url.clone())
+                .header(CONTENT_TYPE, "application/x-www-form-urlencoded")
+                .body(form.finish())
+        }
+    };
+    ask.header(ACCEPT, "application/json")
 }
 
 fn token_url(realm: &Url, service: Option<&str>, scope: &str) -> Url {
@@ -199,14 +262,14 @@ fn token_url(realm: &Url, service: Option<&str>, scope: &str) -> Url {
 }
 
 /// Asks the token service. Redirects are not followed: where credentials go was judged by the first URL.
-async fn fetch(at: At<'_>, realm: &Realm<'_>, url: Url) -> Result<(HeaderValue, Duration), PullError> {
-    let site = at.site;
-    let host = host_and_port(&url);
-    let mut ask = realm.wire.http.get(url.clone()).header(ACCEPT, "application/json");
-    if let Some(header) = basic_header(at).filter(|_| realm.trusted) {
-        ask = ask.header(AUTHORIZATION, header);
-    }
-    let ask = ask.build().map_err(|error| request::transport(site, &url, error))?;
+async fn fetch(
+    at: At<'_>,
+    wish: &Wish<'_>,
+    shown: Option<&Login>,
+) -> Result<(HeaderValue, Duration), PullError> {
+    let (site, realm) = (at.site, &wish.realm);
+    let host = host_and_port(&realm.url);
+    let ask = question(wish, shown).build().map_err(|error| request::transport(site, &realm.url, error))?;
     let response = request::execute(realm.wire, site, ask).await?;
     let status = response.status();
     if let Some(asked) = circuit::asked(status, response.headers(), SystemTime::now()) {

@@ -13,6 +13,7 @@ use shoal_proto::digest::Digest;
 use shoal_proto::range::{ByteRange, Unsatisfiable};
 
 use super::body;
+use super::mirrors::Origin;
 use super::request::{self, Ask};
 use super::site::{At, Site};
 use crate::error::PullError;
@@ -76,8 +77,14 @@ pub(super) async fn blob(
     }
     let response = request::ask(at, Ask { method: Method::GET, url: endpoint(at, digest), headers }).await?;
     let site = at.site;
+    let origin = Origin::of(&response);
     let length = body::content_length(response.headers());
-    let malformed = |what: String| site.failed(Some(response.status()), format!("{digest}: {what}"));
+    let malformed = |what: String| {
+        if let Some(origin) = &origin {
+            origin.failed(&what);
+        }
+        site.failed(Some(response.status()), format!("{digest}: {what}"))
+    };
     let (size, start, promised) = match (response.status(), range) {
         (StatusCode::OK, _) => (length, 0, length),
         (StatusCode::PARTIAL_CONTENT, Some(range)) => {
@@ -160,6 +167,8 @@ fn check_partial(asked: ByteRange, got: ContentRange, length: Option<u64>) -> Re
 struct Arriving {
     response: Response,
     site: Arc<str>,
+    /// The mirror that it comes from, if it does.
+    origin: Option<Origin>,
     digest: Digest,
     got: u64,
     promised: Option<u64>,
@@ -184,6 +193,9 @@ impl Arriving {
 
     fn failed(&self, what: &str) -> PullError {
         let promised = self.promised.map(|promised| format!(" of {promised}")).unwrap_or_default();
+        if let Some(origin) = &self.origin {
+            origin.failed(what);
+        }
         PullError::Upstream {
             registry: self.site.to_string(),
             status: None,
@@ -200,7 +212,8 @@ fn download(
     stall: Duration,
 ) -> BoxStream<'static, Result<Bytes, PullError>> {
     let site = Arc::from(site.registry.as_str());
-    let arriving = Arriving { response, site, digest, got: 0, promised, stall };
+    let origin = Origin::of(&response);
+    let arriving = Arriving { response, site, origin, digest, got: 0, promised, stall };
     stream::unfold(Some(arriving), |state| async {
         let mut arriving = state?;
         let piece = arriving.next().await?;

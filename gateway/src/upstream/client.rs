@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use http::header::{ACCEPT_ENCODING, HeaderMap, HeaderValue, VIA};
 use reqwest::redirect::Policy;
-use reqwest::{Certificate, Client, ClientBuilder};
+use reqwest::{Certificate, Client, ClientBuilder, Identity};
 use url::Url;
 
 use super::address::{NotPublic, PublicOnly, check_literal};
@@ -87,6 +87,10 @@ impl Wire {
         let public_only = checked.url.is_none();
         let builder = base(introduction, limits).tls_danger_accept_invalid_certs(checked.insecure);
         let builder = if public_only { builder.dns_resolver(Arc::new(PublicOnly)) } else { builder };
+        let builder = match identity(checked)? {
+            Some(identity) => builder.identity(identity),
+            None => builder,
+        };
         let http = roots.trusted_by(builder, certificates(checked)?).build().map_err(|problem| {
             let (name, problem) = (checked.registry.to_string(), chain(&problem));
             match &checked.ca {
@@ -139,6 +143,21 @@ fn certificates(checked: &Checked) -> Result<Vec<Certificate>, ConfigError> {
         return Err(error("holds no PEM certificates (-----BEGIN CERTIFICATE-----)".to_owned()));
     }
     Ok(found)
+}
+
+/// What this node shows of itself in TLS.
+fn identity(checked: &Checked) -> Result<Option<Identity>, ConfigError> {
+    let Some((path, pem)) = &checked.client else { return Ok(None) };
+    Identity::from_pem(pem).map(Some).map_err(|problem| ConfigError::File {
+        name: checked.registry.to_string(),
+        key: "client_cert",
+        path: path.clone(),
+        problem: format!(
+            "holds no certificate with its private key, in PEM and without a passphrase ({}); the key may be in a \
+             file of its own: client_key",
+            chain(&problem)
+        ),
+    })
 }
 
 /// An error with all its causes, each said once.

@@ -7,8 +7,6 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 
-use serde::Deserialize;
-
 /// All that the configuration says of upstreams.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Settings {
@@ -21,53 +19,83 @@ pub struct Settings {
 /// Which registries may be asked at all: `[policy]`.
 ///
 /// A pattern is a registry's name, or `*.` and a domain for all names below that domain, or `*`.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Policy {
     /// If not empty, only these.
-    #[serde(default)]
     pub allow: Vec<String>,
     /// Never these, even if allowed.
-    #[serde(default)]
     pub deny: Vec<String>,
 }
 
 /// One registry: `[upstream."name"]`.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct UpstreamSettings {
     /// Where it is: `https://host[:port][/path]`, or `http://…` for a registry without TLS. Without it, https at
     /// the registry's own name. A configured URL may lie on a private address.
     pub url: Option<String>,
     /// A PEM file with certificates that are trusted for this registry, beside the public ones.
     pub ca: Option<PathBuf>,
+    /// A PEM file with the certificate that this node shows the registry, and the chain behind it.
+    pub client_cert: Option<PathBuf>,
+    /// A PEM file with its private key, if that is not in the certificate's file.
+    pub client_key: Option<PathBuf>,
     /// Do not check its certificate.
-    #[serde(default)]
     pub insecure: bool,
+    /// Mirrors, asked in this order before the registry itself.
+    pub mirrors: Vec<MirrorSettings>,
     /// Hosts outside the registry's own domain that may be sent its credentials in exchange for a token.
-    #[serde(default)]
     pub token_realms: Vec<String>,
     /// What this node says of itself to it.
     pub credentials: Option<Credentials>,
 }
 
-/// A user name and password for a registry, and who profits of them.
-#[derive(Clone, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
+/// What this node says of itself to a registry, and who profits of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Credentials {
-    /// The user.
-    pub username: String,
-    /// The password, here in the file.
-    pub password: Option<String>,
-    /// Or a file that holds it.
-    pub password_file: Option<PathBuf>,
+    /// Where the login comes from.
+    pub from: LoginFrom,
     /// Who may pull through this gateway what only these credentials can read. There is no default, on purpose.
     pub access: Option<Access>,
 }
 
+/// Where a login comes from.
+#[derive(Clone, PartialEq, Eq)]
+pub enum LoginFrom {
+    /// The configuration itself.
+    Password {
+        /// The user.
+        username: String,
+        /// The password.
+        password: String,
+    },
+    /// A file that holds the password. It is read whenever the login is needed: it may be rotated.
+    PasswordFile {
+        /// The user.
+        username: String,
+        /// The file.
+        file: PathBuf,
+    },
+    /// Docker's `config.json`, with its entries and its helpers. It too is read whenever the login is needed.
+    DockerConfig(PathBuf),
+    /// The program `docker-credential-NAME`, as it is in the `PATH`.
+    Helper(String),
+}
+
+/// One mirror of a registry, asked before the registry itself.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct MirrorSettings {
+    /// As [`UpstreamSettings::url`].
+    pub url: String,
+    /// As [`UpstreamSettings::ca`].
+    pub ca: Option<PathBuf>,
+    /// As [`UpstreamSettings::insecure`].
+    pub insecure: bool,
+    /// Whether it may be sent the registry's credentials.
+    pub credentials: bool,
+}
+
 /// Who may pull what only the operator's credentials can read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Access {
     /// Whoever reaches this gateway.
     Cluster,
@@ -78,12 +106,18 @@ pub enum Access {
     Challenge,
 }
 
-impl fmt::Debug for Credentials {
+impl fmt::Debug for LoginFrom {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // The password never goes to a log.
-        f.debug_struct("Credentials")
-            .field("username", &self.username)
-            .field("access", &self.access)
-            .finish_non_exhaustive()
+        match self {
+            Self::Password { username, .. } => {
+                f.debug_struct("Password").field("username", username).finish_non_exhaustive()
+            }
+            Self::PasswordFile { username, file } => {
+                f.debug_struct("PasswordFile").field("username", username).field("file", file).finish()
+            }
+            Self::DockerConfig(file) => f.debug_tuple("DockerConfig").field(file).finish(),
+            Self::Helper(name) => f.debug_tuple("Helper").field(name).finish(),
+        }
     }
 }

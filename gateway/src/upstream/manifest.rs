@@ -3,11 +3,13 @@
 use bytes::Bytes;
 use http::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, StatusCode};
+use reqwest::Response;
 use shoal_proto::digest::Digest;
 use shoal_proto::manifest::{self, ACCEPT_ALL, MAX_MANIFEST};
 use shoal_proto::name::Reference;
 
 use super::body::{self, ReadError};
+use super::mirrors::Origin;
 use super::request::{self, Ask};
 use super::site::At;
 use crate::error::PullError;
@@ -70,7 +72,21 @@ pub(super) async fn head(
 }
 
 pub(super) async fn get(at: At<'_>, reference: &Reference, accept: &Accept) -> Result<Manifest, PullError> {
-    let response = request::ask(at, asking(at, Method::GET, reference, accept)).await?;
+    let ask = asking(at, Method::GET, reference, accept);
+    let response = request::ask(at, ask.clone()).await?;
+    let origin = Origin::of(&response);
+    match taken(at, reference, response).await {
+        // A mirror's bad manifest is not yet the registry's.
+        Err(error) if let Some(origin) = origin => {
+            origin.failed(&error.to_string());
+            taken(at, reference, request::ask_registry(at, &ask).await?).await
+        }
+        result => result,
+    }
+}
+
+/// The manifest in an answer.
+async fn taken(at: At<'_>, reference: &Reference, response: Response) -> Result<Manifest, PullError> {
     only_ok(at, response.status())?;
     let (said, said_type) = (said_digest(response.headers()), media_type(response.headers()));
     let bytes =

@@ -78,11 +78,10 @@ fn relative_link(at: At<'_>, asked: &Url, link: &str) -> Option<HeaderValue> {
     let (target, params) = link.trim().strip_prefix('<')?.split_once('>')?;
     let target = asked.join(target).ok()?;
     let path = target.path();
-    let below = path.strip_prefix(at.site.base.path().trim_end_matches('/')).unwrap_or(path);
-    let own = below.strip_prefix("/v2/").and_then(|rest| rest.strip_prefix(at.repository.as_str()));
-    if target.host() != asked.host() || !own.is_some_and(|rest| rest.starts_with('/')) {
-        return None;
-    }
+    let below = path.strip_prefix(at.site.prefix().0).unwrap_or(path);
+    let own = below.strip_prefix("/v2/").and_then(|rest| rest.strip_prefix(&at.site.path_of(at.repository)));
+    let rest = own.filter(|rest| rest.starts_with('/') && target.host() == asked.host())?;
+    let below = format!("/v2/{}{rest}", at.repository);
     let query = target.query().map(|query| format!("?{query}")).unwrap_or_default();
     HeaderValue::from_str(&format!("<{below}{query}>{params}")).ok()
 }

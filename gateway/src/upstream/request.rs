@@ -17,6 +17,7 @@ use super::body;
 use super::challenge;
 use super::circuit;
 use super::client::{Wire, chain};
+use super::mirrors;
 use super::redirect::{self, MAX_REDIRECTS, is_redirect};
 use super::site::{At, Site, host_and_port};
 use crate::error::PullError;
@@ -35,8 +36,17 @@ struct Answer {
     url: Url,
 }
 
-/// Asks, and returns the head of a successful answer (2xx), or of a 416.
+/// Asks the mirrors that may be asked and then the registry, and returns the head of a successful answer (2xx), or of
+/// a 416.
 pub(super) async fn ask(at: At<'_>, ask: Ask) -> Result<Response, PullError> {
+    match mirrors::ask(at, &ask).await {
+        Some(response) => Ok(response),
+        None => ask_registry(at, &ask).await,
+    }
+}
+
+/// The same, of the registry alone.
+pub(super) async fn ask_registry(at: At<'_>, ask: &Ask) -> Result<Response, PullError> {
     let site = at.site;
     if let Some(pause) = site.circuit.pause(Instant::now()) {
         return Err(PullError::Throttled {
@@ -47,7 +57,7 @@ pub(super) async fn ask(at: At<'_>, ask: Ask) -> Result<Response, PullError> {
     }
     let head = at.web.limits.head;
     // Boxed: what it holds over its waits is large.
-    match tokio::time::timeout(head, Box::pin(authorized(at, &ask))).await {
+    match tokio::time::timeout(head, Box::pin(authorized(at, ask))).await {
         Ok(result) => result,
         Err(_) => Err(site.failed(None, format!("it did not answer within {head:?}"))),
     }
@@ -86,6 +96,9 @@ async fn follow(at: At<'_>, ask: &Ask, grant: Option<&Grant>) -> Result<Answer, 
             request.headers_mut().insert(AUTHORIZATION, grant.header.clone());
         }
         let response = execute(wire, site, request).await?;
+        if site.is_home(&url) {
+            note_quota(site, response.headers());
+        }
         if !is_redirect(response.status()) {
             return Ok(Answer { response, url });
         }
@@ -93,6 +106,13 @@ async fn follow(at: At<'_>, ask: &Ask, grant: Option<&Grant>) -> Result<Answer, 
         body::drain(response).await;
     }
     Err(site.failed(None, format!("it redirects more than {MAX_REDIRECTS} times")))
+}
+
+fn note_quota(site: &Site, headers: &HeaderMap) {
+    if let Some(low) = site.quota.note(headers) {
+        let (remaining, limit) = (low.remaining, low.limit.unwrap_or_default());
+        tracing::warn!(registry = %site.registry, remaining, limit, "it soon allows no more requests");
+    }
 }
 
 /// Sends one request; once more if the connection turns out to be dead before any answer.
@@ -108,7 +128,7 @@ pub(super) async fn execute(wire: &Wire, site: &Site, request: Request) -> Resul
     }
 }
 
-/// Whether the other end hung up. All that is ever asked is GET and HEAD, so it can be asked again.
+/// Whether the other end hung up. What is asked is GET and HEAD, and POST for a token, so it can be asked again.
 fn is_reset(error: &reqwest::Error) -> bool {
     use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
     let mut next = error.source();

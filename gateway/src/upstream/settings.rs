@@ -1,15 +1,14 @@
 //! What the configured tables mean together, checked before the first request.
 
-use std::io::Read as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use shoal_proto::name::Registry;
 use url::Url;
 
-use super::config::{Access, Credentials, UpstreamSettings};
-
-/// The largest CA or password file that is read.
-const MAX_FILE: u64 = 1024 * 1024;
+use super::config::{Access, Credentials, LoginFrom, MirrorSettings, UpstreamSettings};
+use super::credentials::docker_config::DockerConfig;
+use super::credentials::{self, From, Login, Logins, helpers};
 
 /// What is wrong with the configuration of upstreams. Each text names the key, the value and what is allowed;
 /// none holds a password.
@@ -71,7 +70,7 @@ pub enum ConfigError {
         /// The table's name.
         name: String,
         /// What is wrong.
-        problem: &'static str,
+        problem: String,
     },
     /// Nobody has said who profits of the credentials.
     #[error(
@@ -114,13 +113,6 @@ pub enum ConfigError {
     },
 }
 
-/// A user name and its password, for Basic authentication.
-#[derive(Clone)]
-pub(super) struct Login {
-    pub(super) username: String,
-    pub(super) password: String,
-}
-
 /// One checked table.
 pub(super) struct Checked {
     /// As clients name it.
@@ -132,13 +124,16 @@ pub(super) struct Checked {
     pub(super) insecure: bool,
     /// `host` or `host:port`, lower case.
     pub(super) token_realms: Vec<String>,
-    pub(super) login: Option<Login>,
+    pub(super) login: Option<Arc<Logins>>,
     pub(super) access: Option<Access>,
+    /// PEM, certificate and key.
+    pub(super) client: Option<(PathBuf, Vec<u8>)>,
+    pub(super) mirrors: Vec<Checked>,
 }
 
 /// Checks one `[upstream."name"]` table and reads the files that it names.
 pub(super) fn check(name: &str, table: &UpstreamSettings) -> Result<Checked, ConfigError> {
-    let registry = name.parse().map_err(|_| ConfigError::Name { name: name.to_owned() })?;
+    let registry: Registry = name.parse().map_err(|_| ConfigError::Name { name: name.to_owned() })?;
     let url = table.url.as_deref().map(|url| base_url(name, url)).transpose()?;
     let ca = match &table.ca {
         Some(path) => Some((path.clone(), read(name, "ca", path)?)),
@@ -146,9 +141,61 @@ pub(super) fn check(name: &str, table: &UpstreamSettings) -> Result<Checked, Con
     };
     let token_realms =
         table.token_realms.iter().map(|realm| token_realm(name, realm)).collect::<Result<_, _>>()?;
-    let login = table.credentials.as_ref().map(|credentials| login(name, credentials)).transpose()?;
+    let login =
+        table.credentials.as_ref().map(|credentials| login(name, &registry, credentials)).transpose()?;
+    let login = login.map(Arc::new);
     let access = table.credentials.as_ref().and_then(|credentials| credentials.access);
-    Ok(Checked { registry, url, ca, insecure: table.insecure, token_realms, login, access })
+    let client = client(name, table)?;
+    let mirrors = table.mirrors.iter().map(|said| mirror(name, &registry, said, login.as_ref()));
+    let mirrors = mirrors.collect::<Result<_, _>>()?;
+    Ok(Checked { registry, url, ca, insecure: table.insecure, token_realms, login, access, client, mirrors })
+}
+
+/// A mirror is a registry of the same name at another place.
+fn mirror(
+    name: &str,
+    registry: &Registry,
+    said: &MirrorSettings,
+    login: Option<&Arc<Logins>>,
+) -> Result<Checked, ConfigError> {
+    if said.credentials && login.is_none() {
+        return Err(ConfigError::Credentials {
+            name: name.to_owned(),
+            problem: format!("there are none, and the mirror {} is to be sent them", said.url),
+        });
+    }
+    Ok(Checked {
+        registry: registry.clone(),
+        url: Some(base_url(name, &said.url)?),
+        ca: said.ca.as_ref().map(|path| Ok((path.clone(), read(name, "mirrors.ca", path)?))).transpose()?,
+        insecure: said.insecure,
+        token_realms: Vec::new(),
+        login: login.filter(|_| said.credentials).cloned(),
+        access: None,
+        client: None,
+        mirrors: Vec::new(),
+    })
+}
+
+/// The certificate that this node shows, and its key.
+fn client(name: &str, table: &UpstreamSettings) -> Result<Option<(PathBuf, Vec<u8>)>, ConfigError> {
+    match (&table.client_cert, &table.client_key) {
+        (None, None) => Ok(None),
+        (None, Some(key)) => Err(ConfigError::File {
+            name: name.to_owned(),
+            key: "client_key",
+            path: key.clone(),
+            problem: "is there without client_cert: name the certificate too".to_owned(),
+        }),
+        (Some(cert), key) => {
+            let mut pem = read(name, "client_cert", cert)?;
+            if let Some(key) = key {
+                pem.push(b'\n');
+                pem.extend(read(name, "client_key", key)?);
+            }
+            Ok(Some((cert.clone(), pem)))
+        }
+    }
 }
 
 fn base_url(name: &str, text: &str) -> Result<Url, ConfigError> {
@@ -169,7 +216,7 @@ fn base_url(name: &str, text: &str) -> Result<Url, ConfigError> {
     } else if url.host_str().is_none_or(str::is_empty) {
         Some("it has no host")
     } else if url.path().trim_end_matches('/').ends_with("/v2") {
-        Some("/v2 is appended by itself")
+        Some("/v2 is appended by itself, unless a prefix of repositories follows it")
     } else {
         None
     };
@@ -189,46 +236,48 @@ fn token_realm(name: &str, text: &str) -> Result<String, ConfigError> {
     }
 }
 
-fn login(name: &str, credentials: &Credentials) -> Result<Login, ConfigError> {
-    let error = |problem| ConfigError::Credentials { name: name.to_owned(), problem };
+fn login(name: &str, registry: &Registry, credentials: &Credentials) -> Result<Logins, ConfigError> {
+    let error = |problem: String| ConfigError::Credentials { name: name.to_owned(), problem };
     if credentials.access.is_none() {
         return Err(ConfigError::Access { name: name.to_owned() });
     }
-    if credentials.username.is_empty() || credentials.username.contains(':') {
-        return Err(error("username is empty or has a colon, which Basic authentication does not allow"));
-    }
-    let password = match (&credentials.password, &credentials.password_file) {
-        (Some(_), Some(_)) => return Err(error("password and password_file exclude each other: keep one")),
-        (None, None) => return Err(error("one of password and password_file is needed")),
-        (Some(password), None) => password.clone(),
-        (None, Some(path)) => {
-            let bytes = read(name, "credentials.password_file", path)?;
-            let text = String::from_utf8(bytes).map_err(|_| ConfigError::File {
-                name: name.to_owned(),
-                key: "credentials.password_file",
-                path: path.clone(),
-                problem: "it is not UTF-8 text".to_owned(),
-            })?;
-            // Editors and `echo` end a file with a line break that nobody means.
-            text.trim_end_matches(['\r', '\n']).to_owned()
+    let password = |username: &str, password: &str| {
+        if username.is_empty() || username.contains(':') {
+            let problem = "username is empty or has a colon, which Basic authentication does not allow";
+            return Err(error(problem.to_owned()));
+        }
+        if password.is_empty() {
+            return Err(error("the password is empty".to_owned()));
+        }
+        Login::password(username, password).ok_or_else(|| {
+            error("the username or password has characters that no header can carry".to_owned())
+        })
+    };
+    let in_file = |key, path: &Path| {
+        let path = path.to_owned();
+        move |problem| ConfigError::File { name: name.to_owned(), key, path, problem }
+    };
+    let from = match &credentials.from {
+        LoginFrom::Password { username, password: secret } => From::Password(password(username, secret)?),
+        LoginFrom::PasswordFile { username, file } => {
+            let secret = credentials::read_password(file);
+            password(username, &secret.map_err(in_file("credentials.password_file", file))?)?;
+            From::PasswordFile { username: username.clone(), file: file.clone() }
+        }
+        LoginFrom::DockerConfig(file) => {
+            let checked = DockerConfig::read(file).and_then(|config| config.check(registry));
+            checked.map_err(in_file("credentials.docker_config", file))?;
+            From::DockerConfig(file.clone())
+        }
+        LoginFrom::Helper(helper) => {
+            helpers::check_program(helper).map_err(error)?;
+            From::Helper(helper.clone())
         }
     };
-    if password.is_empty() {
-        return Err(error("the password is empty"));
-    }
-    Ok(Login { username: credentials.username.clone(), password })
+    Ok(Logins::new(registry.clone(), from))
 }
 
 fn read(name: &str, key: &'static str, path: &Path) -> Result<Vec<u8>, ConfigError> {
-    let error =
-        |problem: String| ConfigError::File { name: name.to_owned(), key, path: path.to_owned(), problem };
-    let file = std::fs::File::open(path).map_err(|problem| error(format!("cannot be opened: {problem}")))?;
-    let mut bytes = Vec::new();
-    file.take(MAX_FILE + 1)
-        .read_to_end(&mut bytes)
-        .map_err(|problem| error(format!("cannot be read: {problem}")))?;
-    if bytes.len() as u64 > MAX_FILE {
-        return Err(error("is larger than 1 MiB".to_owned()));
-    }
-    Ok(bytes)
+    let error = |problem| ConfigError::File { name: name.to_owned(), key, path: path.to_owned(), problem };
+    credentials::read(path).map_err(error)
 }

@@ -11,8 +11,11 @@ use super::auth::Tokens;
 use super::circuit::Circuit;
 use super::client::{Limits, Wire};
 use super::config::Access;
+use super::credentials::Logins;
 use super::identity::{Lent, Who};
-use super::settings::{Checked, Login};
+use super::mirrors::Mirror;
+use super::quota::Quota;
+use super::settings::Checked;
 use crate::error::PullError;
 
 /// Where Docker Hub's registry really is.
@@ -27,7 +30,7 @@ pub(super) struct Site {
     /// The operator gave the URL: it may be anywhere, and may lead to other hosts that were given.
     pub(super) placed: bool,
     pub(super) insecure: bool,
-    pub(super) login: Option<Login>,
+    pub(super) login: Option<Arc<Logins>>,
     /// Who profits of the login.
     pub(super) access: Option<Access>,
     /// What clients lent in its place.
@@ -35,11 +38,18 @@ pub(super) struct Site {
     pub(super) token_realms: Vec<String>,
     pub(super) circuit: Circuit,
     pub(super) tokens: Tokens,
+    pub(super) quota: Quota,
+    /// Asked in this order before the registry itself.
+    pub(super) mirrors: Vec<Arc<Mirror>>,
 }
 
 impl Site {
     /// A registry that the operator configured.
-    pub(super) fn configured(checked: Checked, wire: Wire) -> Result<Self, PullError> {
+    pub(super) fn configured(
+        checked: Checked,
+        wire: Wire,
+        mirrors: Vec<Arc<Mirror>>,
+    ) -> Result<Self, PullError> {
         let (placed, base) = match checked.url {
             Some(url) => (true, url),
             None => (false, default_url(&checked.registry)?),
@@ -56,6 +66,8 @@ impl Site {
             token_realms: checked.token_realms,
             circuit: Circuit::default(),
             tokens: Tokens::default(),
+            quota: Quota::default(),
+            mirrors,
         })
     }
 
@@ -74,14 +86,31 @@ impl Site {
             token_realms: Vec::new(),
             circuit: Circuit::default(),
             tokens: Tokens::default(),
+            quota: Quota::default(),
+            mirrors: Vec::new(),
         })
     }
 
     /// The URL of `rest` (as in `manifests/latest`) in a repository.
     pub(super) fn endpoint(&self, repository: &Repository, rest: &str) -> Url {
         let mut url = self.base.clone();
-        url.set_path(&format!("{}/v2/{repository}/{rest}", self.base.path().trim_end_matches('/')));
+        let (before, _) = self.prefix();
+        url.set_path(&format!("{before}/v2/{}/{rest}", self.path_of(repository)));
         url
+    }
+
+    /// What a repository is called there: pull-through caches keep other registries' below a prefix.
+    pub(super) fn path_of(&self, repository: &Repository) -> String {
+        match self.prefix() {
+            (_, Some(prefix)) => format!("{prefix}/{repository}"),
+            (_, None) => repository.to_string(),
+        }
+    }
+
+    /// The URL's path before `/v2`, and what it says behind it: the prefix of all repositories.
+    pub(super) fn prefix(&self) -> (&str, Option<&str>) {
+        let path = self.base.path().trim_end_matches('/');
+        path.split_once("/v2/").map_or((path, None), |(before, prefix)| (before, Some(prefix)))
     }
 
     /// Whether a URL is at this registry itself: credentials and tokens go nowhere else.
@@ -164,6 +193,8 @@ pub(super) struct At<'a> {
     pub(super) site: &'a Site,
     pub(super) repository: &'a Repository,
     pub(super) who: &'a Who,
+    /// The mirrors that may be asked before it.
+    pub(super) mirrors: &'a [Arc<Mirror>],
     /// The `Via` of what is asked, if the request came through other nodes.
     pub(super) via: Option<&'a HeaderValue>,
 }

@@ -27,6 +27,12 @@ struct Known {
 }
 
 impl Strangers {
+    /// All that are remembered.
+    pub(super) fn all(&self) -> Vec<(Registry, Arc<Site>)> {
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        known.sites.iter().map(|(name, site)| (name.clone(), site.clone())).collect()
+    }
+
     /// The registry of that name, if its name alone does not forbid to ask it.
     pub(super) fn get(&self, registry: &Registry, public: &Wire) -> Result<Arc<Site>, PullError> {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);

@@ -28,7 +28,7 @@ use futures::TryStreamExt as _;
 use shoal_proto::digest::Digest;
 use shoal_proto::name::Scope;
 
-use super::config::{Access, Credentials, Settings, UpstreamSettings};
+use super::config::{Access, Credentials, LoginFrom, Settings, UpstreamSettings};
 use super::{BlobDownload, Limits, Upstreams};
 use crate::error::PullError;
 
@@ -56,13 +56,13 @@ fn at(url: impl Into<String>) -> UpstreamSettings {
 
 /// The same, with a user and password.
 fn with_login(table: UpstreamSettings) -> UpstreamSettings {
-    let credentials = Credentials {
-        username: "ann".to_owned(),
-        password: Some("secret".to_owned()),
-        password_file: None,
-        access: Some(Access::Cluster),
-    };
-    UpstreamSettings { credentials: Some(credentials), ..table }
+    let from = LoginFrom::Password { username: "ann".to_owned(), password: "secret".to_owned() };
+    with_login_from(from, table)
+}
+
+/// The same, with a login from somewhere.
+fn with_login_from(from: LoginFrom, table: UpstreamSettings) -> UpstreamSettings {
+    UpstreamSettings { credentials: Some(Credentials { from, access: Some(Access::Cluster) }), ..table }
 }
 
 fn scope(registry: &str) -> Scope {

@@ -9,6 +9,10 @@ use std::path::{Path, PathBuf};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+mod upstreams;
+
+pub(super) use upstreams::{Credentials, Mirror, Upstream};
+
 use super::open;
 use super::problem::{Given, Problem, Source, Wrong, shown};
 
@@ -50,29 +54,6 @@ pub(super) struct File {
     pub(super) tags: Vec<(Given, Given)>,
     /// `[upstream."name"]`.
     pub(super) upstreams: Vec<Upstream>,
-}
-
-/// One `[upstream."name"]` table.
-#[derive(Debug)]
-pub(super) struct Upstream {
-    /// The name, and where the table stands.
-    pub(super) name: Given,
-    pub(super) url: Option<Given>,
-    pub(super) ca: Option<Given>,
-    pub(super) insecure: bool,
-    pub(super) token_realms: Vec<Given>,
-    pub(super) credentials: Option<Credentials>,
-}
-
-/// `credentials` of an upstream.
-#[derive(Debug)]
-pub(super) struct Credentials {
-    /// The table itself: its key and where it stands.
-    pub(super) table: Given,
-    pub(super) username: Option<Given>,
-    pub(super) password: Option<Given>,
-    pub(super) password_file: Option<Given>,
-    pub(super) access: Option<Given>,
 }
 
 /// Reads a file; what is wrong with its form goes to `problems`, the rest is returned.
@@ -178,70 +159,6 @@ impl Walk<'_> {
             }
         }
         rules
-    }
-
-    fn upstream(&mut self, (name, value): Entry<'_, '_>) -> Option<Upstream> {
-        let table = format!("upstream.{}", quoted(name.get_ref()));
-        let mut upstream = Upstream {
-            name: self.given(&table, name.get_ref(), name.span()),
-            url: None,
-            ca: None,
-            insecure: false,
-            token_realms: Vec::new(),
-            credentials: None,
-        };
-        // The short form: `"docker.io" = "https://mirror.example.com"` under [upstream].
-        if let Some(url) = value.get_ref().as_str() {
-            upstream.url = Some(self.given(&table, url, value.span()));
-            return Some(upstream);
-        }
-        if !value.get_ref().is_table() {
-            let allowed =
-                "allowed: a table with url, ca, insecure, token_realms, credentials, or a URL alone";
-            self.kind(&table, value, allowed);
-            return None;
-        }
-        for (name, value) in self.table(&table, value) {
-            let key = format!("{table}.{}", name.get_ref());
-            match name.get_ref().as_ref() {
-                "url" => upstream.url = self.text(&key, value),
-                "ca" => upstream.ca = self.text(&key, value).map(|given| self.beside(given)),
-                "insecure" => upstream.insecure = self.truth(&key, value),
-                "token_realms" => upstream.token_realms = self.texts(&key, value),
-                "credentials" => upstream.credentials = Some(self.credentials(&key, name.span(), value)),
-                _ => {
-                    let known = ["url", "ca", "insecure", "token_realms", "credentials"];
-                    self.unknown(&format!("{table}."), name, &known);
-                }
-            }
-        }
-        Some(upstream)
-    }
-
-    fn credentials(&mut self, table: &str, at: Range<usize>, value: &Spanned<DeValue<'_>>) -> Credentials {
-        let mut credentials = Credentials {
-            table: self.given(table, "", at),
-            username: None,
-            password: None,
-            password_file: None,
-            access: None,
-        };
-        for (name, value) in self.table(table, value) {
-            let key = format!("{table}.{}", name.get_ref());
-            match name.get_ref().as_ref() {
-                "username" => credentials.username = self.text(&key, value),
-                "password" => credentials.password = self.text(&key, value),
-                "password_file" => {
-                    credentials.password_file = self.text(&key, value).map(|given| self.beside(given));
-                }
-                "access" => credentials.access = self.text(&key, value),
-                _ => {
-                    let known = ["username", "password", "password_file", "access"];
-                    self.unknown(&format!("{table}."), name, &known);
-                }
-            }
-        }
-        credentials
     }
 
     /// One text.

@@ -17,8 +17,12 @@ pub(super) enum Kind {
     ClusterKey,
     /// PEM certificates.
     Certificates,
+    /// A private key in PEM.
+    PrivateKey,
     /// A password.
     Password,
+    /// Docker's `config.json`. What it says of a registry is looked at when the client is built.
+    DockerConfig,
 }
 
 /// A file that the node will open.
@@ -36,7 +40,9 @@ impl ToOpen {
         let checked = match self.kind {
             Kind::ClusterKey => cluster_key(&self.path),
             Kind::Certificates => certificates(&self.path),
+            Kind::PrivateKey => private_key(&self.path),
             Kind::Password => password(&self.path),
+            Kind::DockerConfig => docker_config(&self.path),
         };
         checked.err().map(|wrong| self.given.problem(wrong))
     }
@@ -88,4 +94,31 @@ fn password(path: &Path) -> Result<(), Wrong> {
         return Err(Wrong::new("is empty", ALLOWED));
     }
     Ok(())
+}
+
+fn private_key(path: &Path) -> Result<(), Wrong> {
+    const ALLOWED: &str =
+        "allowed: a PEM file that this user may read, with a private key without a passphrase";
+    let pem = read(path, ALLOWED)?;
+    let text = String::from_utf8(pem).map_err(|_| Wrong::new("is not text", ALLOWED))?;
+    if text.contains("ENCRYPTED") {
+        return Err(Wrong::new("holds a key with a passphrase", ALLOWED));
+    }
+    if !text.contains("PRIVATE KEY-----") {
+        return Err(Wrong::new("holds no private key", ALLOWED));
+    }
+    Ok(())
+}
+
+fn docker_config(path: &Path) -> Result<(), Wrong> {
+    const ALLOWED: &str = "allowed: a file that this user may read, in the form of Docker's config.json";
+    let bytes = read(path, ALLOWED)?;
+    match serde_json::from_slice::<serde_json::Map<String, serde_json::Value>>(&bytes) {
+        Ok(_) => Ok(()),
+        // The error's own text may repeat a value, which may be a secret.
+        Err(error) => {
+            let place = format!("is not JSON, at line {}, column {}", error.line(), error.column());
+            Err(Wrong::new(place, ALLOWED))
+        }
+    }
 }

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 use std::time::Duration;
 
-use shoal_gateway::upstream::config::{Access, Settings, UpstreamSettings};
+use shoal_gateway::upstream::config::{Access, LoginFrom, MirrorSettings, Settings, UpstreamSettings};
 
 use super::file::quoted;
 use super::{Loaded, Stream};
@@ -72,7 +72,8 @@ fn upstreams(out: &mut String, settings: &Settings, times: Times) {
 
 fn one_upstream(out: &mut String, name: &str, upstream: &UpstreamSettings) {
     // Taken apart whole, so that a new setting cannot be forgotten here.
-    let UpstreamSettings { url, ca, insecure, token_realms, credentials } = upstream;
+    let UpstreamSettings { url, ca, client_cert, client_key, insecure, mirrors, token_realms, credentials } =
+        upstream;
     line(out, &format!("\n[upstream.{}]", quoted(name)));
     if let Some(url) = url {
         line(out, &format!("url = {}", quoted(url)));
@@ -80,24 +81,51 @@ fn one_upstream(out: &mut String, name: &str, upstream: &UpstreamSettings) {
     if let Some(ca) = ca {
         line(out, &format!("ca = {}", path(ca)));
     }
+    if let Some(cert) = client_cert {
+        line(out, &format!("client_cert = {}", path(cert)));
+    }
+    if let Some(key) = client_key {
+        line(out, &format!("client_key = {}", path(key)));
+    }
     if *insecure {
         line(out, "insecure = true");
+    }
+    if !mirrors.is_empty() {
+        let mirrors: Vec<String> = mirrors.iter().map(mirror).collect();
+        line(out, &format!("mirrors = [{}]", mirrors.join(", ")));
     }
     if !token_realms.is_empty() {
         line(out, &format!("token_realms = {}", list(token_realms)));
     }
     let Some(credentials) = credentials else { return };
     line(out, &format!("[upstream.{}.credentials]", quoted(name)));
-    line(out, &format!("username = {}", quoted(&credentials.username)));
-    if credentials.password.is_some() {
-        line(out, "# password: set, not shown");
-    }
-    if let Some(file) = &credentials.password_file {
-        line(out, &format!("password_file = {}", path(file)));
+    match &credentials.from {
+        LoginFrom::Password { username, .. } => {
+            line(out, &format!("username = {}", quoted(username)));
+            line(out, "# password: set, not shown");
+        }
+        LoginFrom::PasswordFile { username, file } => {
+            line(out, &format!("username = {}", quoted(username)));
+            line(out, &format!("password_file = {}", path(file)));
+        }
+        LoginFrom::DockerConfig(file) => line(out, &format!("docker_config = {}", path(file))),
+        LoginFrom::Helper(name) => line(out, &format!("helper = {}", quoted(name))),
     }
     if let Some(access) = credentials.access {
         line(out, &format!("access = {}", quoted(access_text(access))));
     }
+}
+
+fn mirror(mirror: &MirrorSettings) -> String {
+    let MirrorSettings { url, ca, insecure, credentials } = mirror;
+    if ca.is_none() && !insecure && !credentials {
+        return quoted(url);
+    }
+    let mut keys = vec![format!("url = {}", quoted(url))];
+    keys.extend(ca.as_deref().map(|ca| format!("ca = {}", path(ca))));
+    keys.extend(insecure.then(|| "insecure = true".to_owned()));
+    keys.extend(credentials.then(|| "credentials = true".to_owned()));
+    format!("{{ {} }}", keys.join(", "))
 }
 
 fn line(out: &mut String, text: &str) {

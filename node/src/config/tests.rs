@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use shoal_gateway::upstream::config::Access;
+use shoal_gateway::upstream::config::{Access, LoginFrom};
 
 use super::upstream::WHICH_ACCESS;
 use super::*;
@@ -282,10 +282,8 @@ fn upstreams_merge_by_name() {
     assert!(hub.insecure);
     assert_eq!(hub.token_realms, ["registry-1.docker.io"]);
     let credentials = hub.credentials.as_ref().unwrap();
-    assert_eq!(
-        (credentials.password.as_deref(), credentials.access),
-        (Some("hunter2"), Some(Access::Cluster))
-    );
+    let from = LoginFrom::Password { username: "robot".to_owned(), password: "hunter2".to_owned() };
+    assert_eq!((&credentials.from, credentials.access), (&from, Some(Access::Cluster)));
     assert_eq!(upstreams["quay.io"].url.as_deref(), Some("https://quay-mirror.example.com"));
     assert_eq!(upstreams["reg.local:5000"].url.as_deref(), Some("http://reg.local:5000"));
     assert!(loaded.config.warnings()[0].contains("docker.io is not checked"));
@@ -387,8 +385,8 @@ const MISTAKES: &[(&str, &str)] = &[
     ),
     (
         "[upstream]\na = 1",
-        "shoal.toml:2: upstream.\"a\" is 1, of the kind integer (allowed: a table with url, ca, insecure, \
-             token_realms, credentials, or a URL alone)",
+        "shoal.toml:2: upstream.\"a\" is 1, of the kind integer (allowed: a table with url, ca, \
+             client_cert, client_key, insecure, mirrors, token_realms, credentials, or a URL alone)",
     ),
     (
         "[upstream.a]\nurl = \"ftp://a\"",
@@ -401,8 +399,33 @@ const MISTAKES: &[(&str, &str)] = &[
     ),
     (
         "[upstream.a]\nuri = \"http://a\"",
-        "shoal.toml:2: upstream.\"a\".uri is not a known key: did you mean url? (known here: url, ca, insecure, \
-             token_realms, credentials)",
+        "shoal.toml:2: upstream.\"a\".uri is not a known key: did you mean url? (known here: url, ca, \
+             client_cert, client_key, insecure, mirrors, token_realms, credentials)",
+    ),
+    (
+        "[upstream.a]\nmirrors = [\"ftp://a\"]",
+        "shoal.toml:2: upstream.\"a\".mirrors = \"ftp://a\" has the scheme ftp (allowed: https://host[:port][/path], \
+             or http://… for a registry without TLS)",
+    ),
+    (
+        "[upstream.a]\nmirrors = [1]",
+        "shoal.toml:2: upstream.\"a\".mirrors is of the kind array (allowed: a list of URLs, and of tables { url, ca, \
+             insecure, credentials })",
+    ),
+    (
+        "[upstream.a]\nmirrors = [\"http://b\", { insecure = true }]",
+        "shoal.toml:2: upstream.\"a\".mirrors has an entry without url (allowed: https://host[:port][/path], or \
+             http://… for a mirror without TLS)",
+    ),
+    (
+        "[upstream.a]\nmirrors = [{ url = \"https://b\", credentials = true }]",
+        "shoal.toml:2: upstream.\"a\".mirrors.url = \"https://b\" is to be sent credentials, and the registry has \
+             none (allowed: credentials = true in a mirror beside the registry's own credentials table)",
+    ),
+    (
+        "[upstream.a]\nclient_key = \"shoal.toml\"",
+        "shoal.toml:2: upstream.\"a\".client_key = \"shoal.toml\" is there without client_cert (allowed: client_cert \
+             beside it, the file with the certificate)",
     ),
     (
         "[upstream.a]\ntoken_realms = [\"https://a\"]",
@@ -449,7 +472,7 @@ fn every_mistake_in_credentials_is_named_and_no_secret_shown() {
         ),
         (
             "password = \"hunter2\"\naccess = \"cluster\"",
-            "names no user (allowed: username, and password or password_file)",
+            "names no user (allowed: username, and password or password_file; or docker_config, or helper)",
         ),
         (
             "username = \"u:v\"\npassword = \"hunter2\"\naccess = \"cluster\"",
@@ -467,6 +490,11 @@ fn every_mistake_in_credentials_is_named_and_no_secret_shown() {
             "username = \"u\"\naccess = \"cluster\"",
             "has no password (allowed: one of password and password_file beside username)",
         ),
+        (
+            "username = \"u\"\npassword = \"hunter2\"\nhelper = \"x\"\naccess = \"cluster\"",
+            "has logins of several kinds (allowed: username with password or password_file; or docker_config; or \
+             helper)",
+        ),
     ] {
         let errors = errors_of_file(&format!("[upstream.a.credentials]\n{said}"));
         assert_eq!(errors, [format!("{table} {expected}")]);
@@ -479,7 +507,7 @@ fn every_mistake_in_credentials_is_named_and_no_secret_shown() {
         [
             "shoal.toml:3: upstream.\"a\".credentials.password is of the kind integer (allowed: a text in quotes)",
             "shoal.toml:5: upstream.\"a\".credentials.user is not a known key: did you mean username? (known here: \
-             username, password, password_file, access)",
+             username, password, password_file, docker_config, helper, access)",
             "shoal.toml:1: upstream.\"a\".credentials has no password (allowed: one of password and password_file \
              beside username)",
             &format!(
@@ -658,6 +686,7 @@ fn the_effective_configuration_means_itself() {
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("cluster.key"), crate::key::new()).unwrap();
     fs::write(folder.path().join("pw"), "hunter2\n").unwrap();
+    fs::write(folder.path().join("config.json"), "{}").unwrap();
     let file = r#"
         cluster_key_file = "cluster.key"
         zone = "z"
@@ -683,6 +712,11 @@ fn the_effective_configuration_means_itself() {
         url = "http://a:5000"
         insecure = true
         token_realms = ["b"]
+        mirrors = ["http://b/v2/a", { url = "https://c", insecure = true, credentials = true }]
+        [upstream."b"]
+        credentials = { helper = "ecr-login", access = "cluster" }
+        [upstream."c"]
+        credentials = { docker_config = "config.json", access = "cluster" }
         [upstream."a:5000".credentials]
         username = "quoted \" \\ name"
         password_file = "pw"
@@ -707,7 +741,11 @@ fn the_example_says_the_defaults_and_its_comments_are_true() {
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("cluster.key"), crate::key::new()).unwrap();
     fs::write(folder.path().join("mirror.password"), "hunter2").unwrap();
-    let file = show::EXAMPLE.replace("\n#", "\n").replace("\n ", "\n# ").replace("ca = ", "# ca = ");
+    let file = show::EXAMPLE
+        .replace("\n#", "\n")
+        .replace("\n ", "\n# ")
+        .replace("ca = ", "# ca = ")
+        .replace("client_cert = ", "# ");
     let config =
         load_in(folder.path(), Said { flags: Flags::default(), variables: &[], file: &file }).unwrap().config;
     assert_eq!(config.zone.as_deref(), Some("eu-west-1a"));

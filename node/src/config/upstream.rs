@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use shoal_gateway::upstream::config::{Access, Credentials, Policy, Settings, UpstreamSettings};
+use shoal_gateway::upstream::config::{
+    Access, Credentials, LoginFrom, MirrorSettings, Policy, Settings, UpstreamSettings,
+};
 
 use super::file::{self, File};
 use super::open::{Kind, ToOpen};
@@ -83,21 +85,81 @@ impl Reading<'_> {
 
     fn table(&mut self, table: &file::Upstream) -> UpstreamSettings {
         let token_realms = self.all(&table.token_realms, value::token_realm);
+        if let (Some(key), None) = (&table.client_key, &table.client_cert) {
+            self.problems.push(key.problem(Wrong::new(
+                "is there without client_cert",
+                "allowed: client_cert beside it, the file with the certificate",
+            )));
+        }
         UpstreamSettings {
             url: table.url.as_ref().and_then(|given| self.url(given)),
             ca: self.file(table.ca.as_ref(), Kind::Certificates),
+            client_cert: self.file(table.client_cert.as_ref(), Kind::Certificates),
+            client_key: self.file(table.client_key.as_ref(), Kind::PrivateKey),
             insecure: table.insecure,
+            mirrors: table.mirrors.iter().filter_map(|mirror| self.mirror(table, mirror)).collect(),
             token_realms,
             credentials: table.credentials.as_ref().and_then(|table| self.credentials(table)),
         }
     }
 
+    fn mirror(&mut self, table: &file::Upstream, said: &file::Mirror) -> Option<MirrorSettings> {
+        let Some(url) = &said.url else {
+            let allowed = "allowed: https://host[:port][/path], or http://… for a mirror without TLS";
+            self.problems
+                .push(said.entry.problem_with_secret(Wrong::new("has an entry without url", allowed)));
+            return None;
+        };
+        if said.credentials && table.credentials.is_none() {
+            self.problems.push(url.problem(Wrong::new(
+                "is to be sent credentials, and the registry has none",
+                "allowed: credentials = true in a mirror beside the registry's own credentials table",
+            )));
+        }
+        Some(MirrorSettings {
+            url: self.url(url)?,
+            ca: self.file(said.ca.as_ref(), Kind::Certificates),
+            insecure: said.insecure,
+            credentials: said.credentials,
+        })
+    }
+
     fn credentials(&mut self, said: &file::Credentials) -> Option<Credentials> {
         let before = self.problems.len();
+        let from = self.login(said);
+        let access = said.access.as_ref().and_then(|given| self.one(given, access));
+        if said.access.is_none() {
+            let wrong = Wrong::new("does not say who may use them", WHICH_ACCESS);
+            self.problems.push(said.table.problem_with_secret(wrong));
+        }
+        let from = from.filter(|_| self.problems.len() == before)?;
+        Some(Credentials { from, access })
+    }
+
+    /// Where the login comes from: one of three, and nothing beside it that would be ignored.
+    fn login(&mut self, said: &file::Credentials) -> Option<LoginFrom> {
         let table = |wrong: &str, allowed: &str| said.table.problem_with_secret(Wrong::new(wrong, allowed));
+        let own = said.username.is_some() || said.password.is_some() || said.password_file.is_some();
+        let kinds = [own, said.docker_config.is_some(), said.helper.is_some()];
+        if kinds.iter().filter(|kind| **kind).count() > 1 {
+            self.problems.push(table(
+                "has logins of several kinds",
+                "allowed: username with password or password_file; or docker_config; or helper",
+            ));
+            return None;
+        }
+        if let Some(given) = &said.helper {
+            return self.one(given, value::helper).map(LoginFrom::Helper);
+        }
+        if said.docker_config.is_some() {
+            return self.file(said.docker_config.as_ref(), Kind::DockerConfig).map(LoginFrom::DockerConfig);
+        }
         let username = said.username.as_ref().map(|given| given.text.clone()).unwrap_or_default();
         if username.is_empty() {
-            self.problems.push(table("names no user", "allowed: username, and password or password_file"));
+            self.problems.push(table(
+                "names no user",
+                "allowed: username, and password or password_file; or docker_config, or helper",
+            ));
         } else if username.contains(':') {
             // RFC 7617: basic authentication cannot carry one.
             self.problems.push(table("has a username with a colon", "allowed: a username without colons"));
@@ -114,17 +176,12 @@ impl Reading<'_> {
             }
             _ => {}
         }
-        let access = said.access.as_ref().and_then(|given| self.one(given, access));
-        if said.access.is_none() {
-            self.problems.push(table("does not say who may use them", WHICH_ACCESS));
+        let file = self.file(said.password_file.as_ref(), Kind::Password);
+        match (&said.password, file) {
+            (Some(password), None) => Some(LoginFrom::Password { username, password: password.text.clone() }),
+            (None, Some(file)) => Some(LoginFrom::PasswordFile { username, file }),
+            _ => None,
         }
-        let password_file = self.file(said.password_file.as_ref(), Kind::Password);
-        (self.problems.len() == before).then(|| Credentials {
-            username,
-            password: said.password.as_ref().map(|given| given.text.clone()),
-            password_file,
-            access,
-        })
     }
 
     /// `NAME=URL`, each name once.

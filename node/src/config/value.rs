@@ -160,6 +160,18 @@ pub(super) fn token_realm(text: &str) -> Result<String, Wrong> {
     }
 }
 
+/// The NAME of a credential helper `docker-credential-NAME`.
+pub(super) fn helper(text: &str) -> Result<String, Wrong> {
+    let known = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b'+');
+    if text.is_empty() || text.len() > 64 || !text.bytes().all(known) {
+        return Err(Wrong::new(
+            "is not the name of a credential helper",
+            "allowed: NAME of a program docker-credential-NAME in the PATH, as in ecr-login",
+        ));
+    }
+    Ok(text.to_owned())
+}
+
 /// A pattern of `[policy]`: in its canonical form, lower case.
 pub(super) fn pattern(text: &str) -> Result<String, Wrong> {
     let wrong = || {

@@ -7,7 +7,7 @@ use indicatif::BinaryBytes;
 
 use crate::cli::count;
 
-use super::{PeerLine, PullLine, SentPast, Source, Status, SwarmLine};
+use super::{AllowanceLine, PeerLine, PullLine, SentPast, Source, Status, SwarmLine};
 
 /// The most peers and pulls listed; the rest is counted.
 const LISTED: usize = 20;
@@ -34,6 +34,9 @@ pub(super) fn for_people(status: &Status) -> String {
     field(&mut out, "announced", &format!("{}, of blobs and tags", count(status.announced, "key")));
     field(&mut out, "uploaded", &BinaryBytes(status.uploaded_bytes).to_string());
     sent_past(&mut out, status.sent_past);
+    for said in status.allowances.iter().take(LISTED) {
+        field(&mut out, "allowed", &allowance(said));
+    }
     traffic(&mut out, status);
     list(&mut out, "pulls running", &status.pulls, pull_line);
     if !status.swarms.is_empty() {
@@ -55,6 +58,12 @@ fn sent_past(out: &mut String, sent: SentPast) {
         field(out, name, &format!("{}, {reason}", count(requests, "request")));
         name = "";
     }
+}
+
+fn allowance(said: &AllowanceLine) -> String {
+    let limit = said.limit.map_or_else(String::new, |limit| format!(" of {limit}"));
+    let window = said.window_seconds.map_or_else(String::new, |seconds| format!(" in {}", span(seconds)));
+    format!("{}{limit} more{window}, by {}", count(said.remaining, "request"), said.registry)
 }
 
 fn traffic(out: &mut String, status: &Status) {
