@@ -85,14 +85,10 @@ impl Change {
                 txn.open_table(MEDIA_TYPES)?.insert(&*key(digest), media_type.as_str())?;
                 Ok(())
             }
-            Self::Unreadable(scope, whom) => {
-                txn.open_table(READABLE)?.remove(readable_key(scope, whom).as_str())?;
-                Ok(())
-            }
             Self::Readable(scope, whom, checked_unix_ms) => {
-                txn.open_table(READABLE)?.insert(readable_key(scope, whom).as_str(), checked_unix_ms)?;
-                Ok(())
+                readable(txn, scope, whom, Some(*checked_unix_ms))
             }
+            Self::Unreadable(scope, whom) => readable(txn, scope, whom, None),
             Self::Repository(digest, scope) => {
                 let mut table = txn.open_table(REPOSITORIES)?;
                 let prefix = key(digest);
@@ -109,6 +105,20 @@ impl Change {
             Self::Tag(signed) => put_tag(txn, signed),
         }
     }
+}
+
+fn readable(
+    txn: &WriteTransaction,
+    scope: &Scope,
+    whom: &str,
+    checked_unix_ms: Option<u64>,
+) -> Result<(), StoreError> {
+    let (mut table, key) = (txn.open_table(READABLE)?, readable_key(scope, whom));
+    match checked_unix_ms {
+        Some(checked_unix_ms) => drop(table.insert(key.as_str(), checked_unix_ms)?),
+        None => drop(table.remove(key.as_str())?),
+    }
+    Ok(())
 }
 
 fn hold(txn: &WriteTransaction, digest: &Digest, size: u64, hashes: &[ChunkHash]) -> Result<(), StoreError> {
