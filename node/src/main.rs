@@ -40,6 +40,7 @@ pub mod setup;
 pub mod size;
 pub mod source;
 pub mod status;
+pub mod supervisor;
 pub mod tags;
 pub mod turn;
 pub mod watchdog;

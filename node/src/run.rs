@@ -31,7 +31,7 @@ use crate::metrics::Metrics;
 use crate::serve::NodeServe;
 use crate::source::NodeSource;
 use crate::tags::Recent;
-use crate::{announce, descriptors, health, watchdog};
+use crate::{announce, descriptors, health, supervisor, watchdog};
 
 /// How long answers that are on their way may take after a signal to stop.
 const DRAIN: Duration = Duration::from_secs(10);
@@ -132,6 +132,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     tasks.spawn(named("the swarm", outcome_of(swarm)));
     watchdog::start().context("the watchdog's thread did not start")?;
     say(&served.said)?;
+    supervisor::serves();
 
     // Cancel-safe: what either waited for is only looked at.
     let stopped = tokio::select! {
@@ -139,6 +140,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         lost = store.lost() => Err(health::ended_by(lost)),
         broken = broken(&mut tasks) => Err(broken),
     };
+    supervisor::stops();
     served.serving.store(false, Ordering::Relaxed);
     shutdown.cancel();
     tokio::select! {
