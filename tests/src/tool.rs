@@ -72,6 +72,10 @@ pub const ORAS: Tool = built("oras");
 pub const REGCTL: Tool = built("regctl");
 /// Makes a Debian root filesystem.
 pub const DEBOOTSTRAP: Tool = debian("debootstrap", "apt-get install debootstrap");
+/// Runs a program below another root.
+pub const CHROOT: Tool = debian("chroot", "apt-get install coreutils");
+/// Checks systemd's units, with no systemd running.
+pub const SYSTEMD_ANALYZE: Tool = debian("systemd-analyze", "apt-get install systemd");
 /// Packs layers.
 pub const TAR: Tool = debian("tar", "apt-get install tar");
 /// The shell that can open TCP connections by itself.
