@@ -23,6 +23,7 @@ mod change;
 mod client;
 mod containerd;
 mod containers;
+mod desktop;
 mod docker;
 mod gateway;
 mod host;
@@ -77,7 +78,15 @@ pub struct Options {
 /// [`Problem`]. Nothing was written then, or what was is in the record.
 pub fn run(options: &Options, environment: &Environment) -> anyhow::Result<()> {
     let (host, record) = open(options, environment)?;
-    if options.undo { undo(options, &host, &record) } else { set_up(options, &host, &record) }
+    if options.undo {
+        return undo(options, &host, &record);
+    }
+    // Who names the folder knows which Docker he means.
+    if options.client == Client::Docker && options.config_dir.is_none() {
+        let home = environment.get("HOME").filter(|_| options.root.is_none());
+        desktop::refuse(&host, home.map(Path::new))?;
+    }
+    set_up(options, &host, &record)
 }
 
 /// The host, and where on it the record of this client is.

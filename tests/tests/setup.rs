@@ -410,3 +410,26 @@ fn what_a_client_cannot_do_is_said_plainly() {
     }
     assert_eq!(tree(root.path()), BTreeMap::new());
 }
+
+/// Its engine is in a virtual machine, which no file here reaches.
+#[test]
+fn docker_desktop_is_refused_and_an_engine_beside_it_is_not() {
+    let root = tempfile::tempdir().unwrap();
+    let folder = root.path().join("home/me/.docker");
+    fs::create_dir_all(&folder).unwrap();
+    fs::write(folder.join("config.json"), r#"{"currentContext": "desktop-linux"}"#).unwrap();
+    let before = tree(root.path());
+    let done = setup(root.path(), &["docker"]);
+    assert!(done.code == Some(1) && done.err.contains("/home/me/.docker/config.json"), "{done:?}");
+    assert!(
+        done.err.contains("virtual machine") && done.err.contains("--config-dir /etc/docker"),
+        "{done:?}"
+    );
+    assert_eq!(tree(root.path()), before);
+    // Other clients have nothing to do with it, and who names the folder knows what he means.
+    must(root.path(), &["podman"]);
+    must(root.path(), &["docker", "--config-dir", "/etc/docker"]);
+    must(root.path(), &["docker", "--undo"]);
+    must(root.path(), &["podman", "--undo"]);
+    assert_eq!(tree(root.path()), before);
+}
