@@ -245,8 +245,8 @@ impl NodeServe {
 
     async fn knows(self, scope: Scope, tag: Tag, asked: Option<Digest>) -> Vec<SignedTagMapping> {
         if let Some(asked) = asked {
-            let said = self.recent.get(&asked).filter(|said| said.mapping.is_of(&scope, &tag));
-            return said.into_iter().collect();
+            let said = self.recent.get(&asked).map(|said| said.signed);
+            return said.filter(|signed| signed.mapping.is_of(&scope, &tag)).into_iter().collect();
         }
         self.store.tags(&scope, &tag).await.unwrap_or_else(|error| {
             tracing::warn!(%error, "the store did not answer a peer's question for a tag");

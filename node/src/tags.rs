@@ -84,31 +84,61 @@ impl Rules {
 /// What upstream last said, by exactly what was asked: registries answer clients that accept other types with other
 /// manifests. Cheap to clone. A std mutex, held for a map access and never across an await.
 #[derive(Debug, Clone)]
-pub struct Recent(Arc<Mutex<LruCache<Digest, SignedTagMapping>>>);
+pub struct Recent(Arc<Mutex<Memory>>);
+
+#[derive(Debug)]
+struct Memory {
+    said: LruCache<Digest, Said>,
+    /// When somebody last asked by hand.
+    refreshed: LruCache<(Scope, Tag), u64>,
+}
+
+/// What upstream said to one question.
+#[derive(Debug, Clone)]
+pub struct Said {
+    /// What it said, and who asked.
+    pub signed: SignedTagMapping,
+    /// When this node began to ask, or to ask the node that had asked: by its own clock, in milliseconds since the Unix
+    /// epoch.
+    pub asked_unix_ms: u64,
+}
+
+impl Said {
+    /// The moment from which on it is known to have held: of two clocks the one that says less.
+    pub fn holds_from(&self) -> u64 {
+        self.asked_unix_ms.min(self.signed.mapping.checked_unix_ms)
+    }
+}
 
 impl Default for Recent {
     fn default() -> Self {
-        Self(Arc::new(Mutex::new(LruCache::new(MOST))))
+        let memory = Memory { said: LruCache::new(MOST), refreshed: LruCache::new(MOST) };
+        Self(Arc::new(Mutex::new(memory)))
     }
 }
 
 impl Recent {
     /// What was said to this question.
-    pub fn get(&self, asked: &Digest) -> Option<SignedTagMapping> {
-        self.inner().get(asked).cloned()
+    pub fn get(&self, asked: &Digest) -> Option<Said> {
+        self.inner().said.get(asked).cloned()
     }
 
     /// Remembers it.
-    pub fn note(&self, asked: Digest, said: SignedTagMapping) {
-        self.inner().insert(asked, said);
+    pub fn note(&self, asked: Digest, said: Said) {
+        self.inner().said.insert(asked, said);
     }
 
-    /// Forgets all that was said of a tag.
-    pub fn forget(&self, scope: &Scope, tag: &Tag) {
-        self.inner().retain(|_, said| !said.mapping.is_of(scope, tag));
+    /// Somebody asked by hand what a tag names: nothing older counts any more.
+    pub fn refreshed(&self, scope: &Scope, tag: &Tag, at_unix_ms: u64) {
+        self.inner().refreshed.insert((scope.clone(), tag.clone()), at_unix_ms);
     }
 
-    fn inner(&self) -> MutexGuard<'_, LruCache<Digest, SignedTagMapping>> {
+    /// When somebody last asked by hand, in milliseconds since the Unix epoch.
+    pub fn refreshed_at(&self, scope: &Scope, tag: &Tag) -> Option<u64> {
+        self.inner().refreshed.get(&(scope.clone(), tag.clone())).copied()
+    }
+
+    fn inner(&self) -> MutexGuard<'_, Memory> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

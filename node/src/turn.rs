@@ -32,6 +32,8 @@ pub struct Wish<'a> {
     pub key: Digest,
     /// An answer is good if it is not older than this.
     pub fresh: Duration,
+    /// When it was wished for: what upstream was asked for after that is as good as what it would be asked for now.
+    pub asked: Instant,
     /// Who is upstream.
     pub registry: &'a Registry,
 }
@@ -54,7 +56,7 @@ impl Wish<'_> {
     {
         let mut lost = Vec::new();
         for _ in 0..MAX_HOLDERS {
-            match take(ports, self.key, self.fresh, &lost).await {
+            match take(ports, &self, &lost).await {
                 Turn::Mine(ticket) => {
                     let fetched = fetch().await;
                     ticket.end(&fetched);
@@ -126,7 +128,8 @@ impl Drop for Ticket {
 }
 
 /// Asks for a turn at `key`. `lost` are holders that turned out not to have it.
-async fn take(ports: &Ports, key: Digest, fresh: Duration, lost: &[PeerId]) -> Turn {
+async fn take(ports: &Ports, wish: &Wish<'_>, lost: &[PeerId]) -> Turn {
+    let key = wish.key;
     let Some(ranked) = ports.homes.ranked(key).await else { return Turn::Alone };
     let mut lost = lost.to_vec();
     let mut homes = ranked.closest.into_iter();
@@ -135,6 +138,7 @@ async fn take(ports: &Ports, key: Digest, fresh: Duration, lost: &[PeerId]) -> T
     let began = Instant::now();
     while let Some(home) = next {
         lost.truncate(MAX_LOST);
+        let fresh = wish.fresh.saturating_add(wish.asked.elapsed());
         let ask = AskTurn { key, fresh, lost: lost.clone() };
         let answer = if home == ranked.local {
             timeout(WAIT, ports.homes.turn(home, ask)).await.ok()

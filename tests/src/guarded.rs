@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use anyhow::Result;
 use axum::body::Body;
@@ -31,6 +32,7 @@ struct Rules {
     /// The values of `Authorization` that may read a repository.
     readers: BTreeMap<String, BTreeSet<String>>,
     down: bool,
+    delay: Duration,
     asked: Vec<Asked>,
 }
 
@@ -105,6 +107,11 @@ impl Guarded {
         self.rules().down = down;
     }
 
+    /// How long it thinks before it answers.
+    pub fn set_delay(&self, delay: Duration) {
+        self.rules().delay = delay;
+    }
+
     /// What it was asked since this was last called.
     pub fn take_asked(&self) -> Vec<Asked> {
         std::mem::take(&mut self.rules().asked)
@@ -144,10 +151,11 @@ async fn answer(State(gate): State<Gate>, request: Request) -> Response {
     let path = request.uri().path().to_owned();
     let authorization = request.headers().get(header::AUTHORIZATION);
     let authorization = authorization.and_then(|value| value.to_str().ok()).map(str::to_owned);
-    let judged = {
+    let (judged, delay) = {
         let rules = gate.rules.lock().unwrap_or_else(PoisonError::into_inner);
-        rules.judge(&path, authorization.as_deref())
+        (rules.judge(&path, authorization.as_deref()), rules.delay)
     };
+    tokio::time::sleep(delay).await;
     let method = request.method().to_string();
     let response = match judged {
         StatusCode::OK => forward(&gate, request).await.unwrap_or_else(|_| empty(StatusCode::BAD_GATEWAY)),

@@ -108,12 +108,15 @@ async fn a_moved_tag_is_seen_within_its_time_on_every_node() {
 async fn latest_is_always_fresh_and_still_not_asked_for_by_all() {
     let world = World::start("tag_ttl = \"1h\"").await;
     let mut image = world.push("latest", 1).await;
+    // All have asked before the first answer comes.
+    world.guard.set_delay(Duration::from_millis(800));
     for seed in 2..6 {
         assert_eq!(world.all("latest").await, vec![of(&image); NODES], "{seed}");
         let asked = world.asked();
         assert!((1..=2).contains(&asked), "{NODES} nodes at once asked {asked} times");
         image = world.push("latest", seed).await;
     }
+    world.guard.set_delay(Duration::ZERO);
     // Another tag keeps for an hour what the registry said.
     let kept = world.push("v1", 9).await;
     world.all("v1").await;
@@ -126,6 +129,22 @@ async fn latest_is_always_fresh_and_still_not_asked_for_by_all() {
     assert!(said.contains("and named"), "{said}");
     assert_eq!(world.asked(), 1);
     assert_ne!(named(&world.head(0, "v1").await), of(&kept));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tag_that_never_moves_is_not_told_of_a_repository_that_is_private_now() {
+    let world = World::start(
+        "[[tag]]\nmatch = \"*:v*\"\nttl = \"forever\"\n[policy]\npublic_for = \"2s\"\nclient_for = \"1s\"",
+    )
+    .await;
+    let image = world.push("v1", 1).await;
+    assert_eq!(named(&world.head(0, "v1").await), of(&image));
+    world.guard.withdraw(REPOSITORY);
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    for _ in 0..2 {
+        assert_eq!(world.head(0, "v1").await.status, StatusCode::NOT_FOUND);
+        tokio::time::sleep(Duration::from_secs(2)).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

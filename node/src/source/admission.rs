@@ -104,6 +104,12 @@ impl NodeSource {
             }
             Ok(answer) => {
                 access.read_at(scope, all, answer.mapping.checked_unix_ms).await;
+                // A tag may hold for longer than that everyone may read it.
+                if answer.warning.is_none() && !access.may_read(scope, all) {
+                    let object = Object::Manifest(Reference::Digest(answer.mapping.digest));
+                    let question = Question { scope: scope.clone(), object, reader: all };
+                    self.everyone_may(&question, true).await?;
+                }
                 Ok(answer)
             }
             Err(error) => {
@@ -240,7 +246,7 @@ impl NodeSource {
             return Err(denied(&question.scope));
         }
         let fresh = self.access.lasts(question.reader);
-        let wish = Wish { key, fresh, registry: &question.scope.registry };
+        let wish = Wish { key, fresh, asked: Instant::now(), registry: &question.scope.registry };
         let asked = wish.once(
             &self.ports,
             async || {

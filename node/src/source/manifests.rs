@@ -9,6 +9,8 @@ use shoal_proto::manifest::{MAX_MANIFEST, media_type};
 use shoal_proto::name::{Reference, Scope};
 
 use super::{NodeSource, unavailable};
+use tokio::time::Instant;
+
 use crate::fetch::small;
 use crate::turn::Wish;
 
@@ -30,7 +32,7 @@ impl NodeSource {
         if let Some(manifest) = self.held_manifest(scope, digest).await? {
             return Ok(manifest);
         }
-        let wish = Wish { key: *digest, fresh: FRESH, registry: &scope.registry };
+        let wish = Wish { key: *digest, fresh: FRESH, asked: Instant::now(), registry: &scope.registry };
         wish.once(
             &self.ports,
             async || self.fetch_manifest(scope, digest, accept).await,

@@ -14,13 +14,11 @@ use tokio::time::{Duration, Instant, timeout, timeout_at};
 
 use super::{NodeSource, unavailable};
 use crate::hearsay;
-use crate::tags::{Trust, Ttl};
+use crate::tags::{Said, Trust, Ttl};
 use crate::turn::Wish;
 
 /// What clocks may differ by, and an answer be under way.
 const SLACK: Duration = Duration::from_secs(30);
-/// [`SLACK`], in milliseconds.
-const SLACK_MS: u64 = 30_000;
 /// For ever, as homes are told: longer than they remember.
 const FOREVER: Duration = Duration::from_hours(24 * 30);
 /// How long the node that asked upstream may take to say what it heard.
@@ -96,39 +94,41 @@ impl NodeSource {
     /// A HEAD and not a conditional GET: it costs no quota where GETs do, and has no body that a condition would save.
     async fn checked_within(&self, ask: Ask<'_>, ttl: Ttl) -> Result<TagMapping, PullError> {
         let Ask { scope, tag, accept, identity } = ask;
-        let arrived = now_unix_ms();
+        let (arrived, asked) = (now_unix_ms(), Instant::now());
         let key = as_asked(ask);
         let _turn = self.tags_in_flight.turn(&key).await;
-        let fresh = match ttl {
+        let mut fresh = match ttl {
             Ttl::For(fresh) => fresh,
             Ttl::Forever => FOREVER,
         };
-        let known = self.recent.get(&key).filter(|said| {
-            let at = said.mapping.checked_unix_ms;
-            let since = u128::from(arrived).saturating_sub(fresh.as_millis());
-            u128::from(at) >= since && at <= arrived.max(now_unix_ms()).saturating_add(SLACK_MS)
-        });
+        let refreshed = self.recent.refreshed_at(scope, tag);
+        if let Some(at) = refreshed {
+            fresh = fresh.min(Duration::from_millis(arrived.saturating_sub(at)));
+        }
+        let since = u128::from(arrived).saturating_sub(fresh.as_millis());
+        let known = self.recent.get(&key).filter(|said| u128::from(said.holds_from()) >= since);
         if let Some(said) = known {
-            return Ok(said.mapping);
+            return Ok(said.signed.mapping);
         }
         if ttl == Ttl::Forever
             && let Some(said) = self.only_known(ask).await?
+            && refreshed.is_none_or(|at| said.checked_unix_ms >= at)
         {
             return Ok(said);
         }
         if self.rules.trust == Trust::Own {
             return self.checked_tag(ask, key).await;
         }
-        let wish = Wish { key, fresh, registry: &scope.registry };
+        let wish = Wish { key, fresh, asked, registry: &scope.registry };
         wish.once(
             &self.ports,
             async || self.checked_tag(ask, key).await,
             async |by| {
-                let asked = timeout(ONE_PEER, self.ports.peers.ask_tag(by, scope, tag, Some(key))).await;
-                let told = asked.ok().and_then(Result::ok).unwrap_or_default();
+                let answer = timeout(ONE_PEER, self.ports.peers.ask_tag(by, scope, tag, Some(key))).await;
+                let told = answer.ok().and_then(Result::ok).unwrap_or_default();
                 let within = fresh.saturating_add(SLACK);
                 let signed = newest(told_to(identity, told), scope, tag, accept, Some(within))?;
-                self.recent.note(key, signed.clone());
+                self.recent.note(key, Said { signed: signed.clone(), asked_unix_ms: arrived });
                 let mapping = signed.mapping.clone();
                 if let Err(error) = self.ports.store.put_tag(signed).await {
                     tracing::warn!(%error, %tag, "could not remember what the tag names");
@@ -185,14 +185,14 @@ impl NodeSource {
         let everyone = self.ports.upstreams.everyone(&scope.registry);
         let ask = Ask { scope, tag, accept: &accept, identity: &everyone };
         let now = Ttl::For(Duration::ZERO);
+        // Before upstream is asked: what it says from then on counts.
+        self.recent.refreshed(scope, tag, now_unix_ms());
         let mapping = match self.checked_within(ask, now).await {
             Err(PullError::Denied { .. } | PullError::NotFound { .. }) => {
                 self.checked_within(Ask { identity: &Identity::Node, ..ask }, now).await?
             }
             told => told?,
         };
-        // Clients that accept other types ask anew.
-        self.recent.forget(scope, tag);
         Ok((before.map(|signed| signed.mapping.digest), mapping.digest))
     }
 
@@ -218,7 +218,8 @@ impl NodeSource {
         let (scope, tag) = (&mapping.scope.clone(), &mapping.tag.clone());
         let signed = mapping.sign(&self.ports.keypair);
         if let Ok(signed) = &signed {
-            self.recent.note(asked, signed.clone());
+            let asked_unix_ms = signed.mapping.checked_unix_ms;
+            self.recent.note(asked, Said { signed: signed.clone(), asked_unix_ms });
         }
         let stored = match signed {
             Ok(signed) => self.ports.store.put_tag(signed).await.map_err(|error| error.to_string()),
