@@ -6,6 +6,7 @@
 //!   ├────► registry   Debian's docker-registry or distribution 3.1 as a process, its access log read back
 //!   │        ▲ image  an image of a real Debian root filesystem, or of any size, pushed to it
 //!   │        ▲ link   the way to it, of a given rate, that counts bytes and can be cut or alter them
+//!   ├────► nginx      what stands before registries: TLS, client certificates, redirects, limits
 //!   ├────► faulty     an upstream that lies, refuses, stalls
 //!   ├────► guarded    who may read what of a registry, changed while it runs
 //!   ├────► peer       a peer that lies, stalls, vanishes; raw: one that says any bytes at all
@@ -33,6 +34,7 @@ pub mod image;
 pub mod link;
 pub mod netns;
 pub mod network;
+pub mod nginx;
 pub mod node;
 pub mod peer;
 pub mod process;

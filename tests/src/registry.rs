@@ -52,6 +52,8 @@ pub struct Site {
     pub namespace: Option<Arc<Namespace>>,
     /// The URL of the registry of which this one is a pull-through cache, if it is one.
     pub caches: Option<String>,
+    /// The file of users and passwords that it asks for, if it does.
+    pub htpasswd: Option<PathBuf>,
 }
 
 /// A registry, serving plain http, its content in a directory of its own.
@@ -138,6 +140,15 @@ impl Registry {
         self.process.thaw()
     }
 
+    /// Starts it again, where it was, and from now on it asks for a user of this file. It reads it again when it changes.
+    ///
+    /// # Errors
+    /// If it does not start.
+    pub async fn ask_for_passwords(&mut self, htpasswd: &Path) -> Result<()> {
+        self.site.htpasswd = Some(htpasswd.to_owned());
+        self.restart().await
+    }
+
     /// Starts it again, where it was.
     ///
     /// # Errors
@@ -188,6 +199,11 @@ async fn launch(kind: Kind, directory: &Path, site: &Site) -> Result<(Process, S
 fn configuration(content: &Path, site: &Site) -> String {
     let address = site.address.unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 0)));
     let cache = site.caches.as_ref().map(|url| format!("proxy:\n  remoteurl: {url}\n")).unwrap_or_default();
+    let auth = site
+        .htpasswd
+        .as_ref()
+        .map(|file| format!("auth:\n  htpasswd:\n    realm: test\n    path: {}\n", file.display()));
+    let auth = auth.unwrap_or_default();
     format!(
         "version: 0.1
 log:
@@ -200,7 +216,7 @@ storage:
 http:
   addr: {address}
   secret: only-for-tests
-{cache}",
+{cache}{auth}",
         content.display()
     )
 }

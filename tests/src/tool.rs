@@ -52,6 +52,8 @@ pub const DOCKERD: Tool = debian("dockerd", "apt-get install docker.io");
 pub const DOCKER: Tool = debian("docker", "apt-get install docker.io");
 /// Runs containers for both engines.
 pub const RUNC: Tool = debian("runc", "apt-get install runc");
+/// A reverse proxy.
+pub const NGINX: Tool = debian("nginx", "apt-get install nginx");
 /// The client of podman's and CRI-O's library.
 pub const SKOPEO: Tool = debian("skopeo", "apt-get install skopeo");
 /// podman, version 4.3.

@@ -38,7 +38,12 @@ impl Upstream {
         let host = network.connect("upstream", Shape::megabits(options.upstream_rate))?;
         let public = SocketAddr::from((host.address, PORT));
         let own = if options.range { public } else { SocketAddr::from(([127, 0, 0, 1], PORT + 1)) };
-        let site = Site { address: Some(own), namespace: Some(Arc::clone(&host.namespace)), caches: None };
+        let site = Site {
+            address: Some(own),
+            namespace: Some(Arc::clone(&host.namespace)),
+            caches: None,
+            htpasswd: None,
+        };
         let registry = Registry::start_at(options.registry, home, "upstream-registry", site).await?;
         let request = Request {
             url: registry.url(),
