@@ -116,12 +116,6 @@ impl Default for Metrics {
         );
         let answers = Family::default();
         registry.register("gateway_answers", "Answers to clients by status", Family::clone(&answers));
-        let sent_past = Family::default();
-        registry.register(
-            "sent_past",
-            "Clients sent to upstream by a rule of this node's",
-            Family::clone(&sent_past),
-        );
         let mut counter = |name: &str, help: &str| {
             let counter = Counter::default();
             registry.register(name, help, counter.clone());
@@ -152,7 +146,7 @@ impl Default for Metrics {
             digest_mismatches,
             false_attestations,
             stale_tags,
-            sent_past,
+            sent_past: sent_past(&mut registry),
             answers,
             connected_peers,
             held_blobs,
@@ -166,6 +160,13 @@ impl Default for Metrics {
         }
         metrics
     }
+}
+
+fn sent_past(registry: &mut Registry) -> Family<SentPast, Counter> {
+    let sent_past = Family::default();
+    let help = "Clients sent to upstream by a rule of this node's";
+    registry.register("sent_past", help, Family::clone(&sent_past));
+    sent_past
 }
 
 fn zones(registry: &mut Registry) -> Family<BetweenZones, Counter> {

@@ -234,7 +234,7 @@ fn for_people(why: &Why, now: u64) -> String {
     });
     match why.access.as_deref() {
         Some("cluster") => {
-            say("the operator's credentials are for whoever reaches this gateway (access = cluster)")
+            say("the operator's credentials are for whoever reaches this gateway (access = cluster)");
         }
         Some(access) => {
             say(&format!("clients have to show credentials that upstream accepts (access = {access})"));

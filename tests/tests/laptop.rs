@@ -1,7 +1,5 @@
 //! One machine, Docker and no fleet: what was pulled once is there when the registry is not.
 
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
-
 use std::net::TcpListener;
 use std::process::Command;
 use std::time::Duration;

@@ -46,9 +46,10 @@ async fn each_range_comes_long_before_the_whole() {
     }
     let before = carried();
     // All over the blob, in no order; the first thing that a lazy puller wants is the index at the end.
-    let place = |number: u64| match number {
-        0 => (format!("bytes=-{LENGTH}"), layer.size - LENGTH),
-        _ => {
+    let place = |number: u64| {
+        if number == 0 {
+            (format!("bytes=-{LENGTH}"), layer.size - LENGTH)
+        } else {
             let start = (number * 7 + 3) % RANGES * (layer.size / RANGES);
             (format!("bytes={start}-{}", start + LENGTH - 1), start)
         }

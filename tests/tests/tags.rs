@@ -64,7 +64,7 @@ impl World {
     /// What each node says that a tag names, all asked at once.
     async fn all(&self, tag: &str) -> Vec<String> {
         let asks = (0..NODES).map(|node| self.head(node, tag));
-        join_all(asks).await.iter().map(|answer| named(answer)).collect()
+        join_all(asks).await.iter().map(named).collect()
     }
 
     /// How often the registry was asked for a tag since this was last called.

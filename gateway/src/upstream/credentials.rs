@@ -96,21 +96,23 @@ impl Logins {
                 in_background(move || read_password(&read))
                     .await
                     .and_then(|password| {
-                        Login::password(&named, &password).ok_or("no header can carry it".to_owned())
+                        Login::password(&named, &password).ok_or_else(|| "no header can carry it".to_owned())
                     })
                     .map_err(|problem| self.because(&format!("{}: {problem}", file.display())))
             }
-            From::DockerConfig(file) => self.from_docker_config(file, repository, refused).await,
+            From::DockerConfig(file) => self.in_docker_config(file, repository, refused).await,
             From::Helper(name) => {
                 let server = docker_config::server_name(&self.registry);
                 let said = self.helpers.get(name, &server, refused).await;
-                said.and_then(|login| login.ok_or(format!("docker-credential-{name} has none for {server}")))
-                    .map_err(|problem| self.because(&problem))
+                said.and_then(|login| {
+                    login.ok_or_else(|| format!("docker-credential-{name} has none for {server}"))
+                })
+                .map_err(|problem| self.because(&problem))
             }
         }
     }
 
-    async fn from_docker_config(
+    async fn in_docker_config(
         &self,
         file: &std::path::Path,
         repository: &Repository,

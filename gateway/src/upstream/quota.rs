@@ -33,7 +33,7 @@ impl Allowance {
     fn read(headers: &HeaderMap) -> Option<Self> {
         let (remaining, window) = value(headers, &REMAINING)?;
         let limit = value(headers, &LIMIT);
-        let window = window.or(limit.and_then(|(_, window)| window));
+        let window = window.or_else(|| limit.and_then(|(_, window)| window));
         Some(Self { remaining, limit: limit.map(|(limit, _)| limit), window })
     }
 }
@@ -80,7 +80,7 @@ mod tests {
     #[test]
     fn as_docker_hub_says_it() {
         let read = |limit, remaining| Allowance::read(&said(limit, remaining));
-        let window = Some(Duration::from_secs(21600));
+        let window = Some(Duration::from_hours(6));
         let hub = Allowance { remaining: 97, limit: Some(100), window };
         assert_eq!(read("100;w=21600", "97;w=21600"), Some(hub));
         assert_eq!(read("100", "97 ; w=21600"), Some(hub));

@@ -128,7 +128,7 @@ pub(super) struct Checked {
     pub(super) access: Option<Access>,
     /// PEM, certificate and key.
     pub(super) client: Option<(PathBuf, Vec<u8>)>,
-    pub(super) mirrors: Vec<Checked>,
+    pub(super) mirrors: Vec<Self>,
 }
 
 /// Checks one `[upstream."name"]` table and reads the files that it names.

@@ -463,6 +463,7 @@ fn what_is_not_toml_is_said_by_the_parser_with_its_line() {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table")]
 fn every_mistake_in_credentials_is_named_and_no_secret_shown() {
     let table = "shoal.toml:1: upstream.\"a\".credentials";
     for (said, expected) in [

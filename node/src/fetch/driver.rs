@@ -365,7 +365,7 @@ impl Driver {
             tracing::info!(%error, seconds, "not fetched");
         } else {
             let size = self.partial.layout().size();
-            let from_peers = self.from_peers();
+            let from_peers = self.bytes_of_peers();
             self.ports.history.fetched(self.digest, from_peers, size - from_peers);
             tracing::info!(
                 size,

@@ -114,7 +114,8 @@ impl DockerConfig {
     ) -> Result<Found, String> {
         let entry = self.entry(registry, repository);
         let entry = entry.map(|(key, entry)| login(key, entry)).transpose();
-        let helper = self.helper(registry).or((!self.creds_store.is_empty()).then_some(&self.creds_store));
+        let helper =
+            self.helper(registry).or_else(|| (!self.creds_store.is_empty()).then_some(&self.creds_store));
         if let Some(name) = helper {
             helpers::check_name(name)?;
             let (name, server) = (name.clone(), server_name(registry));
@@ -150,7 +151,7 @@ impl DockerConfig {
 /// What an entry is for: `host[/path]`, without scheme and without the `/v1/` that Docker used to write.
 fn place_of(key: &str) -> &str {
     let rest = key.split_once("://").map_or(key, |(_, rest)| rest).trim_end_matches('/');
-    rest.strip_suffix("/v1").or(rest.strip_suffix("/v2")).unwrap_or(rest)
+    rest.strip_suffix("/v1").or_else(|| rest.strip_suffix("/v2")).unwrap_or(rest)
 }
 
 fn host_of(key: &str) -> &str {
@@ -207,7 +208,7 @@ mod tests {
     }
 
     fn password(password: &str) -> Option<Login> {
-        Some(Login::password("u", password).unwrap())
+        Login::password("u", password)
     }
 
     #[test]

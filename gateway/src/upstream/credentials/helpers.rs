@@ -44,10 +44,13 @@ struct Slot {
     running: JoinSet<Said>,
 }
 
+/// Which helper was asked, and for which server.
+type Asked = (String, String);
+
 /// The helpers of one registry, and what they said. There are as many as the configuration names.
 #[derive(Default)]
 pub(super) struct Helpers {
-    slots: Mutex<HashMap<(String, String), Arc<tokio::sync::Mutex<Slot>>>>,
+    slots: Mutex<HashMap<Asked, Arc<tokio::sync::Mutex<Slot>>>>,
     /// Where helpers are looked for, if not in the `PATH`.
     path: Option<OsString>,
 }
@@ -199,7 +202,7 @@ fn answer(said: &[u8]) -> Result<Option<Login>, String> {
         return Ok(Some(Login::Identity(secret)));
     }
     let login = Login::password(&username, &secret);
-    login.map(Some).ok_or("its user or secret is empty, or no header can carry it".to_owned())
+    login.map(Some).ok_or_else(|| "its user or secret is empty, or no header can carry it".to_owned())
 }
 
 #[cfg(test)]

@@ -49,10 +49,10 @@ impl Driver {
     }
 
     /// How many of the blob's bytes came from other nodes: the chunks that others vouch for.
-    pub(super) fn from_peers(&self) -> u64 {
+    pub(super) fn bytes_of_peers(&self) -> u64 {
         let (own, layout) = (self.ports.peers.local_peer(), self.partial.layout());
         let foreign = self.partial.attestations().into_iter().filter(|(_, said)| said.signer != own);
-        foreign.filter_map(|(chunk, _)| layout.range(chunk)).map(|range| range.len()).sum()
+        foreign.filter_map(|(chunk, _)| layout.range(chunk)).map(shoal_proto::range::ByteRange::len).sum()
     }
 
     /// The blob is fetched once more if its digest did not come out: whoever waits learns that what it has read may be
