@@ -279,10 +279,11 @@ pub(super) fn quoted(text: &str) -> String {
 /// The known name that a person who wrote `name` probably meant.
 fn nearest<'k>(name: &str, known: &[&'k str]) -> Option<&'k str> {
     let name: String = name.chars().take(40).collect::<String>().to_lowercase().replace('-', "_");
-    let (distance, near) = known.iter().map(|&known| (edits(&name, known), known)).min()?;
     // A third of the letters may be wrong: "gatway_adr" is a typo, "color" is another word.
-    let contained = name.len() >= 4 && (near.contains(&name) || name.contains(near));
-    (distance <= near.len() / 3 || contained).then_some(near)
+    let meant = |&(distance, near): &(usize, &str)| {
+        distance <= near.len() / 3 || (name.len() >= 4 && (near.contains(&name) || name.contains(near)))
+    };
+    known.iter().map(|&known| (edits(&name, known), known)).filter(meant).min().map(|(_, near)| near)
 }
 
 /// The Levenshtein distance: how many letters to add, drop or change.

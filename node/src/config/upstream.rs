@@ -95,7 +95,8 @@ impl Reading<'_> {
             url: table.url.as_ref().and_then(|given| self.url(given)),
             ca: self.file(table.ca.as_ref(), Kind::Certificates),
             client_cert: self.file(table.client_cert.as_ref(), Kind::Certificates),
-            client_key: self.file(table.client_key.as_ref(), Kind::PrivateKey),
+            client_key: self
+                .file(table.client_key.as_ref().filter(|_| table.client_cert.is_some()), Kind::PrivateKey),
             insecure: table.insecure,
             mirrors: table.mirrors.iter().filter_map(|mirror| self.mirror(table, mirror)).collect(),
             token_realms,

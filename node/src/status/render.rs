@@ -63,7 +63,7 @@ fn sent_past(out: &mut String, sent: SentPast) {
 fn allowance(said: &AllowanceLine) -> String {
     let limit = said.limit.map_or_else(String::new, |limit| format!(" of {limit}"));
     let window = said.window_seconds.map_or_else(String::new, |seconds| format!(" in {}", span(seconds)));
-    format!("{}{limit} more{window}, by {}", count(said.remaining, "request"), said.registry)
+    format!("{}{limit} left{window}, by {}", count(said.remaining, "request"), said.registry)
 }
 
 fn traffic(out: &mut String, status: &Status) {

@@ -28,7 +28,12 @@ fn busy() -> Status {
             peer: Source { requests: 8, bytes: 1_048_576 },
             upstream: Source { requests: 0, bytes: 0 },
         },
-        allowances: Vec::new(),
+        allowances: vec![AllowanceLine {
+            registry: "docker.io".to_owned(),
+            remaining: 7,
+            limit: Some(100),
+            window_seconds: Some(21600),
+        }],
         sent_past: SentPast { no_credentials: 2, wrong_credentials: 0, registry: 1 },
         uploaded_bytes: 2_048,
         announced: 12,
@@ -77,6 +82,7 @@ shoal 0.1.0, ready, up 3d 4h
   uploaded   2.00 KiB
   sent past  2 requests, without credentials for what is not everyone's
              1 request, for registries that the configuration forbids
+  allowed    7 requests of 100 left in 6h 0m, by docker.io
 
 content got          requests         bytes
   from the store         1234      5.00 GiB
@@ -140,6 +146,7 @@ fn the_json_has_these_names() {
         "store": {"blobs": 12, "bytes": 1_288_490_189, "partials": 1, "partial_bytes": 31_457_280},
         "traffic": {"store": {"requests": 1_234, "bytes": 5_368_709_120_u64},
                     "peer": {"requests": 8, "bytes": 1_048_576}, "upstream": {"requests": 0, "bytes": 0}},
+        "allowances": [{"registry": "docker.io", "remaining": 7, "limit": 100, "window_seconds": 21600}],
         "sent_past": {"no_credentials": 2, "wrong_credentials": 0, "registry": 1},
         "uploaded_bytes": 2_048, "announced": 12,
         "pulls": [{"digest": digest.to_string(), "size": 41_943_040, "have_bytes": 31_457_280}],

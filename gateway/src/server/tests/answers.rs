@@ -177,8 +177,9 @@ async fn a_failure_of_the_source_and_its_status() {
             let reply = client.get(target).await;
             assert_eq!(reply.status, status, "{error} {target}");
             assert_eq!(reply.error(), (code.to_owned(), detail.clone()), "{error} {target}");
-            // One to be repeated elsewhere, never here, and never a reason to send credentials.
-            assert!(![401, 408, 429].contains(&reply.status));
+            // One to be repeated elsewhere, never here; and no reason to send credentials but where that is wanted.
+            let challenged = matches!(error, PullError::Private { challenge: true, wrong: false, .. });
+            assert!(![408, 429].contains(&reply.status) && challenged == (reply.status == 401));
 
             let head = client.head(target).await;
             assert_eq!(head.status, status);
