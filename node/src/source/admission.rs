@@ -93,7 +93,7 @@ impl NodeSource {
     /// To ask as everyone what a tag names is to ask whether everyone may read.
     async fn tag_for_everyone(&self, scope: &Scope, tag: &Tag, accept: &Accept) -> Result<Answer, PullError> {
         let (access, all) = (&self.access, self.everyone(scope));
-        if access.is_refused(scope, all) {
+        if self.refused_lately(scope, all) {
             return Err(denied(scope));
         }
         let everyone = self.ports.upstreams.everyone(&scope.registry);
@@ -178,6 +178,19 @@ impl NodeSource {
             || self.ports.store.is_in(&digest, scope).await.map_err(unavailable)?)
     }
 
+    /// Whether upstream need not be asked, because it has just refused this reader. What is refused to everyone is asked
+    /// again where no rule of the operator's expects that: upstream may have mended its ways.
+    fn refused_lately(&self, scope: &Scope, reader: Reader) -> bool {
+        let expected = match reader {
+            Reader::Client(_) => true,
+            Reader::Everyone | Reader::Cluster => {
+                let access = self.ports.upstreams.access(&scope.registry);
+                matches!(access, Some(Profit::Verify | Profit::Challenge))
+            }
+        };
+        expected && self.access.is_refused(scope, reader)
+    }
+
     /// Whether upstream has let this reader have it lately.
     fn knows(&self, question: &Question, listed: bool) -> bool {
         self.access.knows(question) || (listed && self.access.may_read(&question.scope, question.reader))
@@ -242,7 +255,7 @@ impl NodeSource {
         if self.access.knows(question) {
             return Ok(());
         }
-        if self.access.is_refused(&question.scope, question.reader) {
+        if self.refused_lately(&question.scope, question.reader) {
             return Err(denied(&question.scope));
         }
         let fresh = self.access.lasts(question.reader);
