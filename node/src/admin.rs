@@ -218,7 +218,7 @@ async fn refresh(State(views): State<Views>, headers: HeaderMap, Query(asked): Q
     }
 }
 
-/// What [`why`] and [`refresh`] are asked.
+/// What both questions about an image are asked with.
 #[derive(Debug, Deserialize)]
 struct Asked {
     image: String,
