@@ -54,15 +54,9 @@ struct Held {
     piece: Option<usize>,
     asked: Vec<Asked>,
     accepted: Option<Accept>,
-    warning: Option<String>,
 }
 
 impl Memory {
-    /// From now on tags are answered with this warning.
-    pub fn warn(&self, warning: &str) {
-        self.held().warning = Some(warning.to_owned());
-    }
-
     /// Nothing yet.
     pub fn new() -> Self {
         Self::default()
@@ -167,7 +161,7 @@ impl Source for Memory {
         held.accepted = Some(accept.clone());
         let digest = held.tags.get(&(scope.clone(), tag.clone())).copied().ok_or_else(|| missing(scope))?;
         let manifest = held.manifests.get(&(scope.clone(), digest)).ok_or_else(|| missing(scope))?;
-        Ok(Resolved { info: manifest.info.clone(), warning: held.warning.clone() })
+        Ok(Resolved { info: manifest.info.clone(), warning: None })
     }
 
     async fn manifest(&self, scope: &Scope, digest: &Digest, accept: &Accept) -> Result<Manifest, PullError> {

@@ -6,7 +6,7 @@
 //! node's signed word, and this node theirs.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
@@ -16,6 +16,8 @@ use shoal_proto::identity::Keypair;
 use shoal_proto::name::Scope;
 use shoal_proto::verdict::{Question, Reader, SignedVerdict, Verdict};
 use shoal_store::Store;
+
+use crate::clock;
 
 mod verdicts;
 
@@ -78,23 +80,23 @@ impl Access {
 
     /// Whether upstream let this reader read the repository lately.
     pub fn may_read(&self, scope: &Scope, reader: Reader) -> bool {
-        self.memory().reads(scope, reader, self.lasts(reader), now_unix_ms())
+        self.memory().reads(scope, reader, self.lasts(reader), clock::unix_ms())
     }
 
     /// Whether upstream gave this very object lately.
     pub fn knows(&self, question: &Question) -> bool {
         let within = self.lasts(question.reader);
-        self.memory().find(question, within, now_unix_ms()).is_some()
+        self.memory().find(question, within, clock::unix_ms()).is_some()
     }
 
     /// Whether upstream refused this reader the repository lately.
     pub fn is_refused(&self, scope: &Scope, reader: Reader) -> bool {
-        self.memory().refuses(scope, reader, self.times.client, now_unix_ms())
+        self.memory().refuses(scope, reader, self.times.client, clock::unix_ms())
     }
 
     /// Upstream refused this reader the repository: what it once allowed is over, also when it is down later.
     pub async fn refused(&self, scope: &Scope, reader: Reader) {
-        self.memory().refused(scope, reader, now_unix_ms());
+        self.memory().refused(scope, reader, clock::unix_ms());
         let Some(whom) = many(reader) else { return };
         let forgotten = async {
             if self.store.readable_at(scope, whom).await?.is_some() {
@@ -119,16 +121,12 @@ impl Access {
     }
 
     /// Upstream said yes, just now and to this node.
-    pub async fn granted(&self, question: Question) -> Option<SignedVerdict> {
-        let verdict = Verdict { question, checked_unix_ms: now_unix_ms() };
+    pub async fn granted(&self, question: Question) {
+        let verdict = Verdict { question, checked_unix_ms: clock::unix_ms() };
         match verdict.sign(&self.keypair) {
-            Ok(signed) => {
-                self.heard(signed.clone()).await;
-                Some(signed)
-            }
+            Ok(signed) => self.heard(signed).await,
             Err(error) => {
                 tracing::warn!(%error, "a verdict could not be signed, and other nodes will ask upstream themselves");
-                None
             }
         }
     }
@@ -171,7 +169,7 @@ impl Access {
         let access = self.clone();
         async move {
             // However old: who asks knows how old is too old for it.
-            let known = access.memory().find(&question, Duration::MAX, now_unix_ms());
+            let known = access.memory().find(&question, Duration::MAX, clock::unix_ms());
             if known.is_some() || many(question.reader).is_none() {
                 return known;
             }
@@ -196,9 +194,4 @@ const fn many(reader: Reader) -> Option<&'static str> {
         Reader::Cluster => Some("cluster"),
         Reader::Client(_) => None,
     }
-}
-
-fn now_unix_ms() -> u64 {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
 }

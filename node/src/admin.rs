@@ -183,15 +183,12 @@ async fn status(State(views): State<Views>) -> Response {
     }
 }
 
-async fn why(State(views): State<Views>, Query(asked): Query<Asked>) -> Response {
-    let image: ImageName = match asked.image.parse() {
-        Ok(image) => image,
-        Err(error) => return (StatusCode::BAD_REQUEST, format!("{error}\n")).into_response(),
-    };
-    match why::look(&views, &image).await {
+async fn why(State(views): State<Views>, Query(asked): Query<Asked>) -> Result<Response, Wrong> {
+    let image = asked.image()?;
+    Ok(match why::look(&views, &image).await {
         Ok(why) => Json(why).into_response(),
         Err(error) => failed(&error),
-    }
+    })
 }
 
 /// What a page in a browser cannot send to another host without its leave, and `shoal` does.
@@ -199,29 +196,38 @@ pub const BY_HAND: &str = "shoal-by-hand";
 
 /// Asks upstream what a tag names now. It costs upstream one request, so it is not for whoever can make a browser send a
 /// form here.
-async fn refresh(State(views): State<Views>, headers: HeaderMap, Query(asked): Query<Asked>) -> Response {
+async fn refresh(
+    State(views): State<Views>,
+    headers: HeaderMap,
+    Query(asked): Query<Asked>,
+) -> Result<Response, Wrong> {
     if !headers.contains_key(BY_HAND) {
         let text = format!("send the header {BY_HAND}, or use `shoal images refresh`\n");
-        return (StatusCode::FORBIDDEN, text).into_response();
+        return Err((StatusCode::FORBIDDEN, text));
     }
-    let image: ImageName = match asked.image.parse() {
-        Ok(image) => image,
-        Err(error) => return (StatusCode::BAD_REQUEST, format!("{error}\n")).into_response(),
-    };
+    let image = asked.image()?;
     let Reference::Tag(tag) = &image.reference else {
-        let text = "a digest always names the same: give a tag\n";
-        return (StatusCode::BAD_REQUEST, text).into_response();
+        return Err((StatusCode::BAD_REQUEST, "a digest always names the same: give a tag\n".to_owned()));
     };
     match views.source.refresh(&image.scope, tag).await {
-        Ok((before, now)) => Json(Refreshed { image: image.to_string(), before, now }).into_response(),
-        Err(error) => (StatusCode::BAD_GATEWAY, format!("{error}\n")).into_response(),
+        Ok((before, now)) => Ok(Json(Refreshed { image: image.to_string(), before, now }).into_response()),
+        Err(error) => Err((StatusCode::BAD_GATEWAY, format!("{error}\n"))),
     }
 }
+
+/// A status, and what is wrong.
+type Wrong = (StatusCode, String);
 
 /// What both questions about an image are asked with.
 #[derive(Debug, Deserialize)]
 struct Asked {
     image: String,
+}
+
+impl Asked {
+    fn image(&self) -> Result<ImageName, Wrong> {
+        self.image.parse().map_err(|error| (StatusCode::BAD_REQUEST, format!("{error}\n")))
+    }
 }
 
 async fn metrics(State(views): State<Views>) -> Response {

@@ -53,7 +53,7 @@ pub const PEER_ADDR: SocketAddr = SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFI
 pub const PEER_ADDR_WITHOUT_KEY: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 5056);
 
 /// Everything that `shoal run` needs to know, checked.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Config {
     /// The folder of this node's data: blobs, its database, its identity.
     pub data_dir: PathBuf,
@@ -280,7 +280,7 @@ impl<'a> Layers<'a> {
 
     fn one<T>(&mut self, key: &'static str, flag: Option<&str>, parse: Parse<T>) -> Option<T> {
         let given = self.given(key, flag)?;
-        parse(&given.text).map_err(|wrong| self.problems.push(given.problem(wrong))).ok()
+        self.read(&given, parse)
     }
 
     fn data_dir(&mut self, flag: Option<&str>) -> PathBuf {

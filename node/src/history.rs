@@ -3,13 +3,14 @@
 //! Kept in memory and bounded: what was asked for longest ago is forgotten first.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use hashlink::LruCache;
 use serde::{Deserialize, Serialize};
 use shoal_gateway::server::Answered;
 use shoal_proto::digest::Digest;
 use shoal_proto::name::Scope;
+
+use crate::clock;
 
 /// The most answers, and the most fetches, remembered. About 2 MiB when full.
 const MOST: usize = 4096;
@@ -62,7 +63,7 @@ impl History {
     pub fn answered(&self, answered: &Answered) {
         let (Some(scope), Some(reference)) = (&answered.scope, &answered.reference) else { return };
         let answer = LastAnswer {
-            at: now(),
+            at: clock::unix_seconds(),
             status: answered.status,
             bytes: answered.bytes,
             reason: answered.reason(),
@@ -72,7 +73,7 @@ impl History {
 
     /// Something was fetched.
     pub fn fetched(&self, digest: Digest, from_peers: u64, from_upstream: u64) {
-        self.inner().fetched.insert(digest, Fetched { at: now(), from_peers, from_upstream });
+        self.inner().fetched.insert(digest, Fetched { at: clock::unix_seconds(), from_peers, from_upstream });
     }
 
     /// How a tag or digest of a repository was last answered.
@@ -88,8 +89,4 @@ impl History {
     fn inner(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-fn now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }

@@ -2,14 +2,13 @@
 
 use std::time::Duration;
 
-use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
 use shoal_proto::digest::Digest;
 use shoal_proto::name::ImageName;
 
 use crate::admin::BY_HAND;
 use crate::cli;
-use crate::cli::local::{LocalNode, image_path, printable};
+use crate::cli::local::{LocalNode, image_path};
 use crate::config::{self, Environment, Listener};
 
 /// How long upstream may take: longer than a client of the gateway would wait.
@@ -56,17 +55,7 @@ pub async fn run(command: Command, environment: &Environment) -> anyhow::Result<
     let address = config::address_of(Listener::Admin, options.admin_addr.as_deref(), environment)?;
     let node = LocalNode::new(address, "--admin-addr", SILENCE)?;
     let ask = node.post(&image_path("/refresh", &options.image)).header(BY_HAND, "1");
-    let response = ask.send().await.map_err(|error| node.failure(&error))?;
-    let status = response.status();
-    let body = response.bytes().await.map_err(|error| node.failure(&error))?;
-    anyhow::ensure!(
-        status.is_success(),
-        "the node at {address} answered {status}: {}",
-        printable(&String::from_utf8_lossy(&body))
-    );
-    let said: Refreshed = serde_json::from_slice(&body).with_context(|| {
-        format!("what answers at {address} is not a node's admin API, or one of another version")
-    })?;
+    let said: Refreshed = node.admin_answer(ask, "what a tag names").await?;
     cli::print(&for_people(&said))
 }
 

@@ -21,6 +21,7 @@ pub mod access;
 pub mod admin;
 pub mod announce;
 pub mod cli;
+pub mod clock;
 pub mod config;
 pub mod demo;
 pub mod descriptors;

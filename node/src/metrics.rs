@@ -7,7 +7,7 @@ use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, text};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
-use prometheus_client::registry::{Registry, Unit};
+use prometheus_client::registry::{Metric, Registry, Unit};
 use shoal_gateway::server::Rule;
 
 /// Where bytes came from.
@@ -96,61 +96,36 @@ pub struct Metrics {
     registry: Arc<Registry>,
 }
 
+const REQUESTS: &str = "Requests by source: blobs and manifests answered from the store, chunks asked of peers, HTTP \
+                        requests to upstream registries";
+const BYTES: &str = "Content bytes by source: read from the store for clients, received from peers, received from \
+                     upstream registries";
+const ZONES: &str = "Content bytes from and to peers by where they say they are: in this node's zone, in another, or \
+                     unknown because either does not say";
+const CONTROL: &str = "Messages sent to peers that carry no content: questions and answers";
+const FALSE_ATTESTATIONS: &str = "Signatures of peers under chunks that proved wrong";
+const ALLOWANCE: &str = "Requests that a registry still allows, as it last said (ratelimit-remaining)";
+
 impl Default for Metrics {
     fn default() -> Self {
         let mut registry = Registry::with_prefix("shoal");
-        let requests = Family::default();
-        registry.register(
-            "source_requests",
-            "Requests by source: blobs and manifests answered from the store, chunks asked of peers, HTTP \
-             requests to upstream registries",
-            Family::clone(&requests),
-        );
-        let bytes = Family::default();
-        registry.register_with_unit(
-            "source",
-            "Content bytes by source: read from the store for clients, received from peers, received from \
-             upstream registries",
-            Unit::Bytes,
-            Family::clone(&bytes),
-        );
-        let answers = Family::default();
-        registry.register("gateway_answers", "Answers to clients by status", Family::clone(&answers));
-        let mut counter = |name: &str, help: &str| {
-            let counter = Counter::default();
-            registry.register(name, help, counter.clone());
-            counter
-        };
-        let uploaded = counter("uploaded_bytes", "Content bytes sent to peers");
-        let corrupt_chunks = counter("corrupt_chunks", "Chunks from peers that failed their check");
-        let digest_mismatches = counter("digest_mismatches", "Blobs whose digest did not come out");
-        let false_attestations =
-            counter("false_attestations", "Signatures of peers under chunks that proved wrong");
-        let stale_tags = counter("stale_tags", "Tags answered from memory because upstream was down");
-        let mut gauge = |name: &str, help: &str| {
-            let gauge = Gauge::default();
-            registry.register(name, help, gauge.clone());
-            gauge
-        };
-        let connected_peers = gauge("connected_peers", "Peers connected now");
-        let held_blobs = gauge("held_blobs", "Blobs held, their digests proven");
-        let held_bytes = gauge("held_blob_bytes", "Bytes of the blobs held");
+        let all = &mut registry;
         let metrics = Self {
-            requests,
-            bytes,
-            uploaded,
-            zones: zones(&mut registry),
-            control: control(&mut registry),
-            allowance: allowance(&mut registry),
-            corrupt_chunks,
-            digest_mismatches,
-            false_attestations,
-            stale_tags,
-            sent_past: sent_past(&mut registry),
-            answers,
-            connected_peers,
-            held_blobs,
-            held_bytes,
+            requests: register(all, "source_requests", REQUESTS),
+            bytes: bytes(all, "source", BYTES),
+            uploaded: register(all, "uploaded_bytes", "Content bytes sent to peers"),
+            zones: bytes(all, "peer_zone", ZONES),
+            control: register(all, "control_messages", CONTROL),
+            corrupt_chunks: register(all, "corrupt_chunks", "Chunks from peers that failed their check"),
+            digest_mismatches: register(all, "digest_mismatches", "Blobs whose digest did not come out"),
+            false_attestations: register(all, "false_attestations", FALSE_ATTESTATIONS),
+            stale_tags: register(all, "stale_tags", "Tags answered from memory because upstream was down"),
+            sent_past: register(all, "sent_past", "Clients sent to upstream by a rule of this node's"),
+            answers: register(all, "gateway_answers", "Answers to clients by status"),
+            allowance: register(all, "registry_requests_left", ALLOWANCE),
+            connected_peers: register(all, "connected_peers", "Peers connected now"),
+            held_blobs: register(all, "held_blobs", "Blobs held, their digests proven"),
+            held_bytes: register(all, "held_blob_bytes", "Bytes of the blobs held"),
             registry: Arc::new(registry),
         };
         // Every source shows from the start, so that a rate over it has a first value.
@@ -162,43 +137,18 @@ impl Default for Metrics {
     }
 }
 
-fn sent_past(registry: &mut Registry) -> Family<SentPast, Counter> {
-    let sent_past = Family::default();
-    let help = "Clients sent to upstream by a rule of this node's";
-    registry.register("sent_past", help, Family::clone(&sent_past));
-    sent_past
+/// A metric that starts at nothing, registered.
+fn register<M: Metric + Clone + Default>(registry: &mut Registry, name: &str, help: &str) -> M {
+    let metric = M::default();
+    registry.register(name, help, metric.clone());
+    metric
 }
 
-fn zones(registry: &mut Registry) -> Family<BetweenZones, Counter> {
-    let zones = Family::default();
-    registry.register_with_unit(
-        "peer_zone",
-        "Content bytes from and to peers by where they say they are: in this node's zone, in another, or unknown \
-         because either does not say",
-        Unit::Bytes,
-        Family::clone(&zones),
-    );
-    zones
-}
-
-fn control(registry: &mut Registry) -> Family<Control, Counter> {
-    let control = Family::default();
-    registry.register(
-        "control_messages",
-        "Messages sent to peers that carry no content: questions and answers",
-        Family::clone(&control),
-    );
-    control
-}
-
-fn allowance(registry: &mut Registry) -> Family<OfRegistry, Gauge> {
-    let allowance = Family::default();
-    registry.register(
-        "registry_requests_left",
-        "Requests that a registry still allows, as it last said (ratelimit-remaining)",
-        Family::clone(&allowance),
-    );
-    allowance
+/// The same, that counts bytes and says so in its name.
+fn bytes<M: Metric + Clone + Default>(registry: &mut Registry, name: &str, help: &str) -> M {
+    let metric = M::default();
+    registry.register_with_unit(name, help, Unit::Bytes, metric.clone());
+    metric
 }
 
 impl Metrics {

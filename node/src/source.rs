@@ -29,7 +29,7 @@ use crate::fetch::{Fetcher, Ports};
 mod admission;
 mod blobs;
 mod flight;
-mod manifests;
+pub mod manifests;
 mod sizes;
 mod tags;
 #[cfg(test)]

@@ -2,12 +2,11 @@
 
 use std::time::Duration;
 
-use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
 use shoal_proto::digest::Digest;
 
 use crate::cli;
-use crate::cli::local::{LocalNode, printable};
+use crate::cli::local::LocalNode;
 use crate::config::{self, Environment, Listener};
 
 mod render;
@@ -16,8 +15,6 @@ mod tests;
 
 /// A status is small; one that takes longer comes from a node in trouble.
 const SILENCE: Duration = Duration::from_secs(10);
-/// The largest status read: 10,000 peers are about 1.5 MiB.
-const MAX_STATUS: usize = 16 * 1024 * 1024;
 
 /// What a node says of itself, as JSON on the admin API. Fields may be added, never renamed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -196,28 +193,5 @@ pub async fn run(options: Options, environment: &Environment) -> anyhow::Result<
 
 /// Asks a node for its status.
 async fn ask(node: &LocalNode) -> anyhow::Result<Status> {
-    let mut response = node.get("/status").send().await.map_err(|error| node.failure(&error))?;
-    let http_status = response.status();
-    let mut body = Vec::new();
-    while let Some(piece) = response.chunk().await.map_err(|error| node.failure(&error))? {
-        anyhow::ensure!(
-            body.len() + piece.len() <= MAX_STATUS,
-            "what answers at {} sends more than a status",
-            node.address()
-        );
-        body.extend_from_slice(&piece);
-    }
-    anyhow::ensure!(
-        http_status.is_success(),
-        "the node at {} answered {http_status}: {}",
-        node.address(),
-        printable(&String::from_utf8_lossy(&body))
-    );
-    serde_json::from_slice(&body).with_context(|| {
-        format!(
-            "what answers at {} is not a node's admin API, or one of another version: say where that listens \
-             with --admin-addr IP:PORT",
-            node.address()
-        )
-    })
+    node.admin_answer(node.get("/status"), "a status").await
 }

@@ -11,8 +11,8 @@ use wildmatch::WildMatch;
 
 /// The most answers remembered.
 const MOST: usize = 4096;
-/// Tags that move by their nature: always asked for, unless a rule says otherwise.
-const MOVING: &str = "*:latest";
+/// The tag that moves by its nature: always asked for, unless a rule says otherwise.
+const MOVING: &str = "latest";
 
 /// Whose word on tags this node takes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -34,16 +34,16 @@ pub enum Ttl {
 }
 
 /// One rule: which tags, and how long.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Rule {
     /// `registry/repository:tag`, with `*` for any characters.
-    pub matching: String,
+    pub matching: WildMatch,
     /// For how long.
     pub ttl: Ttl,
 }
 
 /// What the operator says of tags.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Rules {
     /// Whose word is taken.
     pub trust: Trust,
@@ -72,10 +72,10 @@ impl Rules {
     /// How long upstream's word on this tag holds.
     pub fn ttl(&self, scope: &Scope, tag: &Tag) -> Ttl {
         let name = format!("{scope}:{tag}");
-        let rule = self.rules.iter().find(|rule| WildMatch::new(&rule.matching).matches(&name));
+        let rule = self.rules.iter().find(|rule| rule.matching.matches(&name));
         match rule {
             Some(rule) => rule.ttl,
-            None if WildMatch::new(MOVING).matches(&name) => Ttl::For(Duration::ZERO),
+            None if tag.as_str() == MOVING => Ttl::For(Duration::ZERO),
             None => Ttl::For(self.ttl),
         }
     }
@@ -149,7 +149,7 @@ mod tests {
 
     #[test]
     fn the_first_rule_that_matches_counts() {
-        let rule = |matching: &str, ttl| Rule { matching: matching.to_owned(), ttl };
+        let rule = |matching: &str, ttl| Rule { matching: WildMatch::new(matching), ttl };
         let minute = Ttl::For(Duration::from_mins(1));
         let rules = Rules {
             rules: vec![

@@ -4,10 +4,8 @@
 //! It looks at what this node knows and asks nobody, so it can be asked at any time.
 
 use std::fmt::Write as _;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
-use anyhow::Context as _;
-use bytes::BytesMut;
 use indicatif::BinaryBytes;
 use serde::{Deserialize, Serialize};
 use shoal_gateway::upstream::config::Access as Profit;
@@ -21,8 +19,10 @@ use shoal_store::{Store, StoreError};
 use crate::admin::Views;
 use crate::cli;
 use crate::cli::local::{LocalNode, image_path, printable};
+use crate::clock;
 use crate::config::{self, Environment, Listener};
 use crate::history::{Fetched, LastAnswer};
+use crate::source::manifests;
 
 /// The answer is small; one that takes longer comes from a node in trouble.
 const SILENCE: Duration = Duration::from_secs(10);
@@ -95,11 +95,6 @@ pub async fn look(views: &Views, image: &ImageName) -> Result<Why, StoreError> {
     } else {
         Everyone::Unknown
     };
-    let access = access.map(|access| match access {
-        Profit::Cluster => "cluster",
-        Profit::Verify => "verify",
-        Profit::Challenge => "challenge",
-    });
     let digest = match &image.reference {
         Reference::Digest(digest) => Some(*digest),
         Reference::Tag(tag) => {
@@ -115,7 +110,7 @@ pub async fn look(views: &Views, image: &ImageName) -> Result<Why, StoreError> {
     Ok(Why {
         image: image.to_string(),
         forbidden: views.upstreams.check(&scope.registry).err().map(|error| error.to_string()),
-        access: access.map(str::to_owned),
+        access: access.map(|access| access.name().to_owned()),
         everyone,
         name: views.history.last_answer(scope, &image.reference.to_string()),
         parts,
@@ -164,11 +159,7 @@ async fn listing(store: &Store, digest: &Digest) -> Result<Option<Listing>, Stor
         return Ok(None);
     };
     let Ok(layout) = ChunkLayout::of(held.size) else { return Ok(None) };
-    let mut bytes = BytesMut::new();
-    for chunk in 0..layout.count() {
-        let Ok(read) = store.read_chunk(digest, chunk).await else { return Ok(None) };
-        bytes.extend_from_slice(&read.bytes);
-    }
+    let Ok(bytes) = manifests::whole(store, digest, layout).await else { return Ok(None) };
     Ok(Listing::parse(&bytes).ok())
 }
 
@@ -194,26 +185,12 @@ pub async fn run(options: Options, environment: &Environment) -> anyhow::Result<
     let address = config::address_of(Listener::Admin, options.admin_addr.as_deref(), environment)?;
     let node = LocalNode::new(address, "--admin-addr", SILENCE)?;
     let path = image_path("/why", &options.image);
-    let response = node.get(&path).send().await.map_err(|error| node.failure(&error))?;
-    let status = response.status();
-    let body = response.bytes().await.map_err(|error| node.failure(&error))?;
-    anyhow::ensure!(
-        status.is_success(),
-        "the node at {address} answered {status}: {}",
-        printable(&String::from_utf8_lossy(&body))
-    );
-    let why: Why = serde_json::from_slice(&body).with_context(|| {
-        format!("what answers at {address} is not a node's admin API, or one of another version")
-    })?;
+    let why: Why = node.admin_answer(node.get(&path), "what it knows of an image").await?;
     cli::print(&if options.json {
         format!("{}\n", serde_json::to_string_pretty(&why)?)
     } else {
-        for_people(&why, now())
+        for_people(&why, clock::unix_seconds())
     })
-}
-
-fn now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
 /// Renders it for a terminal; `now` in seconds since the Unix epoch.

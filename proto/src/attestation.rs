@@ -104,6 +104,14 @@ pub(crate) fn public_key(peer: &PeerId) -> Option<PublicKey> {
     PublicKey::try_decode_protobuf(multihash.digest()).ok()
 }
 
+/// Appends fields to a message that is to be signed, each with its length first, so that no two lists of fields share one.
+pub(crate) fn frame(message: &mut Vec<u8>, fields: &[&[u8]]) {
+    for field in fields {
+        message.extend_from_slice(&(field.len() as u64).to_be_bytes());
+        message.extend_from_slice(field);
+    }
+}
+
 pub(crate) fn sign(keypair: &Keypair, message: &[u8]) -> Result<[u8; SIGNATURE_LEN], AttestationError> {
     let signature = keypair.sign(message).map_err(|_| AttestationError::Signing)?;
     signature.try_into().map_err(|_| AttestationError::Signing)

@@ -5,7 +5,7 @@
 
 use libp2p_identity::{Keypair, PeerId};
 
-use crate::attestation::{AttestationError, SIGNATURE_LEN, sign, verify};
+use crate::attestation::{AttestationError, SIGNATURE_LEN, frame, sign, verify};
 use crate::digest::Digest;
 use crate::name::{Scope, Tag};
 
@@ -58,17 +58,14 @@ impl TagMapping {
 
     fn message(&self) -> Vec<u8> {
         let mut message = DOMAIN.to_vec();
-        for field in [
+        let fields: [&[u8]; 5] = [
             self.scope.registry.as_str().as_bytes(),
             self.scope.repository.as_str().as_bytes(),
             self.tag.as_str().as_bytes(),
             &self.digest.multihash(),
             self.media_type.as_bytes(),
-        ] {
-            // Length first, so that no two mappings share a message.
-            message.extend_from_slice(&(field.len() as u64).to_be_bytes());
-            message.extend_from_slice(field);
-        }
+        ];
+        frame(&mut message, &fields);
         message.extend_from_slice(&self.size.to_be_bytes());
         message.push(u8::from(self.public));
         message.extend_from_slice(&self.checked_unix_ms.to_be_bytes());

@@ -10,7 +10,7 @@ use std::str::FromStr;
 
 use libp2p_identity::{Keypair, PeerId};
 
-use crate::attestation::{AttestationError, SIGNATURE_LEN, sign, verify};
+use crate::attestation::{AttestationError, SIGNATURE_LEN, frame, sign, verify};
 use crate::digest::Digest;
 use crate::name::{Reference, Scope};
 
@@ -100,16 +100,13 @@ impl Question {
             Reader::Cluster => &[1],
             Reader::Client(fingerprint) => fingerprint,
         };
-        for field in [
+        let fields: [&[u8]; 4] = [
             self.scope.registry.as_str().as_bytes(),
             self.scope.repository.as_str().as_bytes(),
             object.as_bytes(),
             reader,
-        ] {
-            // Length first, so that no two questions share a message.
-            message.extend_from_slice(&(field.len() as u64).to_be_bytes());
-            message.extend_from_slice(field);
-        }
+        ];
+        frame(&mut message, &fields);
         message
     }
 }

@@ -83,6 +83,13 @@ impl World {
         image
     }
 
+    /// The same as `team/app`, for the operator and alice alone.
+    async fn private_image(&self, seed: u64) -> Image {
+        self.guard.allow("team/app", &operator());
+        self.guard.allow("team/app", &alice());
+        self.image("team/app", seed).await
+    }
+
     /// One GET, with or without credentials.
     async fn get(&self, node: usize, path: &str, authorization: Option<&str>) -> Answer {
         let mut headers = vec![("accept", OCI_MANIFEST)];
@@ -131,9 +138,7 @@ impl World {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_warm_cache_gives_a_private_image_to_whom_upstream_gives_it() {
     let world = World::start(Some("verify"), 2).await;
-    let image = world.image("team/app", 1).await;
-    world.guard.allow("team/app", &operator());
-    world.guard.allow("team/app", &alice());
+    let image = world.private_image(1).await;
 
     // Cold, then warm, then the other node, which gets it from its peer.
     world.gets_nothing(0, "team/app", &image, None, StatusCode::NOT_FOUND).await;
@@ -217,9 +222,7 @@ async fn what_upstream_revokes_ends_and_what_it_gave_everyone_outlives_it() {
 #[tokio::test(flavor = "multi_thread")]
 async fn clients_are_challenged_where_the_operator_says_so() {
     let world = World::start(Some("challenge"), 1).await;
-    let image = world.image("team/app", 5).await;
-    world.guard.allow("team/app", &operator());
-    world.guard.allow("team/app", &alice());
+    let image = world.private_image(5).await;
     world.gets(0, "team/app", &image, Some(&alice())).await;
     world.gets_nothing(0, "team/app", &image, None, StatusCode::UNAUTHORIZED).await;
     let answer = world.get(0, &World::paths("team/app", &image)[0], None).await;
@@ -265,9 +268,7 @@ async fn a_clients_own_credentials_do_where_the_operator_gave_none() {
 #[tokio::test(flavor = "multi_thread")]
 async fn why_says_who_may_and_where_it_came_from() {
     let world = World::start(Some("verify"), 2).await;
-    let image = world.image("team/app", 9).await;
-    world.guard.allow("team/app", &operator());
-    world.guard.allow("team/app", &alice());
+    let image = world.private_image(9).await;
     world.gets(0, "team/app", &image, Some(&alice())).await;
     world.gets(1, "team/app", &image, Some(&alice())).await;
     let refused = world.get(1, &World::paths("team/app", &image)[0], None).await;

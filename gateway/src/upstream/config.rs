@@ -106,6 +106,24 @@ pub enum Access {
     Challenge,
 }
 
+impl Access {
+    /// As the configuration says it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Cluster => "cluster",
+            Self::Verify => "verify",
+            Self::Challenge => "challenge",
+        }
+    }
+}
+
+/// Whether `NAME` can be the name of a credential helper: the program `docker-credential-NAME` is found in the `PATH` by
+/// it, and nowhere else.
+pub fn is_helper_name(name: &str) -> bool {
+    let known = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b'+');
+    (1..=64).contains(&name.len()) && name.bytes().all(known)
+}
+
 impl fmt::Debug for LoginFrom {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // The password never goes to a log.

@@ -4,8 +4,13 @@ use std::error::Error as _;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use anyhow::Context as _;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use serde::de::DeserializeOwned;
 use shoal_proto::name::ImageName;
+
+/// The largest answer of the admin API that is read: the status of a node with 10,000 peers is about 1.5 MiB.
+pub const MAX_ANSWER: usize = 16 * 1024 * 1024;
 
 /// A node on this machine accepts at once or not at all.
 const CONNECT: Duration = Duration::from_secs(5);
@@ -80,6 +85,40 @@ impl LocalNode {
     /// A POST to `path`, which starts with a slash.
     pub fn post(&self, path: &str) -> reqwest::RequestBuilder {
         self.client.post(format!("http://{}{path}", self.address))
+    }
+
+    /// Asks the admin API and reads its answer; `what` names that to people, should it be something else.
+    ///
+    /// # Errors
+    /// If no node answers, or one that refuses, or something that is no node.
+    pub async fn admin_answer<T: DeserializeOwned>(
+        &self,
+        ask: reqwest::RequestBuilder,
+        what: &str,
+    ) -> anyhow::Result<T> {
+        let address = self.address;
+        let mut response = ask.send().await.map_err(|error| self.failure(&error))?;
+        let status = response.status();
+        let mut body = Vec::new();
+        while let Some(piece) = response.chunk().await.map_err(|error| self.failure(&error))? {
+            anyhow::ensure!(
+                body.len() + piece.len() <= MAX_ANSWER,
+                "what answers at {address} sends more than {what}"
+            );
+            body.extend_from_slice(&piece);
+        }
+        anyhow::ensure!(
+            status.is_success(),
+            "the node at {address} answered {status}: {}",
+            printable(&String::from_utf8_lossy(&body))
+        );
+        serde_json::from_slice(&body).with_context(|| {
+            format!(
+                "what answers at {address} is not a node's admin API, or one of another version: say where that listens \
+                 with {} IP:PORT",
+                self.flag
+            )
+        })
     }
 
     /// What a failed request means.

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 use std::time::Duration;
 
-use shoal_gateway::upstream::config::{Access, LoginFrom, MirrorSettings, Settings, UpstreamSettings};
+use shoal_gateway::upstream::config::{LoginFrom, MirrorSettings, Settings, UpstreamSettings};
 
 use super::file::quoted;
 use super::{Loaded, Stream};
@@ -42,7 +42,10 @@ pub fn effective(loaded: &Loaded) -> String {
             Ttl::For(ttl) => time(ttl),
             Ttl::Forever => "forever".to_owned(),
         };
-        line(&mut out, &format!("\n[[tag]]\nmatch = {}\nttl = {}", quoted(&rule.matching), quoted(&ttl)));
+        line(
+            &mut out,
+            &format!("\n[[tag]]\nmatch = {}\nttl = {}", quoted(&rule.matching.to_string()), quoted(&ttl)),
+        );
     }
     upstreams(&mut out, &config.upstreams, config.access);
     out
@@ -112,7 +115,7 @@ fn one_upstream(out: &mut String, name: &str, upstream: &UpstreamSettings) {
         LoginFrom::Helper(name) => line(out, &format!("helper = {}", quoted(name))),
     }
     if let Some(access) = credentials.access {
-        line(out, &format!("access = {}", quoted(access_text(access))));
+        line(out, &format!("access = {}", quoted(access.name())));
     }
 }
 
@@ -146,14 +149,6 @@ const fn stream(stream: Stream) -> &'static str {
     match stream {
         Stream::Early => "early",
         Stream::Proven => "proven",
-    }
-}
-
-const fn access_text(access: Access) -> &'static str {
-    match access {
-        Access::Cluster => "cluster",
-        Access::Verify => "verify",
-        Access::Challenge => "challenge",
     }
 }
 

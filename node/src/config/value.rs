@@ -5,8 +5,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use reqwest::Url;
+use shoal_gateway::upstream::config::is_helper_name;
 use shoal_proto::name::Registry;
 use shoal_swarm::zone;
+use wildmatch::WildMatch;
 
 use super::Stream;
 use super::problem::Wrong;
@@ -129,7 +131,7 @@ pub(super) fn ttl(text: &str) -> Result<Ttl, Wrong> {
 }
 
 /// Which tags a rule is for.
-pub(super) fn tag_pattern(text: &str) -> Result<String, Wrong> {
+pub(super) fn tag_pattern(text: &str) -> Result<WildMatch, Wrong> {
     let names = text.contains(['/', '*']) && text.contains([':', '*']);
     let plain = text.chars().all(|c| c.is_ascii_graphic() && c != '?');
     if !names || !plain || text.len() > 512 {
@@ -138,7 +140,7 @@ pub(super) fn tag_pattern(text: &str) -> Result<String, Wrong> {
             "allowed: registry/repository:tag with * for any characters, as in docker.io/library/*:latest",
         ));
     }
-    Ok(text.to_owned())
+    Ok(WildMatch::new(text))
 }
 
 /// A registry's name, as clients use it.
@@ -162,8 +164,7 @@ pub(super) fn token_realm(text: &str) -> Result<String, Wrong> {
 
 /// The NAME of a credential helper `docker-credential-NAME`.
 pub(super) fn helper(text: &str) -> Result<String, Wrong> {
-    let known = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b'+');
-    if text.is_empty() || text.len() > 64 || !text.bytes().all(known) {
+    if !is_helper_name(text) {
         return Err(Wrong::new(
             "is not the name of a credential helper",
             "allowed: NAME of a program docker-credential-NAME in the PATH, as in ecr-login",

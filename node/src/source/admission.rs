@@ -138,15 +138,11 @@ impl NodeSource {
             }
             (passed, _) => passed,
         };
-        match (passed, self.ports.upstreams.access(&scope.registry)) {
-            (Err(PullError::Denied { .. }), Some(access @ (Profit::Verify | Profit::Challenge))) => {
-                Err(PullError::Private {
-                    registry: scope.registry.to_string(),
-                    wrong: self.login.is_some(),
-                    challenge: access == Profit::Challenge,
-                })
+        match passed {
+            Err(PullError::Denied { .. }) if self.wants_credentials(scope) => {
+                Err(self.private(scope, self.login.is_some()))
             }
-            (passed, _) => passed,
+            passed => passed,
         }
     }
 
@@ -183,10 +179,7 @@ impl NodeSource {
     fn refused_lately(&self, scope: &Scope, reader: Reader) -> bool {
         let expected = match reader {
             Reader::Client(_) => true,
-            Reader::Everyone | Reader::Cluster => {
-                let access = self.ports.upstreams.access(&scope.registry);
-                matches!(access, Some(Profit::Verify | Profit::Challenge))
-            }
+            Reader::Everyone | Reader::Cluster => self.wants_credentials(scope),
         };
         expected && self.access.is_refused(scope, reader)
     }
@@ -231,20 +224,29 @@ impl NodeSource {
         mine: Option<Result<(), PullError>>,
         refused: PullError,
     ) -> PullError {
-        let registry = &question.scope.registry;
-        let access = self.ports.upstreams.access(registry);
-        let private = |wrong| PullError::Private {
-            registry: registry.to_string(),
-            wrong,
-            challenge: access == Some(Profit::Challenge),
-        };
+        let scope = &question.scope;
         match mine {
-            Some(Err(PullError::Denied { .. })) => private(true),
+            Some(Err(PullError::Denied { .. })) => self.private(scope, true),
             Some(Err(error)) => error,
             // In a repository that everyone can read it is simply not there.
-            _ if self.access.may_read(&question.scope, question.reader) => refused,
-            _ if matches!(access, Some(Profit::Verify | Profit::Challenge)) => private(false),
+            _ if self.access.may_read(scope, question.reader) => refused,
+            _ if self.wants_credentials(scope) => self.private(scope, false),
             _ => refused,
+        }
+    }
+
+    /// Whether the operator lets clients read with credentials of their own what the node's can.
+    fn wants_credentials(&self, scope: &Scope) -> bool {
+        let access = self.ports.upstreams.access(&scope.registry);
+        matches!(access, Some(Profit::Verify | Profit::Challenge))
+    }
+
+    /// What a client is told that has shown no credentials, or `wrong` ones.
+    fn private(&self, scope: &Scope, wrong: bool) -> PullError {
+        PullError::Private {
+            registry: scope.registry.to_string(),
+            wrong,
+            challenge: self.ports.upstreams.access(&scope.registry) == Some(Profit::Challenge),
         }
     }
 

@@ -7,10 +7,10 @@ use shoal_proto::chunk::ChunkLayout;
 use shoal_proto::digest::Digest;
 use shoal_proto::manifest::{MAX_MANIFEST, media_type};
 use shoal_proto::name::{Reference, Scope};
-
-use super::{NodeSource, unavailable};
+use shoal_store::{ReadError, Store};
 use tokio::time::Instant;
 
+use super::{NodeSource, unavailable};
 use crate::fetch::small;
 use crate::turn::Wish;
 
@@ -38,8 +38,7 @@ impl NodeSource {
             async || self.fetch_manifest(scope, digest, accept).await,
             async |by| {
                 let bytes = small::from_peer(&self.ports, by, *digest, MAX_MANIFEST).await?;
-                self.ports.history.fetched(*digest, bytes.len() as u64, 0);
-                Some(self.kept(scope, typed(*digest, bytes, None)).await)
+                Some(self.kept_of_peer(scope, *digest, bytes).await)
             },
         )
         .await
@@ -53,22 +52,24 @@ impl NodeSource {
         accept: &Accept,
     ) -> Result<Manifest, PullError> {
         if let Some(bytes) = small::from_connected(&self.ports, *digest, MAX_MANIFEST).await {
-            self.ports.history.fetched(*digest, bytes.len() as u64, 0);
-            return Ok(self.kept(scope, typed(*digest, bytes, None)).await);
+            return Ok(self.kept_of_peer(scope, *digest, bytes).await);
         }
         match self.upstream_manifest(scope, digest, accept).await {
             Ok(manifest) => Ok(self.kept(scope, manifest).await),
             Err(error @ (PullError::Upstream { .. } | PullError::Throttled { .. })) => {
                 match small::from_peers(&self.ports, *digest, MAX_MANIFEST).await {
-                    Some(bytes) => {
-                        self.ports.history.fetched(*digest, bytes.len() as u64, 0);
-                        Ok(self.kept(scope, typed(*digest, bytes, None)).await)
-                    }
+                    Some(bytes) => Ok(self.kept_of_peer(scope, *digest, bytes).await),
                     None => Err(error),
                 }
             }
             Err(error) => Err(error),
         }
+    }
+
+    /// Keeps what a peer gave.
+    async fn kept_of_peer(&self, scope: &Scope, digest: Digest, bytes: Bytes) -> Manifest {
+        self.ports.history.fetched(digest, bytes.len() as u64, 0);
+        self.kept(scope, typed(digest, bytes, None)).await
     }
 
     /// Keeps a manifest and gives it back: a disk that is full costs the caching, not the pull.
@@ -103,24 +104,29 @@ impl NodeSource {
             )));
         }
         let layout = ChunkLayout::of(held.size).map_err(unavailable)?;
-        let mut bytes = BytesMut::new();
-        for chunk in 0..layout.count() {
-            match store.read_chunk(digest, chunk).await {
-                Ok(read) => bytes.extend_from_slice(&read.bytes),
-                Err(error) => {
-                    tracing::warn!(%error, %digest, "a held manifest is damaged and is fetched again");
-                    store.remove(digest).await.map_err(unavailable)?;
-                    return Ok(None);
-                }
+        let bytes = match whole(store, digest, layout).await {
+            Ok(bytes) => bytes,
+            Err(error) => {
+                tracing::warn!(%error, %digest, "a held manifest is damaged and is fetched again");
+                store.remove(digest).await.map_err(unavailable)?;
+                return Ok(None);
             }
-        }
-        let bytes = bytes.freeze();
+        };
         self.sizes.note(scope, &bytes);
         self.ports.metrics.store_request();
         self.ports.metrics.store_bytes(bytes.len() as u64);
         let said = store.media_type(digest).await.map_err(unavailable)?;
         Ok(Some(typed(*digest, bytes, said.as_deref())))
     }
+}
+
+/// The bytes of a held manifest. Fails if a chunk of it is not what it was.
+pub async fn whole(store: &Store, digest: &Digest, layout: ChunkLayout) -> Result<Bytes, ReadError> {
+    let mut bytes = BytesMut::new();
+    for chunk in 0..layout.count() {
+        bytes.extend_from_slice(&store.read_chunk(digest, chunk).await?.bytes);
+    }
+    Ok(bytes.freeze())
 }
 
 /// A proven manifest, of the type that its bytes tell; `said` is what upstream called it, if that was kept.

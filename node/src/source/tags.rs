@@ -1,7 +1,5 @@
 //! What a tag names: upstream decides, the fleet remembers.
 
-use std::time::{SystemTime, UNIX_EPOCH};
-
 use shoal_gateway::error::PullError;
 use shoal_gateway::source::{Accept, ManifestInfo};
 use shoal_gateway::upstream::identity::Identity;
@@ -13,6 +11,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Duration, Instant, timeout, timeout_at};
 
 use super::{NodeSource, unavailable};
+use crate::clock;
 use crate::hearsay;
 use crate::tags::{Said, Trust, Ttl};
 use crate::turn::Wish;
@@ -67,7 +66,7 @@ impl NodeSource {
     async fn stale(&self, ask: Ask<'_>, error: PullError) -> Result<Answer, PullError> {
         let Ask { scope, tag, .. } = ask;
         let Some(mapping) = self.remembered(ask).await else { return Err(error) };
-        let age = Duration::from_millis(now_unix_ms().saturating_sub(mapping.checked_unix_ms));
+        let age = Duration::from_millis(clock::unix_ms().saturating_sub(mapping.checked_unix_ms));
         let shown = humantime::format_duration(Duration::from_secs(age.as_secs()));
         if age > self.rules.stale {
             let reason = format!(
@@ -94,7 +93,7 @@ impl NodeSource {
     /// A HEAD and not a conditional GET: it costs no quota where GETs do, and has no body that a condition would save.
     async fn checked_within(&self, ask: Ask<'_>, ttl: Ttl) -> Result<TagMapping, PullError> {
         let Ask { scope, tag, accept, identity } = ask;
-        let (arrived, asked) = (now_unix_ms(), Instant::now());
+        let (arrived, asked) = (clock::unix_ms(), Instant::now());
         let key = as_asked(ask);
         let _turn = self.tags_in_flight.turn(&key).await;
         let mut fresh = match ttl {
@@ -161,7 +160,7 @@ impl NodeSource {
 
     async fn checked_tag(&self, ask: Ask<'_>, key: Digest) -> Result<TagMapping, PullError> {
         // Upstream's word is of some moment after this.
-        let checked_unix_ms = now_unix_ms();
+        let checked_unix_ms = clock::unix_ms();
         let info = self.upstream_tag(ask).await?;
         let mapping = TagMapping {
             scope: ask.scope.clone(),
@@ -186,7 +185,7 @@ impl NodeSource {
         let ask = Ask { scope, tag, accept: &accept, identity: &everyone };
         let now = Ttl::For(Duration::ZERO);
         // Before upstream is asked: what it says from then on counts.
-        self.recent.refreshed(scope, tag, now_unix_ms());
+        self.recent.refreshed(scope, tag, clock::unix_ms());
         let mapping = match self.checked_within(ask, now).await {
             Err(PullError::Denied { .. } | PullError::NotFound { .. }) => {
                 self.checked_within(Ask { identity: &Identity::Node, ..ask }, now).await?
@@ -328,11 +327,6 @@ fn told_to(identity: &Identity, mut known: Vec<SignedTagMapping>) -> Vec<SignedT
     known
 }
 
-fn now_unix_ms() -> u64 {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
-}
-
 /// The newest mapping that its signer did sign, of a type that the client accepts, not older than `within`.
 fn newest(
     mut known: Vec<SignedTagMapping>,
@@ -341,7 +335,7 @@ fn newest(
     accept: &Accept,
     within: Option<Duration>,
 ) -> Option<SignedTagMapping> {
-    let now = now_unix_ms();
+    let now = clock::unix_ms();
     known.retain(|SignedTagMapping { mapping, .. }| {
         // A clock that runs ahead, here or there, makes no mapping fresh for ever.
         let age = now.abs_diff(mapping.checked_unix_ms);

@@ -6,6 +6,7 @@ use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
 use super::*;
+use crate::cli::local::MAX_ANSWER;
 
 fn busy() -> Status {
     Status {
@@ -180,7 +181,7 @@ async fn a_node_is_asked() {
     assert!(error.ends_with("--admin-addr IP:PORT"), "{error}");
     let error = asked(StatusCode::NOT_FOUND, "no\u{1b}such page".into()).await.unwrap_err();
     assert!(error.to_string().ends_with("answered 404 Not Found: no such page"), "{error}");
-    let error = asked(ok, "x".repeat(MAX_STATUS + 1)).await.unwrap_err().to_string();
+    let error = asked(ok, "x".repeat(MAX_ANSWER + 1)).await.unwrap_err().to_string();
     assert!(error.ends_with("sends more than a status"), "{error}");
 }
 

@@ -38,10 +38,8 @@ pub(crate) enum Change {
     Repository(Digest, Scope),
     /// What a tag named.
     Tag(SignedTagMapping),
-    /// Upstream let these read a repository at this time.
-    Readable(Scope, &'static str, u64),
-    /// It does no more.
-    Unreadable(Scope, &'static str),
+    /// Upstream let these read a repository at this time, or does so no more.
+    Readable(Scope, &'static str, Option<u64>),
 }
 
 impl Change {
@@ -85,10 +83,7 @@ impl Change {
                 txn.open_table(MEDIA_TYPES)?.insert(&*key(digest), media_type.as_str())?;
                 Ok(())
             }
-            Self::Readable(scope, whom, checked_unix_ms) => {
-                readable(txn, scope, whom, Some(*checked_unix_ms))
-            }
-            Self::Unreadable(scope, whom) => readable(txn, scope, whom, None),
+            Self::Readable(scope, whom, checked_unix_ms) => readable(txn, scope, whom, *checked_unix_ms),
             Self::Repository(digest, scope) => {
                 let mut table = txn.open_table(REPOSITORIES)?;
                 let prefix = key(digest);

@@ -41,7 +41,7 @@ impl Store {
     /// # Errors
     /// Whatever the disk says.
     pub async fn note_repository(&self, digest: &Digest, scope: &Scope) -> Result<(), StoreError> {
-        if self.repositories(digest).await?.contains(scope) {
+        if self.is_in(digest, scope).await? {
             // Most of the time: it needs no commit.
             return Ok(());
         }
@@ -93,7 +93,7 @@ impl Store {
         whom: &'static str,
         checked_unix_ms: u64,
     ) -> Result<(), StoreError> {
-        self.inner.writer.write(Change::Readable(scope.clone(), whom, checked_unix_ms)).await
+        self.inner.writer.write(Change::Readable(scope.clone(), whom, Some(checked_unix_ms))).await
     }
 
     /// Forgets that.
@@ -101,7 +101,7 @@ impl Store {
     /// # Errors
     /// Whatever the disk says.
     pub async fn forget_readable(&self, scope: &Scope, whom: &'static str) -> Result<(), StoreError> {
-        self.inner.writer.write(Change::Unreadable(scope.clone(), whom)).await
+        self.inner.writer.write(Change::Readable(scope.clone(), whom, None)).await
     }
 
     /// When upstream last let them read a repository, if it ever did.

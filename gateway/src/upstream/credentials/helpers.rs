@@ -17,6 +17,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::Login;
+use crate::upstream::config::is_helper_name;
 
 /// The user name by which a helper says that its secret is an identity token.
 pub(super) const IDENTITY: &str = "<token>";
@@ -110,10 +111,9 @@ impl Said {
     }
 }
 
-/// Whether it can be the name of a helper: the program is found in the `PATH` by it, and nowhere else.
+/// Whether it can be the name of a helper.
 pub(in crate::upstream) fn check_name(name: &str) -> Result<(), String> {
-    let known = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b'+');
-    if name.is_empty() || name.len() > 64 || !name.bytes().all(known) {
+    if !is_helper_name(name) {
         let shown: String = name.chars().take(80).collect();
         return Err(format!(
             "{shown:?} is not the name of a helper: write NAME of a program docker-credential-NAME, as in ecr-login"

@@ -1,0 +1,14 @@
+//! The wall clock, as it is written down and told to others: times since the Unix epoch.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// Now, in milliseconds. 0 where the clock stands before 1970.
+pub fn unix_ms() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Now, in seconds.
+pub fn unix_seconds() -> u64 {
+    unix_ms() / 1000
+}
