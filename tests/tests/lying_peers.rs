@@ -164,8 +164,9 @@ async fn without_upstream_the_honest_peer_is_enough() {
         let setting = Setting::new(habit, "").await;
         let digest = &setting.blobs[0];
         // That everyone may read it is known from a time when upstream still answered.
-        let asked = setting.client.send(Method::HEAD, &format!("/v2/{REPOSITORY}/blobs/{digest}"), &[]);
-        assert_eq!(asked.await.unwrap().status, 200);
+        let path = format!("/v2/{REPOSITORY}/blobs/{digest}");
+        let asked = setting.client.send(Method::HEAD, &path, &[]).await.unwrap();
+        assert_eq!(asked.status, 200);
         setting.fleet.registry.fail(Kind::Blob, Fault::Status(503));
         let until = Instant::now() + PATIENCE;
         while let Err(error) = setting.client.blob(REPOSITORY, digest).await {
