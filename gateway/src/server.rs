@@ -5,6 +5,7 @@
 //! | `answer` | one request: what it asks for, whom to ask, what to say |
 //! | `path`, `routing`, `headers` | what a request means |
 //! | `manifest`, `blob`, `passage` | the endpoints |
+//! | `parts` | several ranges of a blob in one answer |
 //! | `reply`, `failure`, `link` | what an answer is made of |
 //! | `body`, `broken` | a body that may break off, and what its client is told when it comes back |
 //! | `record` | what is said of each answer once it is over |
@@ -24,6 +25,7 @@ mod failure;
 mod headers;
 mod link;
 mod manifest;
+mod parts;
 mod passage;
 mod path;
 mod record;

@@ -18,6 +18,7 @@
 //! | `credentials` | where a registry's login comes from |
 //! | `auth`, `challenge` | tokens |
 //! | `circuit`, `quota` | the pause that a registry asks for; how many requests it still allows |
+//! | `reach` | whether it answered when it was last asked |
 //! | `mirrors` | who is asked before the registry itself, and how well they are |
 //! | `manifest`, `blob`, `pass` | what can be asked |
 
@@ -37,6 +38,7 @@ mod mirrors;
 mod pass;
 mod policy;
 mod quota;
+mod reach;
 mod realm;
 mod redirect;
 mod request;
@@ -58,7 +60,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::HeaderValue;
+use http::{HeaderValue, StatusCode};
 use shoal_proto::digest::Digest;
 use shoal_proto::name::{Reference, Registry, Scope};
 use shoal_proto::range::ByteRange;
@@ -74,6 +76,9 @@ use self::strangers::Strangers;
 use crate::error::PullError;
 use crate::hops::Hops;
 use crate::source::{Accept, Manifest, Passage, Passed};
+
+/// The longest pause that is kept because another node says that a registry asked for it.
+const HEARSAY: Duration = Duration::from_mins(1);
 
 /// Every registry that this node may ask, and how. Clones share connections, tokens and pauses.
 #[derive(Clone)]
@@ -209,6 +214,21 @@ impl Upstreams {
         let sites = self.shared.by_registry.iter().map(|(name, site)| (name.clone(), site.clone()));
         let sites = sites.chain(self.shared.strangers.all());
         sites.filter_map(|(name, site)| Some((name, site.quota.last()?))).collect()
+    }
+
+    /// Takes another node's word that a registry wants to be left alone: each refused question may cost all nodes the next.
+    /// For a minute at the most, for the registry itself did not say it here.
+    pub fn heard(&self, registry: &Registry, error: &PullError) {
+        if let PullError::Throttled { status, retry_after: Some(after), .. } = error
+            && let (Ok(status), Ok(site)) = (StatusCode::from_u16(*status), self.site(registry))
+        {
+            site.circuit.throttled(status, (*after).min(HEARSAY), tokio::time::Instant::now());
+        }
+    }
+
+    /// Whether a registry failed when it was last asked, within the last minute.
+    pub fn is_down(&self, registry: &Registry) -> bool {
+        self.site(registry).is_ok_and(|site| site.reach.is_down(tokio::time::Instant::now()))
     }
 
     /// Whether a registry may be asked at all: by the allow and deny lists and by its name alone, without a

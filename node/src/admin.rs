@@ -22,6 +22,7 @@ use crate::history::History;
 use crate::homes::Homes;
 use crate::images::Refreshed;
 use crate::metrics::{Count, Metrics};
+use crate::savings::Ledger;
 use crate::source::NodeSource;
 use crate::status::{
     AllowanceLine, PeerLine, PullLine, SentPast, Source, Status, StoreLine, SwarmLine, Traffic,
@@ -49,6 +50,8 @@ pub struct Views {
     pub upstreams: Upstreams,
     /// Asks upstream.
     pub source: NodeSource,
+    /// What was saved.
+    pub ledger: Ledger,
     /// Where the gateway listens.
     pub gateway: SocketAddr,
     /// This node's zone.
@@ -118,6 +121,7 @@ impl Views {
                 peer: source(self.metrics.from_peers()),
                 upstream: source(self.metrics.from_upstream()),
             },
+            savings: self.ledger.sums(),
             sent_past: SentPast {
                 no_credentials: self.metrics.sent_past_by(Rule::NoCredentials),
                 wrong_credentials: self.metrics.sent_past_by(Rule::WrongCredentials),

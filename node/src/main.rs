@@ -36,6 +36,7 @@ pub mod logging;
 pub mod metrics;
 pub mod pull;
 pub mod run;
+pub mod savings;
 pub mod serve;
 pub mod setup;
 pub mod size;

@@ -89,6 +89,9 @@ pub struct Metrics {
     stale_tags: Counter,
     sent_past: Family<SentPast, Counter>,
     answers: Family<Answer, Counter>,
+    given: Counter,
+    pulls: Counter,
+    offline_pulls: Counter,
     allowance: Family<OfRegistry, Gauge>,
     connected_peers: Gauge,
     held_blobs: Gauge,
@@ -122,6 +125,13 @@ impl Default for Metrics {
             stale_tags: register(all, "stale_tags", "Tags answered from memory because upstream was down"),
             sent_past: register(all, "sent_past", "Clients sent to upstream by a rule of this node's"),
             answers: register(all, "gateway_answers", "Answers to clients by status"),
+            given: register(all, "given_bytes", "Bytes of manifests and blobs given to clients"),
+            pulls: register(all, "pulls", "Images pulled by clients"),
+            offline_pulls: register(
+                all,
+                "offline_pulls",
+                "Images pulled by clients while their registry failed",
+            ),
             allowance: register(all, "registry_requests_left", ALLOWANCE),
             connected_peers: register(all, "connected_peers", "Peers connected now"),
             held_blobs: register(all, "held_blobs", "Blobs held, their digests proven"),
@@ -246,6 +256,27 @@ impl Metrics {
     /// A client was answered.
     pub fn answered(&self, what: &'static str, status: u16) {
         self.answers.get_or_create(&Answer { what, status }).inc();
+    }
+
+    /// A client was given these bytes of a manifest or blob.
+    pub fn gave(&self, bytes: u64) {
+        self.given.inc_by(bytes);
+    }
+
+    /// A client was given an image's manifest, perhaps while its registry failed.
+    pub fn pulled(&self, offline: bool) {
+        self.pulls.inc();
+        self.offline_pulls.inc_by(offline.into());
+    }
+
+    /// Bytes given to clients so far.
+    pub fn given(&self) -> u64 {
+        self.given.get()
+    }
+
+    /// Images pulled so far, and those of them that were while their registry failed.
+    pub fn pulls(&self) -> (u64, u64) {
+        (self.pulls.get(), self.offline_pulls.get())
     }
 
     /// What came from the store.

@@ -28,6 +28,7 @@ use crate::fetch::{Fetcher, Ports, Rates};
 use crate::history::History;
 use crate::homes::Homes;
 use crate::metrics::Metrics;
+use crate::savings::{self, Ledger};
 use crate::serve::NodeServe;
 use crate::source::NodeSource;
 use crate::tags::Recent;
@@ -59,6 +60,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let metrics = Metrics::default();
 
     let (store, keypair) = open(&config.data_dir).await?;
+    let ledger = Ledger::open(store.clone(), metrics.clone()).await?;
     let keypair = Arc::new(keypair);
     let via = format!("shoal-{}", keypair.public().to_peer_id());
     let upstreams = upstreams(&config, &via)?;
@@ -115,12 +117,14 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         history: history.clone(),
         upstreams: upstreams.clone(),
         source: source.clone(),
+        ledger: ledger.clone(),
         gateway: served.said.gateway,
         zone: config.zone.clone(),
         started,
         serving: served.serving.clone(),
     };
-    let settings = server::Settings::new(via, upstreams.known(), observe(metrics, history));
+    tokio::spawn(ledger.clone().keep(shutdown.clone()));
+    let settings = server::Settings::new(via, upstreams.known(), observe(metrics, history, upstreams));
     let limits = server::Limits { connections: descriptors::connections(), ..server::Limits::default() };
     let router = server::router(Arc::new(source), settings);
     tasks.spawn(named("the gateway", server::serve_within(gateway, router, shutdown.clone(), limits)));
@@ -148,6 +152,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         // Who asks twice does not want to wait.
         _ = told_to_stop(false) => tracing::warn!("told to stop again: answers on their way are cut off"),
     }
+    ledger.close().await;
     stopped
 }
 
@@ -281,13 +286,16 @@ fn swarm_config(config: &Config, keypair: Keypair, download: RateCap) -> anyhow:
 }
 
 /// Counts and logs each answer to a client.
-fn observe(metrics: Metrics, history: History) -> server::Observe {
+fn observe(metrics: Metrics, history: History, upstreams: Upstreams) -> server::Observe {
     Arc::new(move |answered| {
         server::log(answered);
         metrics.answered(answered.what, answered.status);
         if let Some(rule) = answered.refusal.as_ref().and_then(|refusal| refusal.rule) {
             metrics.sent_past(rule);
         }
+        savings::count(&metrics, answered, || {
+            answered.scope.as_ref().is_some_and(|scope| upstreams.is_down(&scope.registry))
+        });
         history.answered(answered);
     })
 }

@@ -8,6 +8,7 @@ use shoal_proto::digest::Digest;
 use crate::cli;
 use crate::cli::local::LocalNode;
 use crate::config::{self, Environment, Listener};
+use crate::savings::Savings;
 
 mod render;
 #[cfg(test)]
@@ -39,6 +40,9 @@ pub struct Status {
     pub store: StoreLine,
     /// What it got since it started, by where that came from.
     pub traffic: Traffic,
+    /// What it spared its registries since its data directory was made.
+    #[serde(default)]
+    pub savings: Savings,
     /// Clients that its rules sent to upstream since it started.
     #[serde(default)]
     pub sent_past: SentPast,

@@ -66,7 +66,11 @@ impl Wish<'_> {
                     Some(told) => return Ok(told),
                     None => lost.push(by),
                 },
-                Turn::Failed(how) => return Err(hearsay::told(self.registry.to_string(), how)),
+                Turn::Failed(how) => {
+                    let error = hearsay::told(self.registry.to_string(), how);
+                    ports.upstreams.heard(self.registry, &error);
+                    return Err(error);
+                }
                 Turn::Alone => break,
             }
         }

@@ -1,4 +1,7 @@
-//! Byte ranges, and the one form of HTTP's `Range` header that registries answer.
+//! Byte ranges, and HTTP's `Range` header.
+
+/// The most ranges of one request that are answered each: podman asks for up to 1024 missing chunks of a layer at once.
+pub const MAX_RANGES: usize = 1024;
 
 /// The bytes `start..end` of a blob; never empty.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -49,17 +52,31 @@ pub struct Unsatisfiable {
 }
 
 impl RangeRequest {
-    /// Reads a `Range` header.
+    /// Reads a `Range` header that asks for one range.
     ///
     /// `None` means that the header is to be ignored and the whole blob sent: another unit, several ranges or
-    /// a malformed value (RFC 9110, section 14.2: "A server … MAY ignore the Range header field"). podman's
-    /// zstd:chunked sends several ranges and takes a 200 as a cue to fall back; 416 would fail its pull.
+    /// a malformed value (RFC 9110, section 14.2: "A server … MAY ignore the Range header field").
     pub fn parse(header: &str) -> Option<Self> {
+        match Self::parse_all(header)?[..] {
+            [one] => Some(one),
+            _ => None,
+        }
+    }
+
+    /// Reads a `Range` header, in its order: at least one range, and at most [`MAX_RANGES`].
+    ///
+    /// `None` means what it means for [`RangeRequest::parse`]; too many ranges are ignored too.
+    pub fn parse_all(header: &str) -> Option<Vec<Self>> {
         let (unit, set) = header.trim().split_once('=')?;
         if !unit.trim().eq_ignore_ascii_case("bytes") {
             return None;
         }
-        let (first, last) = set.trim().split_once('-')?;
+        let all: Vec<Self> = set.split(',').take(MAX_RANGES + 1).map(Self::one).collect::<Option<_>>()?;
+        (all.len() <= MAX_RANGES).then_some(all)
+    }
+
+    fn one(text: &str) -> Option<Self> {
+        let (first, last) = text.trim().split_once('-')?;
         let number = |text: &str| -> Option<u64> {
             let digits = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
             // More digits than u64 holds is a position behind every blob's end.
@@ -114,6 +131,22 @@ mod tests {
         ] {
             assert_eq!(RangeRequest::parse(header), expected, "{header}");
         }
+    }
+
+    #[test]
+    fn several_at_once() {
+        let from = |first, last| RangeRequest::From { first, last };
+        let several = vec![from(0, Some(1)), from(7, Some(9)), RangeRequest::Suffix(2), from(3, None)];
+        assert_eq!(RangeRequest::parse_all("bytes=0-1, 7-9,-2 ,3-"), Some(several));
+        assert_eq!(RangeRequest::parse_all("bytes=0-1"), Some(vec![from(0, Some(1))]));
+        for malformed in
+            ["bytes=0-1,", "bytes=,0-1", "bytes=0-1,x", "bytes=0-1,9-5", "lines=0-1,2-3", "bytes="]
+        {
+            assert_eq!(RangeRequest::parse_all(malformed), None, "{malformed}");
+        }
+        let many = |count: usize| format!("bytes={}", vec!["0-1"; count].join(","));
+        assert_eq!(RangeRequest::parse_all(&many(MAX_RANGES)).unwrap().len(), MAX_RANGES);
+        assert_eq!(RangeRequest::parse_all(&many(MAX_RANGES + 1)), None);
     }
 
     #[test]

@@ -198,6 +198,11 @@ impl Image {
 
 /// An index over the images of several platforms.
 pub fn index(images: &[&Image]) -> Document {
+    index_as(OCI_INDEX, images)
+}
+
+/// The same, of this media type.
+pub fn index_as(media_type: &'static str, images: &[&Image]) -> Document {
     let manifests: Vec<Value> = images
         .iter()
         .map(|image| {
@@ -209,7 +214,7 @@ pub fn index(images: &[&Image]) -> Document {
             })
         })
         .collect();
-    Document::new(OCI_INDEX, &json!({ "schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": manifests }))
+    Document::new(media_type, &json!({ "schemaVersion": 2, "mediaType": media_type, "manifests": manifests }))
 }
 
 /// This machine's architecture, as Go and so every registry names it.

@@ -8,6 +8,7 @@
 //!   │        ▲ link   the way to it, of a given rate, that counts bytes and can be cut or alter them
 //!   ├────► nginx      what stands before registries: TLS, client certificates, redirects, limits
 //!   ├────► faulty     an upstream that lies, refuses, stalls
+//!   ├────► token_server   whom a registry sends its clients to for tokens
 //!   ├────► guarded    who may read what of a registry, changed while it runs
 //!   ├────► peer       a peer that lies, stalls, vanishes; raw: one that says any bytes at all
 //!   └────► client     a client of our own that checks every byte
@@ -42,5 +43,6 @@ pub mod puller;
 pub mod raw;
 pub mod registry;
 pub mod skopeo;
+pub mod token_server;
 pub mod tool;
 pub mod usage;

@@ -65,6 +65,8 @@ pub struct Status {
     pub store: Stored,
     /// Where bytes came from.
     pub traffic: Traffic,
+    /// What it saved since its data directory was made.
+    pub savings: Savings,
     /// How many keys it has announced.
     pub announced: u64,
     /// The blobs that it is fetching now.
@@ -87,6 +89,19 @@ pub struct Stored {
     pub blobs: u64,
     /// Their bytes.
     pub bytes: u64,
+}
+
+/// What a node spared its registries.
+#[derive(Debug, Clone, Copy, Deserialize)]
+pub struct Savings {
+    /// Bytes given to clients.
+    pub given_bytes: u64,
+    /// Bytes that came from registries.
+    pub upstream_bytes: u64,
+    /// Images pulled.
+    pub pulls: u64,
+    /// Those pulled while their registry was down.
+    pub offline_pulls: u64,
 }
 
 /// Where bytes came from.

@@ -15,6 +15,7 @@ use crate::image::Image;
 use crate::image::debian::Debian;
 use crate::netns::Namespace;
 use crate::process::{Process, Spec, until};
+use crate::token_server::{ISSUER, SERVICE};
 use crate::tool::{self, Tool};
 use access::Access;
 use push::Target;
@@ -52,8 +53,22 @@ pub struct Site {
     pub namespace: Option<Arc<Namespace>>,
     /// The URL of the registry of which this one is a pull-through cache, if it is one.
     pub caches: Option<String>,
-    /// The file of users and passwords that it asks for, if it does.
-    pub htpasswd: Option<PathBuf>,
+    /// Whom it asks for what before it gives anything, if it does.
+    pub guard: Option<Guard>,
+}
+
+/// What a registry asks for.
+#[derive(Debug, Clone)]
+pub enum Guard {
+    /// A user of this file, which it reads again when it changes.
+    Passwords(PathBuf),
+    /// A token of this service.
+    Tokens {
+        /// The URL that it sends clients to.
+        realm: String,
+        /// The file of the service's keys.
+        keys: PathBuf,
+    },
 }
 
 /// A registry, serving plain http, its content in a directory of its own.
@@ -140,12 +155,12 @@ impl Registry {
         self.process.thaw()
     }
 
-    /// Starts it again, where it was, and from now on it asks for a user of this file. It reads it again when it changes.
+    /// Starts it again, where it was, and from now on it asks for this.
     ///
     /// # Errors
     /// If it does not start.
-    pub async fn ask_for_passwords(&mut self, htpasswd: &Path) -> Result<()> {
-        self.site.htpasswd = Some(htpasswd.to_owned());
+    pub async fn guard(&mut self, guard: Guard) -> Result<()> {
+        self.site.guard = Some(guard);
         self.restart().await
     }
 
@@ -199,11 +214,16 @@ async fn launch(kind: Kind, directory: &Path, site: &Site) -> Result<(Process, S
 fn configuration(content: &Path, site: &Site) -> String {
     let address = site.address.unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 0)));
     let cache = site.caches.as_ref().map(|url| format!("proxy:\n  remoteurl: {url}\n")).unwrap_or_default();
-    let auth = site
-        .htpasswd
-        .as_ref()
-        .map(|file| format!("auth:\n  htpasswd:\n    realm: test\n    path: {}\n", file.display()));
-    let auth = auth.unwrap_or_default();
+    let auth = match &site.guard {
+        None => String::new(),
+        Some(Guard::Passwords(file)) => {
+            format!("auth:\n  htpasswd:\n    realm: test\n    path: {}\n", file.display())
+        }
+        Some(Guard::Tokens { realm, keys }) => format!(
+            "auth:\n  token:\n    realm: {realm}\n    service: {SERVICE}\n    issuer: {ISSUER}\n    jwks: {}\n",
+            keys.display()
+        ),
+    };
     format!(
         "version: 0.1
 log:

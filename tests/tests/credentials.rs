@@ -1,4 +1,4 @@
-//! Logins, certificates and mirrors with a real registry behind nginx.
+//! Logins, certificates, mirrors and limits with a real registry behind nginx.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -6,14 +6,17 @@ use std::fs;
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
+use futures::future::join_all;
 use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
 use shoal_tests::client::Client;
+use shoal_tests::fleet::Fleet;
 use shoal_tests::image::{Image, synthetic};
 use shoal_tests::nginx::{Nginx, Seen, free};
 use shoal_tests::node::{self, Node, Settings};
 use shoal_tests::process::Process;
-use shoal_tests::registry::{Kind, Registry};
+use shoal_tests::registry::{Guard, Kind, Registry};
 
 const REPOSITORY: &str = "some/image";
 /// ann's password, `secret` and then `rotated`, as bcrypt hashes them.
@@ -34,7 +37,7 @@ async fn private(home: &Path) -> (Registry, [Image; 2]) {
         registry.push(REPOSITORY, tag, image).await.unwrap();
     }
     fs::write(home.join("htpasswd"), [SECRET, STORAGE].concat()).unwrap();
-    registry.ask_for_passwords(&home.join("htpasswd")).await.unwrap();
+    registry.guard(Guard::Passwords(home.join("htpasswd"))).await.unwrap();
     (registry, images)
 }
 
@@ -238,4 +241,70 @@ async fn mirrors_that_are_down_empty_busy_and_well() {
     assert_eq!(asked(busy), 1, "it wanted to be left alone for two minutes: {seen:?}");
     let failures = node.log().unwrap().matches("a mirror failed").count();
     assert!((1..=3).contains(&failures), "the one that is down is not asked for each blob\n{failures}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fleet_that_is_told_to_wait_asks_nothing_more_until_then() {
+    const NODES: usize = 3;
+    let mut fleet = Fleet::start(Kind::Distribution, 0).await.unwrap();
+    let image = synthetic::image(fleet.home(), 1, &[3_000_000, 2000]).unwrap();
+    fleet.registry.push(REPOSITORY, "one", &image).await.unwrap();
+    let (at, limited) = (free("127.0.0.1").unwrap(), fleet.home().join("limited"));
+    let server = format!(
+        "server {{
+           listen {at};
+           location / {{
+             if (-f {}) {{
+               add_header Retry-After 8 always;
+               return 429;
+             }}
+             proxy_pass http://{};
+           }}
+         }}",
+        limited.display(),
+        fleet.registry.address()
+    );
+    let nginx = Nginx::start(fleet.home(), "nginx", at, &server).await.unwrap();
+    for _ in 0..NODES {
+        let settings =
+            Settings { upstreams: vec![("reg.test".to_owned(), format!("http://{at}"))], ..fleet.settings() };
+        fleet.grow_with(settings).await.unwrap();
+    }
+    fleet.settled().await.unwrap();
+    let everywhere = async |path: &str| {
+        let path = format!("/v2/reg.test/{REPOSITORY}/{path}");
+        let asks = fleet.nodes.iter().map(|node| {
+            let (client, path) = (node.client().unwrap(), path.clone());
+            async move { client.get(&path).await.unwrap() }
+        });
+        join_all(asks).await
+    };
+
+    fs::write(&limited, "").unwrap();
+    let told = everywhere("manifests/one").await;
+    let until = Instant::now() + Duration::from_secs(9);
+    assert!(
+        told.iter().all(|answer| answer.status != 200 && !answer.header("retry-after").is_empty()),
+        "{told:?}"
+    );
+    assert_eq!(nginx.seen().await.unwrap().len(), 1, "one node asks for all");
+    let other = [1, 2].map(|number| format!("manifests/other-{number}"));
+    let blobs = image.blobs().map(|blob| format!("blobs/{}", blob.digest));
+    for path in other.into_iter().chain(blobs) {
+        let told = everywhere(&path).await;
+        assert!(told.iter().all(|answer| answer.status != 200), "{told:?}");
+    }
+    assert!(Instant::now() + Duration::from_secs(2) < until, "the machine is too slow for this test");
+    assert_eq!(nginx.seen().await.unwrap().len(), 1, "nothing else is asked for either");
+
+    fs::remove_file(&limited).unwrap();
+    tokio::time::sleep_until(until.into()).await;
+    let before = fleet.registry.access().await.unwrap();
+    let repository = format!("reg.test/{REPOSITORY}");
+    let pulls =
+        fleet.nodes.iter().map(async |node| node.client().unwrap().pull(&repository, "one", &image).await);
+    for pulled in join_all(pulls).await {
+        pulled.unwrap();
+    }
+    assert_eq!(fleet.registry.access().await.unwrap().since(&before).all_blob_bytes(), image.size());
 }

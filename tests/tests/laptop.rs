@@ -53,7 +53,17 @@ async fn docker_pulls_again_while_its_registry_is_gone() {
     fleet.nodes[0].restart().await.unwrap();
     pull();
     assert_eq!(id(), first);
-    let traffic = fleet.nodes[0].status().await.unwrap().traffic;
+    let status = fleet.nodes[0].status().await.unwrap();
+    let (traffic, saved) = (status.traffic, status.savings);
     assert_eq!(traffic.upstream.bytes, 0);
     assert!(traffic.store.bytes >= layers, "{traffic:?}");
+
+    // What was saved is counted over the restart, and shown to people.
+    assert_eq!(saved.upstream_bytes, upstream);
+    assert!(saved.given_bytes >= 2 * layers, "{saved:?}");
+    assert_eq!((saved.pulls, saved.offline_pulls), (2, 1), "{saved:?}");
+    let mut shown = Command::new(tool::shoal().unwrap());
+    shown.args(["status", "--admin-addr", &fleet.nodes[0].serving.admin.to_string()]);
+    let shown = String::from_utf8(output(&mut shown).unwrap()).unwrap();
+    assert!(shown.contains("2 pulls, 1 of them while the registry was down"), "{shown}");
 }

@@ -32,7 +32,7 @@ async fn hosts_reach_each_other_until_they_are_cut_or_split_off() {
         address: Some(SocketAddr::from((server.address, 5000))),
         namespace: Some(Arc::clone(&server.namespace)),
         caches: None,
-        htpasswd: None,
+        guard: None,
     };
     let registry = Registry::start_at(Kind::Debian, home.path(), "registry", site).await.unwrap();
     let address = registry.address();

@@ -7,11 +7,14 @@ use std::time::Duration;
 
 use futures::future::join_all;
 use http::{Method, StatusCode};
+use shoal_proto::manifest::DOCKER_LIST;
 use shoal_tests::client::Answer;
 use shoal_tests::fleet::{Fleet, REGISTRY};
 use shoal_tests::guarded::Guarded;
-use shoal_tests::image::{DOCKER_MANIFEST, Image, OCI_INDEX, OCI_MANIFEST, digest, index, synthetic};
-use shoal_tests::node::Node;
+use shoal_tests::image::{
+    DOCKER_MANIFEST, Dialect, Image, Layer, OCI_INDEX, OCI_MANIFEST, digest, index, index_as, synthetic,
+};
+use shoal_tests::node::{Node, Settings};
 use shoal_tests::process::output;
 use shoal_tests::registry::push::Target;
 use shoal_tests::registry::{Kind, Registry};
@@ -220,4 +223,45 @@ async fn clients_that_accept_other_types_get_the_right_manifest() {
     assert_eq!(world.asked(), 1, "what was said to others is not what is said to this client");
     world.head(0, "v1").await;
     assert_eq!(world.asked(), 0);
+}
+
+/// docker-registry 2.8 gives the image of its default platform to who accepts no list.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_registry_that_answers_by_what_is_accepted_is_understood_by_the_whole_fleet() {
+    let mut fleet = Fleet::start(Kind::Debian, 0).await.unwrap();
+    for _ in 0..2 {
+        let settings = Settings { config: "tag_ttl = \"1h\"".to_owned(), ..fleet.settings() };
+        fleet.grow_with(settings).await.unwrap();
+    }
+    fleet.settled().await.unwrap();
+    let blob = synthetic::blob(fleet.home(), 1, 2000).unwrap();
+    let layer = Layer { diff_id: blob.digest.clone(), blob };
+    let image = Image::assemble(fleet.home(), "amd64", &[layer], Dialect::Docker).unwrap();
+    fleet.registry.push(REPOSITORY, "image", &image).await.unwrap();
+    let list = index_as(DOCKER_LIST, &[&image]);
+    Target::new(&fleet.registry.url()).document(REPOSITORY, "v1", &list).await.unwrap();
+
+    let both = [DOCKER_LIST, DOCKER_MANIFEST].join(", ");
+    let questions = [(DOCKER_MANIFEST, &image.manifest), (DOCKER_LIST, &list), (both.as_str(), &list)];
+    let path = format!("/v2/{REGISTRY}/{REPOSITORY}/manifests/v1");
+    let each_gets_its_own = async || {
+        for node in &fleet.nodes {
+            for (accept, expected) in questions {
+                let answer =
+                    node.client().unwrap().send(Method::GET, &path, &[("accept", accept)]).await.unwrap();
+                assert_eq!(answer.status, 200, "{accept}: {answer:?}");
+                assert_eq!(answer.body, expected.bytes, "{accept}");
+                assert_eq!(answer.header("content-type"), expected.media_type);
+            }
+        }
+    };
+    each_gets_its_own().await;
+    let before = fleet.registry.access().await.unwrap();
+    each_gets_its_own().await;
+    let asked = fleet.registry.access().await.unwrap().since(&before);
+    assert_eq!(
+        (asked.manifest_requests("HEAD"), asked.manifest_requests("GET")),
+        (0, 0),
+        "it was asked again"
+    );
 }

@@ -15,7 +15,7 @@ use crate::error::PullError;
 use crate::source::{BlobBody, Source};
 
 impl<S: Source> Shared<S> {
-    /// A blob or the one range of it that was asked for.
+    /// A blob, or the parts of it that were asked for.
     pub(super) async fn blob(&self, ask: &Ask<'_>, digest: &Digest) -> Result<Reply, Failure> {
         let request = &ask.request.headers;
         let has = headers::client_has(request, digest);
@@ -25,7 +25,13 @@ impl<S: Source> Shared<S> {
             return Ok(described(status, size, digest));
         }
         // Only GET knows ranges (RFC 9110, section 14.2).
-        let wanted = headers::range(request, digest);
+        let ranges = headers::ranges(request, digest);
+        if ranges.len() > 1
+            && let Some(parts) = self.parts(ask, digest, &ranges).await?
+        {
+            return Ok(parts);
+        }
+        let wanted = ranges.first().copied().filter(|_| ranges.len() == 1);
         let key = (ask.scope.clone(), *digest);
         if matches!(wanted, Some(RangeRequest::From { first: 1.., .. })) && self.broken.lately(&key) {
             return Err(Failure::broke_here());
@@ -51,7 +57,7 @@ impl<S: Source> Shared<S> {
     /// Waits for the first bytes, so that a source which has none becomes a status and not an empty body.
     ///
     /// containerd asks again and again where a 200 came without a byte, and never goes on to its next host.
-    async fn begun(
+    pub(super) async fn begun(
         &self,
         mut opened: BlobBody,
     ) -> Result<stream::BoxStream<'static, Result<bytes::Bytes, PullError>>, Failure> {
@@ -65,7 +71,7 @@ impl<S: Source> Shared<S> {
     }
 }
 
-fn failed(error: &PullError) -> Failure {
+pub(super) fn failed(error: &PullError) -> Failure {
     Failure::pull(Sought::Blob, error)
 }
 
@@ -73,7 +79,10 @@ fn failed(error: &PullError) -> Failure {
 ///
 /// The source is held to what was asked: another range under a `Content-Range` of ours would put bytes in the
 /// wrong place of the client's file.
-fn promised(opened: &BlobBody, wanted: Option<RangeRequest>) -> Result<Option<ByteRange>, Failure> {
+pub(super) fn promised(
+    opened: &BlobBody,
+    wanted: Option<RangeRequest>,
+) -> Result<Option<ByteRange>, Failure> {
     let size = opened.size;
     let expected = match wanted {
         Some(wanted) => match wanted.resolve(size) {
@@ -92,7 +101,7 @@ fn promised(opened: &BlobBody, wanted: Option<RangeRequest>) -> Result<Option<By
 }
 
 /// All that HEAD says of a blob.
-fn described(status: StatusCode, length: u64, digest: &Digest) -> Reply {
+pub(super) fn described(status: StatusCode, length: u64, digest: &Digest) -> Reply {
     Reply::of_length(status, length)
         .typed("application/octet-stream")
         .identified(digest)

@@ -46,15 +46,16 @@ pub(super) fn client_has(headers: &HeaderMap, digest: &Digest) -> bool {
         .any(|given| given == "*" || given.strip_prefix("W/").unwrap_or(given) == tag)
 }
 
-/// The range wanted, if there is one to be honoured: a single one, and `If-Range`, where given, names this very
-/// content (RFC 9110, section 13.1.5: strong comparison; dates never match, as nothing here has one).
-pub(super) fn range(headers: &HeaderMap, digest: &Digest) -> Option<RangeRequest> {
+/// The ranges wanted, in their order, if they are to be honoured: there is one such line, and `If-Range`, where given,
+/// names this very content (RFC 9110, section 13.1.5: strong comparison; dates never match, as nothing here has one).
+/// Empty for the whole.
+pub(super) fn ranges(headers: &HeaderMap, digest: &Digest) -> Vec<RangeRequest> {
     let mut lines = headers.get_all(header::RANGE).into_iter();
-    let (line, None) = (lines.next()?, lines.next()) else { return None };
+    let (Some(line), None) = (lines.next(), lines.next()) else { return Vec::new() };
     if headers.get(header::IF_RANGE).is_some_and(|given| given.as_bytes() != etag(digest).as_bytes()) {
-        return None;
+        return Vec::new();
     }
-    RangeRequest::parse(line.to_str().ok()?)
+    line.to_str().ok().and_then(RangeRequest::parse_all).unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -93,16 +94,17 @@ mod tests {
         ] {
             assert_eq!(client_has(&headers(&[("if-none-match", given)]), &digest), has, "{given}");
         }
-        let wanted = Some(RangeRequest::From { first: 3, last: None });
+        let from = |first, last| RangeRequest::From { first, last };
+        let wanted = vec![from(3, None)];
         for (given, expected) in [
-            (&[("range", "bytes=3-")][..], wanted),
+            (&[("range", "bytes=3-")][..], wanted.clone()),
             (&[("range", "bytes=3-"), ("if-range", &tag)], wanted),
-            (&[("range", "bytes=3-"), ("if-range", &format!("W/{tag}"))], None),
-            (&[("range", "bytes=3-"), ("if-range", "Tue, 01 Jan 2030 00:00:00 GMT")], None),
-            (&[("range", "bytes=3-"), ("range", "bytes=4-")], None),
-            (&[("range", "bytes=3-4,6-7")], None),
+            (&[("range", "bytes=3-"), ("if-range", &format!("W/{tag}"))], Vec::new()),
+            (&[("range", "bytes=3-"), ("if-range", "Tue, 01 Jan 2030 00:00:00 GMT")], Vec::new()),
+            (&[("range", "bytes=3-"), ("range", "bytes=4-")], Vec::new()),
+            (&[("range", "bytes=3-4,6-7")], vec![from(3, Some(4)), from(6, Some(7))]),
         ] {
-            assert_eq!(range(&headers(given), &digest), expected, "{given:?}");
+            assert_eq!(ranges(&headers(given), &digest), expected, "{given:?}");
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use http::StatusCode;
+use http::{HeaderValue, StatusCode};
 use shoal_proto::name::Scope;
 
 /// Told of each answer when it is over, for logs and metrics.
@@ -23,6 +23,8 @@ pub struct Answered {
     pub scope: Option<Scope>,
     /// The tag or digest, if the request was understood and has one.
     pub reference: Option<String>,
+    /// What the answer says that its body is.
+    pub media_type: Option<String>,
     /// The status sent; 499 if the client left before there was one.
     pub status: u16,
     /// Body bytes given to the connection. Some of the last may not have reached the client.
@@ -87,8 +89,9 @@ pub enum Ended {
 
 /// Writes one line at debug level: an observer of its own, and a building block for others.
 pub fn log(answered: &Answered) {
-    let Answered { what, head, scope, reference, status, bytes, first_byte, duration, ended, refusal } =
-        answered;
+    let Answered {
+        what, head, scope, reference, status, bytes, first_byte, duration, ended, refusal, ..
+    } = answered;
     let refusal = refusal.as_ref().map(|refusal| &refusal.message);
     let scope = scope.as_ref().map(tracing::field::display);
     let reference = reference.as_deref();
@@ -123,6 +126,7 @@ impl Recorder {
             head,
             scope: None,
             reference: None,
+            media_type: None,
             status: CLIENT_LEFT,
             bytes: 0,
             first_byte: Duration::ZERO,
@@ -141,6 +145,10 @@ impl Recorder {
 
     pub(super) fn status(&mut self, status: StatusCode) {
         self.answered.status = status.as_u16();
+    }
+
+    pub(super) fn typed(&mut self, media_type: Option<&HeaderValue>) {
+        self.answered.media_type = media_type.and_then(|value| value.to_str().ok()).map(str::to_owned);
     }
 
     pub(super) fn refused(&mut self, refusal: Option<Refusal>) {

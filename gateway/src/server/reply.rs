@@ -96,6 +96,7 @@ impl Reply {
     /// The response, whose body reports to `recorder`.
     pub(super) fn into_response(self, head: bool, mut recorder: Recorder) -> Response {
         recorder.status(self.status);
+        recorder.typed(self.headers.get(CONTENT_TYPE));
         recorder.refused(self.refusal);
         let content = if head { Content::Nothing } else { self.content };
         if matches!(content, Content::Nothing) {

@@ -39,10 +39,12 @@ struct Answer {
 /// Asks the mirrors that may be asked and then the registry, and returns the head of a successful answer (2xx), or of
 /// a 416.
 pub(super) async fn ask(at: At<'_>, ask: Ask) -> Result<Response, PullError> {
-    match mirrors::ask(at, &ask).await {
+    let answer = match mirrors::ask(at, &ask).await {
         Some(response) => Ok(response),
         None => ask_registry(at, &ask).await,
-    }
+    };
+    at.site.reach.note(&answer, Instant::now());
+    answer
 }
 
 /// The same, of the registry alone.

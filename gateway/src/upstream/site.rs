@@ -15,6 +15,7 @@ use super::credentials::Logins;
 use super::identity::{Lent, Who};
 use super::mirrors::Mirror;
 use super::quota::Quota;
+use super::reach::Reach;
 use super::settings::Checked;
 use crate::error::PullError;
 
@@ -39,6 +40,7 @@ pub(super) struct Site {
     pub(super) circuit: Circuit,
     pub(super) tokens: Tokens,
     pub(super) quota: Quota,
+    pub(super) reach: Reach,
     /// Asked in this order before the registry itself.
     pub(super) mirrors: Vec<Arc<Mirror>>,
 }
@@ -67,6 +69,7 @@ impl Site {
             circuit: Circuit::default(),
             tokens: Tokens::default(),
             quota: Quota::default(),
+            reach: Reach::default(),
             mirrors,
         })
     }
@@ -87,6 +90,7 @@ impl Site {
             circuit: Circuit::default(),
             tokens: Tokens::default(),
             quota: Quota::default(),
+            reach: Reach::default(),
             mirrors: Vec::new(),
         })
     }

@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use indicatif::BinaryBytes;
 
-use crate::cli::count;
-
 use super::{AllowanceLine, PeerLine, PullLine, SentPast, Source, Status, SwarmLine};
+use crate::cli::count;
+use crate::clock;
+use crate::savings::Savings;
 
 /// The most peers and pulls listed; the rest is counted.
 const LISTED: usize = 20;
@@ -33,6 +34,7 @@ pub(super) fn for_people(status: &Status) -> String {
     }
     field(&mut out, "announced", &format!("{}, of blobs and tags", count(status.announced, "key")));
     field(&mut out, "uploaded", &BinaryBytes(status.uploaded_bytes).to_string());
+    saved(&mut out, &status.savings);
     sent_past(&mut out, status.sent_past);
     for said in status.allowances.iter().take(LISTED) {
         field(&mut out, "allowed", &allowance(said));
@@ -44,6 +46,22 @@ pub(super) fn for_people(status: &Status) -> String {
     }
     list(&mut out, "peers connected", &status.peers, peer_line);
     out
+}
+
+/// Nothing of it before the first pull.
+fn saved(out: &mut String, savings: &Savings) {
+    if savings.pulls == 0 {
+        return;
+    }
+    let Savings { since, pulls, offline_pulls, .. } = *savings;
+    let since = span(clock::unix_seconds().saturating_sub(since));
+    let saved = BinaryBytes(savings.saved_bytes());
+    field(out, "saved", &format!("{saved} that registries did not have to send again, in {since}"));
+    let mut pulled = count(pulls, "pull");
+    if offline_pulls > 0 {
+        let _ = write!(pulled, ", {offline_pulls} of them while the registry was down");
+    }
+    field(out, "", &pulled);
 }
 
 /// Only where there were some: most nodes have no such rules.

@@ -7,6 +7,7 @@ use tokio::task::JoinSet;
 
 use super::*;
 use crate::cli::local::MAX_ANSWER;
+use crate::clock;
 
 fn busy() -> Status {
     Status {
@@ -28,6 +29,15 @@ fn busy() -> Status {
             store: Source { requests: 1_234, bytes: 5_368_709_120 },
             peer: Source { requests: 8, bytes: 1_048_576 },
             upstream: Source { requests: 0, bytes: 0 },
+        },
+        savings: Savings {
+            // Long enough before now that its span does not change while the test runs.
+            since: clock::unix_seconds() - (9 * 86_400 + 3_600 * 3 + 1_800),
+            given_bytes: 3_221_225_472,
+            peer_bytes: 1_048_576,
+            upstream_bytes: 2_147_483_648,
+            pulls: 34,
+            offline_pulls: 2,
         },
         allowances: vec![AllowanceLine {
             registry: "docker.io".to_owned(),
@@ -57,6 +67,7 @@ fn fresh() -> Status {
         peers: Vec::new(),
         store: StoreLine::default(),
         traffic: Traffic::default(),
+        savings: Savings::default(),
         allowances: Vec::new(),
         sent_past: SentPast::default(),
         uploaded_bytes: 0,
@@ -81,6 +92,8 @@ shoal 0.1.0, ready, up 3d 4h
              1 blob in part, 30.00 MiB
   announced  12 keys, of blobs and tags
   uploaded   2.00 KiB
+  saved      1.00 GiB that registries did not have to send again, in 9d 3h
+             34 pulls, 2 of them while the registry was down
   sent past  2 requests, without credentials for what is not everyone's
              1 request, for registries that the configuration forbids
   allowed    7 requests of 100 left in 6h 0m, by docker.io

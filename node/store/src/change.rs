@@ -10,8 +10,8 @@ use shoal_proto::wire::{MAX_TAG_MAPPINGS, generated, mapping_from_wire, mapping_
 
 use crate::StoreError;
 use crate::tables::{
-    CHUNKS, HASHES, HASHES_A_ROW, HELD, INLINE, MEDIA_TYPES, PARTIAL, READABLE, REPOSITORIES, TAGS, Vouched,
-    key, readable_key, repository_key, row_key, rows_of, tag_prefix,
+    CHUNKS, HASHES, HASHES_A_ROW, HELD, INLINE, MEDIA_TYPES, PARTIAL, READABLE, REPOSITORIES, TAGS, TOTALS,
+    Vouched, key, readable_key, repository_key, row_key, rows_of, tag_prefix,
 };
 
 /// The most repositories remembered for one blob.
@@ -40,6 +40,8 @@ pub(crate) enum Change {
     Tag(SignedTagMapping),
     /// Upstream let these read a repository at this time, or does so no more.
     Readable(Scope, &'static str, Option<u64>),
+    /// How far these were counted.
+    Totals(Vec<(&'static str, u64)>),
 }
 
 impl Change {
@@ -98,6 +100,7 @@ impl Change {
                 Ok(())
             }
             Self::Tag(signed) => put_tag(txn, signed),
+            Self::Totals(totals) => put_totals(txn, totals),
         }
     }
 }
@@ -112,6 +115,14 @@ fn readable(
     match checked_unix_ms {
         Some(checked_unix_ms) => drop(table.insert(key.as_str(), checked_unix_ms)?),
         None => drop(table.remove(key.as_str())?),
+    }
+    Ok(())
+}
+
+fn put_totals(txn: &WriteTransaction, totals: &[(&str, u64)]) -> Result<(), StoreError> {
+    let mut table = txn.open_table(TOTALS)?;
+    for (name, total) in totals {
+        table.insert(*name, total)?;
     }
     Ok(())
 }

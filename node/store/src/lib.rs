@@ -21,6 +21,7 @@
 //! | [`Store`] | held blobs |
 //! | `held` | reading them |
 //! | `metadata` | media types, repositories, tags |
+//! | `totals` | what is counted from one start to the next |
 //! | [`Partial`] | a blob on its way: what all handles share, hashing, publishing, resuming |
 //! | `recent` | chunks that were just stored |
 //! | `damage` | what is done about a held blob that is no longer what it was |
@@ -48,6 +49,7 @@ mod recent;
 mod recovery;
 mod store;
 mod tables;
+mod totals;
 mod turns;
 mod writer;
 

@@ -15,7 +15,7 @@ use crate::disk::{Disk, DiskLock};
 use crate::store::remove_if_there;
 use crate::tables::{
     ADOPTING, CHUNKS, FORMAT, HASHES, HELD, INLINE, MEDIA_TYPES, META, PARTIAL, READABLE, REPOSITORIES, TAGS,
-    digest_of, row_number, rows_of,
+    TOTALS, digest_of, row_number, rows_of,
 };
 use crate::{MAX_INLINE, OpenError, Options, StoreError, adopt, layout};
 
@@ -122,6 +122,7 @@ fn prepare(database: &Database) -> Result<(u64, bool), StoreError> {
             txn.open_table(REPOSITORIES)?;
             txn.open_table(TAGS)?;
             txn.open_table(READABLE)?;
+            txn.open_table(TOTALS)?;
         }
         Ok((format, adopting))
     })

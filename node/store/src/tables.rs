@@ -34,6 +34,9 @@ pub(crate) const READABLE: TableDefinition<'_, &str, u64> = TableDefinition::new
 /// What tags named: `registry NUL repository NUL tag NUL media type`, to a signed mapping.
 pub(crate) const TAGS: TableDefinition<'_, &str, Bytes> = TableDefinition::new("tags");
 
+/// What a node counts for as long as its database lives, by name.
+pub(crate) const TOTALS: TableDefinition<'_, &str, u64> = TableDefinition::new("totals");
+
 /// The format's number.
 pub(crate) const FORMAT: u64 = 1;
 

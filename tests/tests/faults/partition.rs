@@ -51,7 +51,7 @@ impl Hosts {
             address: Some(SocketAddr::from((upstream.address, 5000))),
             namespace: Some(Arc::clone(&upstream.namespace)),
             caches: None,
-            htpasswd: None,
+            guard: None,
         };
         let registry = Registry::start_at(Kind::Distribution, home.path(), "registry", site).await.unwrap();
         let key = new_key(home.path(), "cluster.key").unwrap();

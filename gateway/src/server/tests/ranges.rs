@@ -34,7 +34,7 @@ async fn a_table_of_ranges() {
         assert_eq!(reply.error().0, "SIZE_INVALID");
     }
     for range in
-        ["bytes=1-2,5-6", "bytes=5-2", "bytes=a-b", "bytes", "lines=1-2", "bytes=--1", "bytes=+1-2", ""]
+        ["bytes=1-2,9-6", "bytes=5-2", "bytes=a-b", "bytes", "lines=1-2", "bytes=--1", "bytes=+1-2", ""]
     {
         let reply = client.ask("GET", &target, &[("Range", range)]).await;
         assert_eq!((reply.status, reply.body == bytes), (200, true), "{range}");
@@ -48,6 +48,44 @@ async fn a_table_of_ranges() {
         let reply = client.ask("GET", &target, &[("Range", "bytes=5-"), ("If-Range", if_range)]).await;
         assert_eq!(reply.status, status, "{if_range}");
     }
+}
+
+#[tokio::test]
+async fn several_ranges_are_parts_of_one_answer() {
+    let gateway = Gateway::start().await;
+    let bytes = content(10_000);
+    let digest = gateway.memory.add_blob(&scope("ghcr.io/a"), bytes.clone());
+    gateway.memory.pieces_of(7);
+    let target = format!("/v2/a/blobs/{digest}?ns=ghcr.io");
+    let mut client = gateway.connect().await;
+    // As they were asked for: not in order, overlapping, and without those behind the end.
+    let asked = "bytes=5000-5099, 10-20,20000-,15-30, -3";
+    let reply = client.ask("GET", &target, &[("Range", asked)]).await;
+    assert_eq!(reply.status, 206);
+    assert!(reply.maybe("content-range").is_none());
+    let boundary =
+        reply.header("content-type").strip_prefix("multipart/byteranges; boundary=").unwrap().to_owned();
+    let mut expected = Vec::new();
+    for (start, end) in [(5000, 5100), (10, 21), (15, 31), (9997, 10_000)] {
+        let head = format!(
+            "\r\n--{boundary}\r\nContent-Type: application/octet-stream\r\nContent-Range: bytes {start}-{}/10000\r\n\r\n",
+            end - 1
+        );
+        expected.extend_from_slice(head.as_bytes());
+        expected.extend_from_slice(&bytes[start..end]);
+    }
+    expected.extend_from_slice(format!("\r\n--{boundary}--\r\n").as_bytes());
+    assert_eq!(reply.header("content-length"), expected.len().to_string());
+    assert!(reply.body == expected, "{}", String::from_utf8_lossy(&reply.body));
+
+    // The whole is shorter.
+    let reply = client.ask("GET", &target, &[("Range", "bytes=0-9000,1-9000")]).await;
+    assert_eq!((reply.status, reply.body == bytes), (200, true));
+    let reply = client.ask("GET", &target, &[("Range", "bytes=10000-,-0")]).await;
+    assert_eq!((reply.status, reply.header("content-range")), (416, "bytes */10000"));
+    // What the source does not have at all is told by a status.
+    let gone = format!("/v2/ghcr.io/b/blobs/{digest}");
+    assert_eq!(client.ask("GET", &gone, &[("Range", "bytes=1-2,4-5")]).await.status, 404);
 }
 
 #[tokio::test]

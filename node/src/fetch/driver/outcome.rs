@@ -100,13 +100,17 @@ impl Driver {
                 self.digest
             )));
         }
-        Status::Failed(self.upstream_error.take().unwrap_or_else(|| {
-            let registry = self.scopes.first().map_or_else(String::new, |scope| scope.registry.to_string());
-            match failure {
-                // Other members were refused, or met with trouble.
-                Some(failure) => hearsay::told(registry, failure.into()),
-                None => PullError::Unavailable("no peer and no upstream could give the blob".to_owned()),
-            }
-        }))
+        if let Some(error) = self.upstream_error.take() {
+            return Status::Failed(error);
+        }
+        let (Some(failure), Some(scope)) = (failure, self.scopes.first()) else {
+            return Status::Failed(PullError::Unavailable(
+                "no peer and no upstream could give the blob".to_owned(),
+            ));
+        };
+        // Other members were refused, or met with trouble.
+        let error = hearsay::told(scope.registry.to_string(), failure.into());
+        self.ports.upstreams.heard(&scope.registry, &error);
+        Status::Failed(error)
     }
 }

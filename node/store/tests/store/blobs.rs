@@ -146,3 +146,17 @@ async fn on_the_real_disk_one_process_at_a_time() {
     assert_eq!((recovery.held, recovery.orphans), (1, 2));
     assert_eq!(whole(&store, &digest).await.unwrap(), bytes);
 }
+
+#[tokio::test]
+async fn totals_are_kept() {
+    let disk = MemoryDisk::new();
+    {
+        let (store, _) = open(&disk);
+        assert!(store.totals().await.unwrap().is_empty());
+        store.set_totals(vec![("bytes", 1), ("pulls", 2)]).await.unwrap();
+        store.set_totals(vec![("bytes", 3)]).await.unwrap();
+    }
+    let (store, _) = open(&disk);
+    let expected = [("bytes".to_owned(), 3), ("pulls".to_owned(), 2)];
+    assert_eq!(store.totals().await.unwrap(), expected.into());
+}

@@ -18,7 +18,7 @@ pub(crate) async fn measure(bench: &mut Bench<'_>) -> Result<Round> {
         address: Some(SocketAddr::from((host.address, PORT))),
         namespace: Some(Arc::clone(&host.namespace)),
         caches: Some(bench.upstream.url.clone()),
-        htpasswd: None,
+        guard: None,
     };
     let cache = Registry::start_at(Kind::Debian, bench.home.path(), "cache-registry", site).await?;
     if bench.options.holders() > 0 {

@@ -42,7 +42,7 @@ impl Upstream {
             address: Some(own),
             namespace: Some(Arc::clone(&host.namespace)),
             caches: None,
-            htpasswd: None,
+            guard: None,
         };
         let registry = Registry::start_at(options.registry, home, "upstream-registry", site).await?;
         let request = Request {

@@ -1,0 +1,73 @@
+//! Whether a registry answered when it was last asked: what is served while it does not, was saved from an outage.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::error::PullError;
+
+/// For how long a failure says that the registry is down. It is asked again by whoever wants something new.
+const COUNTS: Duration = Duration::from_mins(1);
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(super) struct Reach {
+    /// Held for an instant only, never across an await.
+    failed_at: Mutex<Option<Instant>>,
+}
+
+impl Reach {
+    /// What came of a question. Only a registry that is there can refuse something; one that wants to be left alone
+    /// says nothing new.
+    pub(super) fn note<T>(&self, answer: &Result<T, PullError>, now: Instant) {
+        let failed = match answer {
+            Err(PullError::Upstream { status: None | Some(500..), .. }) => Some(now),
+            Err(PullError::Throttled { .. } | PullError::Refused(_)) => return,
+            Ok(_) | Err(_) => None,
+        };
+        *self.failed_at.lock().unwrap_or_else(PoisonError::into_inner) = failed;
+    }
+
+    /// Whether the last question failed, a short while ago.
+    pub(super) fn is_down(&self, now: Instant) -> bool {
+        let failed_at = *self.failed_at.lock().unwrap_or_else(PoisonError::into_inner);
+        failed_at.is_some_and(|at| now.saturating_duration_since(at) < COUNTS)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn failed(status: Option<u16>) -> Result<(), PullError> {
+        Err(PullError::Upstream { registry: "reg.test".into(), status, reason: "on purpose".into() })
+    }
+
+    #[test]
+    fn a_registry_is_down_for_a_while_after_a_failure_and_up_with_its_next_answer() {
+        let (reach, begin) = (Reach::default(), Instant::now());
+        assert!(!reach.is_down(begin));
+        for down in [None, Some(500), Some(503)] {
+            reach.note(&failed(down), begin);
+            assert!(reach.is_down(begin), "{down:?}");
+            assert!(!reach.is_down(begin + COUNTS));
+            reach.note(&Err::<(), _>(PullError::NotFound { registry: "reg.test".into() }), begin);
+            assert!(!reach.is_down(begin));
+        }
+        reach.note(&failed(Some(400)), begin);
+        assert!(!reach.is_down(begin), "it answered");
+    }
+
+    #[test]
+    fn one_that_wants_to_be_left_alone_says_nothing_new() {
+        let (reach, begin) = (Reach::default(), Instant::now());
+        let throttled =
+            || PullError::Throttled { registry: "reg.test".into(), status: 429, retry_after: None };
+        reach.note(&Err::<(), _>(throttled()), begin);
+        assert!(!reach.is_down(begin));
+        reach.note(&failed(None), begin);
+        reach.note(&Err::<(), _>(throttled()), begin);
+        assert!(reach.is_down(begin));
+    }
+}

@@ -1,0 +1,209 @@
+//! What a node spared its registries since its data directory was made, through all its starts: what `shoal status` tells
+//! somebody who has one machine and wonders what Shoal is good for.
+//!
+//! The counters themselves are [`Metrics`], which begin at nothing with each start. What earlier runs counted is read
+//! once, and the sums are written down every few seconds and when the node stops; a kill loses the last of them.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use shoal_gateway::server::{Answered, Ended};
+use shoal_proto::manifest::{DOCKER_MANIFEST, OCI_MANIFEST};
+use shoal_store::{Store, StoreError};
+use tokio_util::sync::CancellationToken;
+
+use crate::clock;
+use crate::metrics::Metrics;
+
+/// How often the sums are written down, if they changed.
+const WRITE_EACH: Duration = Duration::from_secs(5);
+
+/// The sums.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Savings {
+    /// Since when it is counted, in seconds since the Unix epoch.
+    pub since: u64,
+    /// Bytes of manifests and blobs given to clients.
+    pub given_bytes: u64,
+    /// Bytes that came from other nodes.
+    pub peer_bytes: u64,
+    /// Bytes that came from registries.
+    pub upstream_bytes: u64,
+    /// Pulls of an image: each is one GET of its manifest.
+    pub pulls: u64,
+    /// Those of them that were served while the image's registry failed.
+    pub offline_pulls: u64,
+}
+
+impl Savings {
+    /// Bytes given to clients that no registry had to send again.
+    pub const fn saved_bytes(&self) -> u64 {
+        self.given_bytes.saturating_sub(self.upstream_bytes)
+    }
+
+    fn and(self, metrics: &Metrics) -> Self {
+        let (pulls, offline_pulls) = metrics.pulls();
+        Self {
+            since: self.since,
+            given_bytes: self.given_bytes.saturating_add(metrics.given()),
+            peer_bytes: self.peer_bytes.saturating_add(metrics.from_peers().bytes),
+            upstream_bytes: self.upstream_bytes.saturating_add(metrics.from_upstream().bytes),
+            pulls: self.pulls.saturating_add(pulls),
+            offline_pulls: self.offline_pulls.saturating_add(offline_pulls),
+        }
+    }
+
+    /// The names in the database are not to be changed.
+    const fn rows(&self) -> [(&'static str, u64); 6] {
+        [
+            ("since", self.since),
+            ("given_bytes", self.given_bytes),
+            ("peer_bytes", self.peer_bytes),
+            ("upstream_bytes", self.upstream_bytes),
+            ("pulls", self.pulls),
+            ("offline_pulls", self.offline_pulls),
+        ]
+    }
+}
+
+/// Counts on from where the last run ended. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Ledger {
+    store: Store,
+    metrics: Metrics,
+    before: Savings,
+}
+
+impl Ledger {
+    /// Reads what earlier runs counted.
+    ///
+    /// # Errors
+    /// Whatever the disk says.
+    pub async fn open(store: Store, metrics: Metrics) -> Result<Self, StoreError> {
+        let rows = store.totals().await?;
+        let row = |name: &str| rows.get(name).copied();
+        let before = Savings {
+            since: row("since").unwrap_or_else(clock::unix_seconds),
+            given_bytes: row("given_bytes").unwrap_or_default(),
+            peer_bytes: row("peer_bytes").unwrap_or_default(),
+            upstream_bytes: row("upstream_bytes").unwrap_or_default(),
+            pulls: row("pulls").unwrap_or_default(),
+            offline_pulls: row("offline_pulls").unwrap_or_default(),
+        };
+        Ok(Self { store, metrics, before })
+    }
+
+    /// The sums now.
+    pub fn sums(&self) -> Savings {
+        self.before.and(&self.metrics)
+    }
+
+    /// Writes the sums down now and then, until the node stops.
+    pub async fn keep(self, shutdown: CancellationToken) {
+        let mut written = None;
+        while shutdown.run_until_cancelled(tokio::time::sleep(WRITE_EACH)).await.is_some() {
+            let sums = self.sums();
+            if written != Some(sums) && self.write(sums).await {
+                written = Some(sums);
+            }
+        }
+    }
+
+    /// Writes the sums down a last time.
+    pub async fn close(self) {
+        self.write(self.sums()).await;
+    }
+
+    async fn write(&self, sums: Savings) -> bool {
+        let written = self.store.set_totals(sums.rows().to_vec()).await;
+        if let Err(error) = &written {
+            tracing::warn!(%error, "what was saved so far could not be written down");
+        }
+        written.is_ok()
+    }
+}
+
+/// Counts an answer to a client; `is_down` is whether its registry fails.
+pub fn count(metrics: &Metrics, answered: &Answered, is_down: impl FnOnce() -> bool) {
+    if !matches!((answered.what, answered.status), ("manifest" | "blob", 200 | 206)) {
+        return;
+    }
+    metrics.gave(answered.bytes);
+    let image =
+        answered.media_type.as_deref().is_some_and(|said| [OCI_MANIFEST, DOCKER_MANIFEST].contains(&said));
+    if image && !answered.head && answered.ended == Ended::Whole {
+        metrics.pulled(is_down());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use shoal_proto::manifest::OCI_INDEX;
+    use shoal_store::disk::real::RealDisk;
+
+    use super::*;
+
+    fn answered(what: &'static str, status: u16, media_type: &str) -> Answered {
+        Answered {
+            what,
+            head: false,
+            scope: None,
+            reference: None,
+            media_type: Some(media_type.to_owned()),
+            status,
+            bytes: 100,
+            first_byte: Duration::ZERO,
+            duration: Duration::ZERO,
+            ended: Ended::Whole,
+            refusal: None,
+        }
+    }
+
+    #[test]
+    fn a_pull_is_one_image_manifest_given_whole() {
+        let metrics = Metrics::default();
+        let image = || answered("manifest", 200, OCI_MANIFEST);
+        for (answer, given, pulls) in [
+            (image(), 100, (1, 1)),
+            (Answered { head: true, bytes: 0, ..image() }, 100, (1, 1)),
+            (Answered { ended: Ended::ClientLeft, ..image() }, 200, (1, 1)),
+            (answered("manifest", 200, OCI_INDEX), 300, (1, 1)),
+            (answered("manifest", 404, "application/json"), 300, (1, 1)),
+            (answered("blob", 206, "application/octet-stream"), 400, (1, 1)),
+            (answered("tags", 200, "application/json"), 400, (1, 1)),
+            (answered("manifest", 200, DOCKER_MANIFEST), 500, (2, 2)),
+        ] {
+            count(&metrics, &answer, || true);
+            assert_eq!((metrics.given(), metrics.pulls()), (given, pulls), "{answer:?}");
+        }
+        count(&metrics, &image(), || false);
+        assert_eq!(metrics.pulls(), (3, 2));
+    }
+
+    #[tokio::test]
+    async fn it_counts_on_after_a_restart() {
+        let home = tempfile::tempdir().unwrap();
+        let open =
+            || Store::open(Arc::new(RealDisk::at(home.path()).unwrap()), shoal_store::Options::default());
+        let run = async |given: u64, upstream: u64| {
+            let (store, _) = open().unwrap();
+            let metrics = Metrics::default();
+            let ledger = Ledger::open(store, metrics.clone()).await.unwrap();
+            metrics.gave(given);
+            metrics.upstream_bytes(upstream);
+            metrics.pulled(given > upstream);
+            let sums = ledger.sums();
+            ledger.close().await;
+            sums
+        };
+        let first = run(100, 100).await;
+        assert_eq!((first.saved_bytes(), first.pulls, first.offline_pulls), (0, 1, 0));
+        let second = run(100, 0).await;
+        assert_eq!((second.saved_bytes(), second.pulls, second.offline_pulls), (100, 2, 1));
+        assert_eq!((second.since, second.given_bytes, second.upstream_bytes), (first.since, 200, 100));
+        let less = Savings { given_bytes: 1, upstream_bytes: 2, ..second };
+        assert_eq!(less.saved_bytes(), 0, "a pull that was broken off saved nothing");
+    }
+}
