@@ -222,7 +222,7 @@ impl Upstreams {
         if let PullError::Throttled { status, retry_after: Some(after), .. } = error
             && let (Ok(status), Ok(site)) = (StatusCode::from_u16(*status), self.site(registry))
         {
-            site.circuit.throttled(status, (*after).min(HEARSAY), tokio::time::Instant::now());
+            site.hearsay.throttled(status, (*after).min(HEARSAY), tokio::time::Instant::now());
         }
     }
 

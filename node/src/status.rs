@@ -7,6 +7,7 @@ use shoal_proto::digest::Digest;
 
 use crate::cli;
 use crate::cli::local::LocalNode;
+use crate::clock;
 use crate::config::{self, Environment, Listener};
 use crate::savings::Savings;
 
@@ -190,7 +191,7 @@ pub async fn run(options: Options, environment: &Environment) -> anyhow::Result<
     let text = if options.json {
         format!("{}\n", serde_json::to_string_pretty(&status)?)
     } else {
-        render::for_people(&status)
+        render::for_people(&status, clock::unix_seconds())
     };
     cli::print(&text)
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use http::{Method, StatusCode};
 use shoal_tests::client::Client;
 use shoal_tests::guarded::basic;
-use shoal_tests::image::{Image, synthetic};
+use shoal_tests::image::{Image, OCI_MANIFEST, synthetic};
 use shoal_tests::node::{Node, Settings};
 use shoal_tests::registry::{Guard, Kind, Registry};
 use shoal_tests::token_server::{LEEWAY, TokenServer};
@@ -42,7 +42,9 @@ async fn node(home: &Path, name: &str, registry: &Registry, rest: &str) -> (Node
 }
 
 async fn status(client: &Client, repository: &str, authorization: Option<&str>) -> StatusCode {
-    let headers: Vec<_> = authorization.map(|given| ("authorization", given)).into_iter().collect();
+    let accept = ("accept", OCI_MANIFEST);
+    let headers: Vec<_> =
+        authorization.map(|given| ("authorization", given)).into_iter().chain([accept]).collect();
     let path = format!("/v2/reg.test/{repository}/manifests/v0");
     client.send(Method::GET, &path, &headers).await.unwrap().status
 }

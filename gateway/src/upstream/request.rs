@@ -15,7 +15,7 @@ use super::address::NotPublic;
 use super::auth::{self, Grant};
 use super::body;
 use super::challenge;
-use super::circuit;
+use super::circuit::{self, Circuit};
 use super::client::{Wire, chain};
 use super::mirrors;
 use super::redirect::{self, MAX_REDIRECTS, is_redirect};
@@ -50,12 +50,15 @@ pub(super) async fn ask(at: At<'_>, ask: Ask) -> Result<Response, PullError> {
 /// The same, of the registry alone.
 pub(super) async fn ask_registry(at: At<'_>, ask: &Ask) -> Result<Response, PullError> {
     let site = at.site;
-    if let Some(pause) = site.circuit.pause(Instant::now()) {
-        return Err(PullError::Throttled {
+    let pause = |circuit: &Circuit, is_own: bool| {
+        circuit.pause(Instant::now()).map(|pause| PullError::Throttled {
             registry: site.registry.to_string(),
             status: pause.status.as_u16(),
-            retry_after: Some(pause.left),
-        });
+            retry_after: is_own.then_some(pause.left),
+        })
+    };
+    if let Some(error) = pause(&site.circuit, true).or_else(|| pause(&site.hearsay, false)) {
+        return Err(error);
     }
     let head = at.web.limits.head;
     // Boxed: what it holds over its waits is large.

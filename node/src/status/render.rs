@@ -7,14 +7,13 @@ use indicatif::BinaryBytes;
 
 use super::{AllowanceLine, PeerLine, PullLine, SentPast, Source, Status, SwarmLine};
 use crate::cli::count;
-use crate::clock;
 use crate::savings::Savings;
 
 /// The most peers and pulls listed; the rest is counted.
 const LISTED: usize = 20;
 
-/// Renders a status for a terminal.
-pub(super) fn for_people(status: &Status) -> String {
+/// Renders a status for a terminal. `now` is in seconds since the Unix epoch.
+pub(super) fn for_people(status: &Status, now: u64) -> String {
     let mut out = String::new();
     let ready = if status.ready { "ready" } else { "not ready yet" };
     let up = span(status.uptime_seconds);
@@ -34,7 +33,7 @@ pub(super) fn for_people(status: &Status) -> String {
     }
     field(&mut out, "announced", &format!("{}, of blobs and tags", count(status.announced, "key")));
     field(&mut out, "uploaded", &BinaryBytes(status.uploaded_bytes).to_string());
-    saved(&mut out, &status.savings);
+    saved(&mut out, &status.savings, now);
     sent_past(&mut out, status.sent_past);
     for said in status.allowances.iter().take(LISTED) {
         field(&mut out, "allowed", &allowance(said));
@@ -49,12 +48,12 @@ pub(super) fn for_people(status: &Status) -> String {
 }
 
 /// Nothing of it before the first pull.
-fn saved(out: &mut String, savings: &Savings) {
+fn saved(out: &mut String, savings: &Savings, now: u64) {
     if savings.pulls == 0 {
         return;
     }
     let Savings { since, pulls, offline_pulls, .. } = *savings;
-    let since = span(clock::unix_seconds().saturating_sub(since));
+    let since = span(now.saturating_sub(since));
     let saved = BinaryBytes(savings.saved_bytes());
     field(out, "saved", &format!("{saved} that registries did not have to send again, in {since}"));
     let mut pulled = count(pulls, "pull");

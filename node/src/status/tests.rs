@@ -7,7 +7,9 @@ use tokio::task::JoinSet;
 
 use super::*;
 use crate::cli::local::MAX_ANSWER;
-use crate::clock;
+
+/// When it is asked, in seconds since the Unix epoch.
+const NOW: u64 = 1_795_000_000 + 9 * 86_400 + 3 * 3_600 + 1_800;
 
 fn busy() -> Status {
     Status {
@@ -31,8 +33,7 @@ fn busy() -> Status {
             upstream: Source { requests: 0, bytes: 0 },
         },
         savings: Savings {
-            // Long enough before now that its span does not change while the test runs.
-            since: clock::unix_seconds() - (9 * 86_400 + 3_600 * 3 + 1_800),
+            since: 1_795_000_000,
             given_bytes: 3_221_225_472,
             peer_bytes: 1_048_576,
             upstream_bytes: 2_147_483_648,
@@ -112,7 +113,7 @@ swarms kept: 1
 peers connected: 1
   12D3KooWPeer  10.0.0.7:5056  for 2m 5s  in eu-west-1b
 ";
-    assert_eq!(render::for_people(&busy()), expected);
+    assert_eq!(render::for_people(&busy(), NOW), expected);
 }
 
 #[test]
@@ -136,14 +137,14 @@ pulls running: 0
 
 peers connected: 0
 ";
-    assert_eq!(render::for_people(&fresh()), expected);
+    assert_eq!(render::for_people(&fresh(), NOW), expected);
 }
 
 #[test]
 fn long_lists_are_counted() {
     let peer = busy().peers.remove(0);
     let status = Status { peers: vec![peer; 23], ..busy() };
-    let text = render::for_people(&status);
+    let text = render::for_people(&status, NOW);
     assert!(text.contains("peers connected: 23\n") && text.ends_with("  and 3 more\n"), "{text}");
 }
 
@@ -161,6 +162,8 @@ fn the_json_has_these_names() {
         "traffic": {"store": {"requests": 1_234, "bytes": 5_368_709_120_u64},
                     "peer": {"requests": 8, "bytes": 1_048_576}, "upstream": {"requests": 0, "bytes": 0}},
         "allowances": [{"registry": "docker.io", "remaining": 7, "limit": 100, "window_seconds": 21600}],
+        "savings": {"since": 1_795_000_000, "given_bytes": 3_221_225_472_u64, "peer_bytes": 1_048_576,
+                    "upstream_bytes": 2_147_483_648_u64, "pulls": 34, "offline_pulls": 2},
         "sent_past": {"no_credentials": 2, "wrong_credentials": 0, "registry": 1},
         "uploaded_bytes": 2_048, "announced": 12,
         "pulls": [{"digest": digest.to_string(), "size": 41_943_040, "have_bytes": 31_457_280}],

@@ -10,7 +10,7 @@ use std::time::Duration;
 use libp2p_identity::PeerId;
 
 use super::home::QuestionId;
-use super::lease::LeaseEnd;
+use super::lease::{LeaseEnd, MAX_RETRY_AFTER};
 use super::ranking::Ranking;
 use crate::digest::Digest;
 
@@ -104,7 +104,23 @@ struct Thing {
     /// Whose turns failed since the last that went well: one node alone may try as often as its clients do.
     failures: BTreeSet<PeerId>,
     failed: Option<(LeaseEnd, Duration)>,
+    /// Until then upstream wants to be left alone, by the word of one whose turn failed.
+    paused_until: Duration,
     used: Duration,
+}
+
+impl Thing {
+    /// Why nobody is to go, if that is so: enough have failed, or upstream wants no more questions.
+    fn hopeless(&self, now: Duration) -> Option<LeaseEnd> {
+        let (how, _) = self.failed?;
+        let left = self.paused_until.saturating_sub(now);
+        match how {
+            LeaseEnd::Trouble { status, .. } if !left.is_zero() => {
+                Some(LeaseEnd::Trouble { status, retry_after: Some(left) })
+            }
+            _ => Some(how).filter(|_| self.failures.len() >= MAX_FAILURES),
+        }
+    }
 }
 
 /// The turns that this node gives.
@@ -169,9 +185,8 @@ impl Turns {
         if let Some(by) = known.filter(|by| !lost.contains(by)) {
             return vec![(question, TurnAnswer::Done(by))];
         }
-        if let Some((how, at)) = thing.failed
-            && thing.failures.len() >= MAX_FAILURES
-            && now < at + FAILED
+        if let Some(how) = thing.hopeless(now)
+            && thing.failed.is_some_and(|(_, at)| now < thing.paused_until.max(at + FAILED))
         {
             return vec![(question, TurnAnswer::Failed(how))];
         }
@@ -237,6 +252,9 @@ impl Turns {
         }
         thing.failures.insert(from);
         thing.failed = Some((how, now));
+        if let LeaseEnd::Trouble { retry_after: Some(after), .. } = how {
+            thing.paused_until = now + after.min(MAX_RETRY_AFTER);
+        }
         self.next_turn(key, now)
     }
 
@@ -251,9 +269,7 @@ impl Turns {
     fn next_turn(&mut self, key: Digest, now: Duration) -> Answers {
         let Some(thing) = self.things.get_mut(&key) else { return Vec::new() };
         thing.going = None;
-        if let Some((how, _)) = thing.failed
-            && thing.failures.len() >= MAX_FAILURES
-        {
+        if let Some(how) = thing.hopeless(now) {
             return thing
                 .waiting
                 .drain(..)

@@ -44,3 +44,18 @@ async fn one_registrys_pause_is_not_anothers() {
     get(&upstreams, "busy.test").await.unwrap_err();
     assert_eq!(get(&upstreams, "idle.test").await.unwrap(), b"hello");
 }
+
+#[tokio::test]
+async fn a_pause_that_others_tell_of_is_kept_and_not_told_on() {
+    let registry = Fake::start(|_| hello()).await;
+    let upstreams = upstreams([("reg.test", at(registry.http()))]);
+    let told = |retry_after| PullError::Throttled { registry: "reg.test".into(), status: 429, retry_after };
+    let name = "reg.test".parse().unwrap();
+    // Without a time there is nothing to keep.
+    upstreams.heard(&name, &told(None));
+    assert_eq!(get(&upstreams, "reg.test").await.unwrap(), b"hello");
+    upstreams.heard(&name, &told(Some(Duration::from_secs(30))));
+    let error = get(&upstreams, "reg.test").await.unwrap_err();
+    assert!(matches!(error, PullError::Throttled { status: 429, retry_after: None, .. }), "{error}");
+    assert_eq!(registry.asked().len(), 1);
+}

@@ -116,6 +116,31 @@ fn enough_failures_are_told_to_all_for_a_moment() {
 }
 
 #[test]
+fn a_pause_that_upstream_asks_for_is_everyones() {
+    let mut home = Home::new();
+    home.ask(1, vec![], 0);
+    let (second, _) = home.ask(2, vec![], 0);
+    let (third, _) = home.ask(3, vec![], 0);
+    let told = |left| {
+        let after = Some(ms(left));
+        TurnAnswer::Failed(LeaseEnd::Trouble { status: Some(429), retry_after: after })
+    };
+    let wish =
+        |ms: u64| LeaseEnd::Trouble { status: Some(429), retry_after: Some(Duration::from_millis(ms)) };
+    assert_eq!(home.ended(1, 1, wish(8000), 100), [(second, told(8000)), (third, told(8000))]);
+    let (later, answers) = home.ask(4, vec![], 5000);
+    assert_eq!(answers, [(later, told(3100))]);
+    let (after, answers) = home.ask(4, vec![], 8100);
+    assert_eq!(answers, [(after, TurnAnswer::Go(2))]);
+    // Nobody is kept away for ever, and only who had the turn is believed.
+    home.ended(3, 2, wish(u64::MAX), 8200);
+    let (waits, answers) = home.ask(5, vec![], 8300);
+    assert_eq!(answers, []);
+    let most = u64::try_from(MAX_RETRY_AFTER.as_millis()).unwrap();
+    assert_eq!(home.ended(4, 2, wish(u64::MAX), 8400), [(waits, told(most))]);
+}
+
+#[test]
 fn a_node_that_is_not_the_home_says_who_is() {
     let mut home = Home::new();
     home.ranking = Ranking::new(test_peer(0));
