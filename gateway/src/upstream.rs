@@ -88,6 +88,8 @@ pub struct Upstreams {
     via: Option<HeaderValue>,
     /// In whose name it asks.
     identity: Identity,
+    /// Whether it asks mirrors too.
+    mirrored: bool,
 }
 
 struct Shared {
@@ -165,6 +167,7 @@ impl Upstreams {
             shared: Arc::new(Shared { name, rules, by_registry, strangers, web }),
             via: None,
             identity: Identity::Node,
+            mirrored: true,
         })
     }
 
@@ -178,6 +181,12 @@ impl Upstreams {
     #[must_use]
     pub fn named(&self, identity: Identity) -> Self {
         Self { identity, ..self.clone() }
+    }
+
+    /// The same, asking registries alone: who may read is for them to say, and a mirror reads with logins of its own.
+    #[must_use]
+    pub fn directly(&self) -> Self {
+        Self { mirrored: false, ..self.clone() }
     }
 
     /// In whose name everyone who reaches this gateway may read: the operator's, if that is what `access` says, else
@@ -217,18 +226,28 @@ impl Upstreams {
     }
 
     /// Takes another node's word that a registry wants to be left alone: each refused question may cost all nodes the next.
-    /// For a minute at the most, for the registry itself did not say it here.
+    /// For a minute at the most, and no longer because more of them say so: then this node finds out for itself.
     pub fn heard(&self, registry: &Registry, error: &PullError) {
+        let now = tokio::time::Instant::now();
         if let PullError::Throttled { status, retry_after: Some(after), .. } = error
             && let (Ok(status), Ok(site)) = (StatusCode::from_u16(*status), self.site(registry))
+            && site.hearsay.pause(now).is_none()
         {
-            site.hearsay.throttled(status, (*after).min(HEARSAY), tokio::time::Instant::now());
+            site.hearsay.throttled(status, (*after).min(HEARSAY), now);
         }
     }
 
-    /// Whether a registry failed when it was last asked, within the last minute.
-    pub fn is_down(&self, registry: &Registry) -> bool {
-        self.site(registry).is_ok_and(|site| site.reach.is_down(tokio::time::Instant::now()))
+    /// Whether a registry is left alone for now, so that what fails was not asked of it.
+    pub fn is_paused(&self, registry: &Registry) -> bool {
+        let now = tokio::time::Instant::now();
+        self.site(registry).is_ok_and(|site| {
+            [&site.circuit, &site.hearsay].iter().any(|circuit| circuit.pause(now).is_some())
+        })
+    }
+
+    /// Whether a registry failed when this node last asked it, no longer ago than this.
+    pub fn is_down(&self, registry: &Registry, within: Duration) -> bool {
+        self.site(registry).is_ok_and(|site| site.reach.failed_within(within, tokio::time::Instant::now()))
     }
 
     /// Whether a registry may be asked at all: by the allow and deny lists and by its name alone, without a
@@ -306,8 +325,8 @@ impl Upstreams {
 
     fn at<'a>(&'a self, site: &'a Site, scope: &'a Scope, who: &'a Who) -> At<'a> {
         let (web, repository, via) = (&self.shared.web, &scope.repository, self.via.as_ref());
-        // Who may read is for the registry to say.
-        let mirrors = if self.identity == Identity::Node { &site.mirrors[..] } else { &[] };
+        // In another's name one asks who may read.
+        let mirrors = if self.mirrored && self.identity == Identity::Node { &site.mirrors[..] } else { &[] };
         At { web, site, repository, who, mirrors, via }
     }
 

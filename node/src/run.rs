@@ -37,6 +37,9 @@ use crate::{announce, descriptors, health, supervisor, watchdog};
 /// How long answers that are on their way may take after a signal to stop.
 const DRAIN: Duration = Duration::from_secs(10);
 
+/// How long the last write may take.
+const LAST_WORD: Duration = Duration::from_secs(2);
+
 /// What a node prints, as one line of JSON on standard output, once it serves: for programs that start it on
 /// ephemeral ports.
 #[derive(Debug, Serialize)]
@@ -152,7 +155,10 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         // Who asks twice does not want to wait.
         _ = told_to_stop(false) => tracing::warn!("told to stop again: answers on their way are cut off"),
     }
-    ledger.close().await;
+    // A disk that hangs must not hold up the end.
+    if tokio::time::timeout(LAST_WORD, ledger.close()).await.is_err() {
+        tracing::warn!("what was saved in the last seconds could not be written down in time");
+    }
     stopped
 }
 
@@ -294,7 +300,7 @@ fn observe(metrics: Metrics, history: History, upstreams: Upstreams) -> server::
             metrics.sent_past(rule);
         }
         savings::count(&metrics, answered, || {
-            answered.scope.as_ref().is_some_and(|scope| upstreams.is_down(&scope.registry))
+            answered.scope.as_ref().is_some_and(|scope| upstreams.is_down(&scope.registry, savings::OUTAGE))
         });
         history.answered(answered);
     })

@@ -1,4 +1,4 @@
-//! What a node spared its registries since its data directory was made, through all its starts: what `shoal status` tells
+//! What a node spared its registries for as long as its database lives, through all its starts: what `shoal status` tells
 //! somebody who has one machine and wonders what Shoal is good for.
 //!
 //! The counters themselves are [`Metrics`], which begin at nothing with each start. What earlier runs counted is read
@@ -18,6 +18,9 @@ use crate::metrics::Metrics;
 /// How often the sums are written down, if they changed.
 const WRITE_EACH: Duration = Duration::from_secs(5);
 
+/// For how long a registry's failure counts, if it was asked nothing since.
+pub const OUTAGE: Duration = Duration::from_mins(1);
+
 /// The sums.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Savings {
@@ -31,7 +34,7 @@ pub struct Savings {
     pub upstream_bytes: u64,
     /// Pulls of an image: each is one GET of its manifest.
     pub pulls: u64,
-    /// Those of them that were served while the image's registry failed.
+    /// Those of them that were served while the image's registry failed, as far as this node asked it.
     pub offline_pulls: u64,
 }
 

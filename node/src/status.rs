@@ -41,7 +41,7 @@ pub struct Status {
     pub store: StoreLine,
     /// What it got since it started, by where that came from.
     pub traffic: Traffic,
-    /// What it spared its registries since its data directory was made.
+    /// What it spared its registries since it began to count: a new database begins anew.
     #[serde(default)]
     pub savings: Savings,
     /// Clients that its rules sent to upstream since it started.

@@ -58,8 +58,9 @@ impl Wish<'_> {
         for _ in 0..MAX_HOLDERS {
             match take(ports, &self, &lost).await {
                 Turn::Mine(ticket) => {
+                    let paused = ports.upstreams.is_paused(self.registry);
                     let fetched = fetch().await;
-                    ticket.end(&fetched);
+                    ticket.end(&fetched, paused);
                     return fetched;
                 }
                 Turn::Done(by) => match ask(by).await {
@@ -102,9 +103,12 @@ struct Ticket {
 }
 
 impl Ticket {
-    /// Tells the home how it went.
-    fn end<T>(mut self, result: &Result<T, PullError>) {
-        self.tell(result.as_ref().map_or_else(hearsay::end_of, |_| LeaseEnd::Done));
+    /// Tells the home how it went. A pause that ran before is not told on: nobody has asked upstream.
+    fn end<T>(mut self, result: &Result<T, PullError>, paused: bool) {
+        self.tell(match result.as_ref().map_or_else(hearsay::end_of, |_| LeaseEnd::Done) {
+            LeaseEnd::Trouble { status, .. } if paused => LeaseEnd::Trouble { status, retry_after: None },
+            how => how,
+        });
     }
 
     fn tell(&mut self, how: LeaseEnd) {

@@ -203,11 +203,15 @@ fn for_people(why: &Why, now: u64) -> String {
     if let Some(rule) = &why.forbidden {
         say(&format!("its registry is not asked: {}", printable(rule)));
     }
-    say(match why.everyone {
-        Everyone::May => "everyone may read it: upstream said so lately",
-        Everyone::MayOnce => "everyone could read it when upstream was last asked; it is asked again",
-        Everyone::MayNot => "not everyone may read it: upstream refused it lately",
-        Everyone::Unknown => "upstream was not asked whether everyone may read it",
+    let (whom, refused) = match why.access.as_deref() {
+        Some("cluster") => ("the operator's credentials", "the operator's credentials may not read it"),
+        _ => ("everyone", "not everyone may read it"),
+    };
+    say(&match why.everyone {
+        Everyone::May => format!("{whom} may read it: upstream said so lately"),
+        Everyone::MayOnce => format!("{whom} could read it when upstream was last asked; it is asked again"),
+        Everyone::MayNot => format!("{refused}: upstream refused it lately"),
+        Everyone::Unknown => format!("upstream was not asked whether {whom} may read it"),
     });
     match why.access.as_deref() {
         Some("cluster") => {

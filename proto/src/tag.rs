@@ -1,7 +1,7 @@
 //! Signed tag mappings: what a tag meant when someone last asked its registry.
 //!
-//! A tag moves, so a mapping never outranks the registry. It serves when upstream cannot be reached: the
-//! newest mapping known to peers, signed by the node that asked.
+//! A tag moves, so a mapping never outranks the registry. It serves for the tag's time, and when upstream
+//! cannot be reached: then the newest that peers know, signed by the node that asked.
 
 use libp2p_identity::{Keypair, PeerId};
 

@@ -5,7 +5,7 @@
 
 use std::time::{Duration, Instant};
 
-use shoal_tests::client::{Answer, Client};
+use shoal_tests::client::{Answer, Client, WHOLE};
 use shoal_tests::faulty::{Fault, Faulty, Kind};
 use shoal_tests::fleet::{Fleet, REGISTRY};
 use shoal_tests::image::{Image, synthetic};
@@ -32,7 +32,7 @@ async fn ends_well(client: &Client, image: &Image, fault: Fault) {
     let pulled = pulled.unwrap_or_else(|_| panic!("{fault:?}: the pull hangs"));
     if let Err(error) = pulled {
         let error = format!("{error:#}");
-        assert!(!error.contains("got the bytes of") && !error.contains("other bytes"), "{fault:?}: {error}");
+        assert!(!error.contains(WHOLE) && !error.contains("other bytes"), "{fault:?}: {error}");
         assert!(begun.elapsed() < PATIENCE, "{fault:?}");
     }
 }

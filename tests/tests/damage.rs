@@ -7,6 +7,7 @@ use std::io::{Seek as _, SeekFrom, Write as _};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use shoal_tests::client::WHOLE;
 use shoal_tests::faulty::Faulty;
 use shoal_tests::fleet::{Fleet, REGISTRY};
 use shoal_tests::image::{Blob, Image, synthetic};
@@ -49,7 +50,7 @@ async fn healed(node: &Node, blob: &Blob) {
             }
             Err(error) => {
                 let error = format!("{error:#}");
-                assert!(!error.contains("got the bytes of"), "{error}");
+                assert!(!error.contains(WHOLE), "{error}");
             }
         }
     }

@@ -79,10 +79,7 @@ pub(super) fn failed(error: &PullError) -> Failure {
 ///
 /// The source is held to what was asked: another range under a `Content-Range` of ours would put bytes in the
 /// wrong place of the client's file.
-pub(super) fn promised(
-    opened: &BlobBody,
-    wanted: Option<RangeRequest>,
-) -> Result<Option<ByteRange>, Failure> {
+fn promised(opened: &BlobBody, wanted: Option<RangeRequest>) -> Result<Option<ByteRange>, Failure> {
     let size = opened.size;
     let expected = match wanted {
         Some(wanted) => match wanted.resolve(size) {

@@ -6,9 +6,11 @@ use futures::stream::{self, BoxStream, StreamExt as _};
 use http::StatusCode;
 use shoal_proto::digest::Digest;
 use shoal_proto::range::{ByteRange, RangeRequest, Unsatisfiable};
+use tokio::task::JoinError;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::answer::{Ask, Shared};
-use super::blob::{described, failed, promised};
+use super::blob::{described, failed};
 use super::body::{Content, StreamBody};
 use super::failure::Failure;
 use super::reply::Reply;
@@ -16,7 +18,7 @@ use crate::error::PullError;
 use crate::source::{BlobBody, Source};
 
 /// So many ranges are opened at once: the source knows of them all while the first is sent.
-const AHEAD: usize = 8;
+const AHEAD: usize = 4;
 /// The longest boundary (RFC 2046, section 5.1.1).
 const MAX_BOUNDARY: usize = 70;
 
@@ -31,36 +33,42 @@ impl<S: Source> Shared<S> {
         digest: &Digest,
         wanted: &[RangeRequest],
     ) -> Result<Option<Reply>, Failure> {
+        if self.broken.lately(&(ask.scope.clone(), *digest)) {
+            return Err(Failure::broke_here());
+        }
         let size = self.source.blob_size(&ask.scope, digest).await.map_err(|error| failed(&error))?;
-        let ranges: Vec<_> = wanted.iter().filter_map(|range| range.resolve(size).ok()).collect();
+        let ranges: Vec<_> =
+            wanted.iter().filter_map(|wanted| Some((*wanted, wanted.resolve(size).ok()?))).collect();
         if ranges.is_empty() {
             return Err(failed(&PullError::Unsatisfiable(Unsatisfiable { size })));
         }
         let frame = Frame::new(digest, size);
-        let Some(length) = frame.length(&ranges).filter(|length| *length < size) else { return Ok(None) };
+        let Some(length) =
+            frame.length(ranges.iter().map(|(_, range)| *range)).filter(|length| *length < size)
+        else {
+            return Ok(None);
+        };
 
         let mut reply = described(StatusCode::PARTIAL_CONTENT, length, digest)
             .typed(&format!("multipart/byteranges; boundary={}", frame.boundary));
         let (source, key) = (self.source.clone(), (ask.scope.clone(), *digest));
         let (scope, digest) = key.clone();
         let mut opened = stream::iter(ranges)
-            .map(move |range| {
+            .map(move |(wanted, range)| {
                 let (source, scope) = (source.clone(), scope.clone());
-                async move {
-                    let wanted = RangeRequest::From { first: range.start, last: Some(range.end - 1) };
-                    (range, wanted, source.open(&scope, &digest, Some(wanted)).await)
-                }
+                // A task: what it holds while it asks who may read, it must not hold until the client reads on.
+                let open = async move { source.open(&scope, &digest, Some(wanted)).await };
+                let opening = AbortOnDropHandle::new(tokio::spawn(open));
+                async move { (range, opened_as(opening.await, range, size)) }
             })
             .buffered(AHEAD);
-        let Some((range, wanted, first)) = opened.next().await else { return Ok(None) };
-        let first = first.map_err(|error| failed(&error))?;
-        promised(&first, Some(wanted))?;
-        let begun = self.begun(first).await?;
+        let Some((range, first)) = opened.next().await else { return Ok(None) };
+        let begun = self.begun(first.map_err(|error| failed(&error))?).await?;
 
         let head = Bytes::from(frame.head(range));
         let first = stream::once(async { Ok(head) }).chain(exactly(begun, range.len()));
         let end = Bytes::from(frame.end());
-        let rest = opened.map(move |(range, wanted, opened)| part(&frame, range, wanted, opened)).flatten();
+        let rest = opened.map(move |(range, opened)| part(&frame, range, opened)).flatten();
         let all = first.chain(rest).chain(stream::once(async { Ok(end) })).boxed();
         let patience = self.settings.body_stall;
         reply.content =
@@ -69,16 +77,28 @@ impl<S: Source> Shared<S> {
     }
 }
 
+/// What the source gave, if it is this range of a blob of this size: the parts are of one blob.
+fn opened_as(
+    opened: Result<Result<BlobBody, PullError>, JoinError>,
+    range: ByteRange,
+    size: u64,
+) -> Result<BlobBody, PullError> {
+    let opened = opened.map_err(|error| PullError::Unavailable(error.to_string()))??;
+    if opened.size != size || opened.range != Some(range) {
+        let (given, of) = (opened.range, opened.size);
+        return Err(PullError::Unavailable(format!(
+            "the source gave the bytes {given:?} of {of} where {range:?} of {size} were asked for"
+        )));
+    }
+    Ok(opened)
+}
+
 /// A part, from what the source gave for it.
-fn part(frame: &Frame, range: ByteRange, wanted: RangeRequest, opened: Result<BlobBody, PullError>) -> Body {
-    let opened = opened.and_then(|opened| match promised(&opened, Some(wanted)) {
-        Ok(_) => Ok(opened.stream),
-        Err(_) => Err(PullError::Unavailable("the source gave another range than was asked for".to_owned())),
-    });
+fn part(frame: &Frame, range: ByteRange, opened: Result<BlobBody, PullError>) -> Body {
     match opened {
-        Ok(body) => {
+        Ok(opened) => {
             let head = Bytes::from(frame.head(range));
-            stream::once(async { Ok(head) }).chain(exactly(body, range.len())).boxed()
+            stream::once(async { Ok(head) }).chain(exactly(opened.stream, range.len())).boxed()
         }
         Err(error) => stream::once(async { Err(error) }).boxed(),
     }
@@ -131,9 +151,9 @@ impl Frame {
     }
 
     /// Of all parts together; `None` if no number holds it.
-    fn length(&self, ranges: &[ByteRange]) -> Option<u64> {
-        ranges.iter().try_fold(self.end().len() as u64, |sum, range| {
-            sum.checked_add(self.head(*range).len() as u64)?.checked_add(range.len())
+    fn length(&self, mut ranges: impl Iterator<Item = ByteRange>) -> Option<u64> {
+        ranges.try_fold(self.end().len() as u64, |sum, range| {
+            sum.checked_add(self.head(range).len() as u64)?.checked_add(range.len())
         })
     }
 }
@@ -158,7 +178,7 @@ mod tests {
     fn ranges_without_end_have_no_length() {
         let frame = Frame::new(&Digest::sha256_of(b"x"), u64::MAX);
         let all = ByteRange::new(0, u64::MAX).unwrap();
-        assert_eq!(frame.length(&[all, all]), None);
+        assert_eq!(frame.length([all, all].into_iter()), None);
         assert!(frame.boundary.len() <= MAX_BOUNDARY);
     }
 }

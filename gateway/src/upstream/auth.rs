@@ -273,7 +273,7 @@ async fn fetch(
     let response = request::execute(realm.wire, site, ask).await?;
     let status = response.status();
     if let Some(asked) = circuit::asked(status, response.headers(), SystemTime::now()) {
-        return Err(request::throttled(site, status, asked));
+        return Err(request::throttled(at, status, asked));
     }
     match status {
         StatusCode::OK => {}

@@ -7,9 +7,6 @@ use tokio::time::Instant;
 
 use crate::error::PullError;
 
-/// For how long a failure says that the registry is down. It is asked again by whoever wants something new.
-const COUNTS: Duration = Duration::from_mins(1);
-
 /// See the module.
 #[derive(Debug, Default)]
 pub(super) struct Reach {
@@ -29,16 +26,18 @@ impl Reach {
         *self.failed_at.lock().unwrap_or_else(PoisonError::into_inner) = failed;
     }
 
-    /// Whether the last question failed, a short while ago.
-    pub(super) fn is_down(&self, now: Instant) -> bool {
+    /// Whether the last question failed, no longer ago than this.
+    pub(super) fn failed_within(&self, time: Duration, now: Instant) -> bool {
         let failed_at = *self.failed_at.lock().unwrap_or_else(PoisonError::into_inner);
-        failed_at.is_some_and(|at| now.saturating_duration_since(at) < COUNTS)
+        failed_at.is_some_and(|at| now.saturating_duration_since(at) < time)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const MINUTE: Duration = Duration::from_mins(1);
 
     fn failed(status: Option<u16>) -> Result<(), PullError> {
         Err(PullError::Upstream { registry: "reg.test".into(), status, reason: "on purpose".into() })
@@ -47,16 +46,16 @@ mod tests {
     #[test]
     fn a_registry_is_down_for_a_while_after_a_failure_and_up_with_its_next_answer() {
         let (reach, begin) = (Reach::default(), Instant::now());
-        assert!(!reach.is_down(begin));
+        assert!(!reach.failed_within(MINUTE, begin));
         for down in [None, Some(500), Some(503)] {
             reach.note(&failed(down), begin);
-            assert!(reach.is_down(begin), "{down:?}");
-            assert!(!reach.is_down(begin + COUNTS));
+            assert!(reach.failed_within(MINUTE, begin), "{down:?}");
+            assert!(!reach.failed_within(MINUTE, begin + MINUTE));
             reach.note(&Err::<(), _>(PullError::NotFound { registry: "reg.test".into() }), begin);
-            assert!(!reach.is_down(begin));
+            assert!(!reach.failed_within(MINUTE, begin));
         }
         reach.note(&failed(Some(400)), begin);
-        assert!(!reach.is_down(begin), "it answered");
+        assert!(!reach.failed_within(MINUTE, begin), "it answered");
     }
 
     #[test]
@@ -65,9 +64,9 @@ mod tests {
         let throttled =
             || PullError::Throttled { registry: "reg.test".into(), status: 429, retry_after: None };
         reach.note(&Err::<(), _>(throttled()), begin);
-        assert!(!reach.is_down(begin));
+        assert!(!reach.failed_within(MINUTE, begin));
         reach.note(&failed(None), begin);
         reach.note(&Err::<(), _>(throttled()), begin);
-        assert!(reach.is_down(begin));
+        assert!(reach.failed_within(MINUTE, begin));
     }
 }

@@ -17,6 +17,7 @@ use super::body;
 use super::challenge;
 use super::circuit::{self, Circuit};
 use super::client::{Wire, chain};
+use super::identity::Who;
 use super::mirrors;
 use super::redirect::{self, MAX_REDIRECTS, is_redirect};
 use super::site::{At, Site, host_and_port};
@@ -73,15 +74,15 @@ async fn authorized(at: At<'_>, ask: &Ask) -> Result<Response, PullError> {
     let grant = at.site.tokens.current(at.repository, at.who).await;
     let answer = follow(at, ask, grant.as_ref()).await?;
     if answer.response.status() != StatusCode::UNAUTHORIZED || !at.site.is_home(&answer.url) {
-        return judge(at.site, answer, grant.as_ref()).await;
+        return judge(at, answer, grant.as_ref()).await;
     }
     let Some(challenge) = challenge::read(answer.response.headers()) else {
-        return judge(at.site, answer, grant.as_ref()).await;
+        return judge(at, answer, grant.as_ref()).await;
     };
     body::drain(answer.response).await;
     let grant = auth::authorize(at, &challenge, grant.as_ref().map(|grant| &grant.header)).await?;
     let answer = follow(at, ask, Some(&grant)).await?;
-    judge(at.site, answer, Some(&grant)).await
+    judge(at, answer, Some(&grant)).await
 }
 
 /// Sends, and goes where it is sent.
@@ -190,19 +191,24 @@ fn is_untrusted(error: &reqwest::Error) -> bool {
     false
 }
 
-/// Notes that the registry wants to be left alone.
-pub(super) fn throttled(site: &Site, status: StatusCode, asked: Duration) -> PullError {
-    let pause = site.circuit.throttled(status, asked, Instant::now());
-    tracing::warn!(registry = %site.registry, %status, seconds = pause.as_secs(), "it wants to be left alone");
-    PullError::Throttled {
-        registry: site.registry.to_string(),
-        status: status.as_u16(),
-        retry_after: Some(pause),
-    }
+/// Notes that the registry wants to be left alone. What a client's own login has used up is that client's trouble: it
+/// stops nobody else, and is not told on.
+pub(super) fn throttled(at: At<'_>, status: StatusCode, asked: Duration) -> PullError {
+    let site = at.site;
+    let pause = match at.who {
+        Who::Client(_) => None,
+        Who::Nobody | Who::Operator => {
+            let pause = site.circuit.throttled(status, asked, Instant::now());
+            tracing::warn!(registry = %site.registry, %status, seconds = pause.as_secs(), "it wants to be left alone");
+            Some(pause)
+        }
+    };
+    PullError::Throttled { registry: site.registry.to_string(), status: status.as_u16(), retry_after: pause }
 }
 
 /// What a status means.
-async fn judge(site: &Site, answer: Answer, grant: Option<&Grant>) -> Result<Response, PullError> {
+async fn judge(at: At<'_>, answer: Answer, grant: Option<&Grant>) -> Result<Response, PullError> {
+    let site = at.site;
     let Answer { response, url } = answer;
     let status = response.status();
     if status.is_success() || status == StatusCode::RANGE_NOT_SATISFIABLE {
@@ -210,7 +216,7 @@ async fn judge(site: &Site, answer: Answer, grant: Option<&Grant>) -> Result<Res
     }
     if let Some(asked) = circuit::asked(status, response.headers(), SystemTime::now()) {
         body::drain(response).await;
-        return Err(throttled(site, status, asked));
+        return Err(throttled(at, status, asked));
     }
     let home = site.is_home(&url);
     match status {

@@ -8,8 +8,8 @@
 //! ```
 //!
 //! Digests are no secrets: that a client knows one, and that a node holds it, admits nobody. Upstream's trouble is no
-//! refusal: what everyone could read is served on while it is down, however long. A client's own credentials are not
-//! believed then.
+//! refusal: what everyone could read is served on while it is down, however long. A client's own credentials are believed
+//! then for as long as upstream's last word on them holds, and not beyond.
 
 use std::time::Duration;
 
@@ -32,6 +32,8 @@ const ONE_PEER: Duration = Duration::from_secs(1);
 const PEERS_LIMIT: Duration = Duration::from_millis(600);
 /// The most peers asked then.
 const MAX_ASKED: usize = 16;
+/// A registry that failed no longer ago than this fails now.
+const JUST_NOW: Duration = Duration::from_secs(2);
 /// How long the node may ask for a repository with what a client lent it: longer than a transfer takes.
 const LENT: Duration = Duration::from_mins(10);
 
@@ -193,10 +195,14 @@ impl NodeSource {
     async fn everyone_may(&self, question: &Question, listed: bool) -> Result<(), PullError> {
         let scope = &question.scope;
         let identity = self.ports.upstreams.everyone(&scope.registry);
+        let was_let = async || listed && self.access.last_read(scope, question.reader).await.is_some();
+        // Not asked for each part of an image: each would wait for it.
+        if self.ports.upstreams.is_down(&scope.registry, JUST_NOW) && was_let().await {
+            return Ok(());
+        }
         match self.ask_once(question, identity).await {
             Err(error @ (PullError::Upstream { .. } | PullError::Throttled { .. })) => {
-                let was_let = listed && self.access.last_read(scope, question.reader).await.is_some();
-                if was_let || self.peers_know(question).await { Ok(()) } else { Err(error) }
+                if was_let().await || self.peers_know(question).await { Ok(()) } else { Err(error) }
             }
             other => other,
         }
@@ -285,7 +291,7 @@ impl NodeSource {
 
     /// One HEAD in somebody's name.
     async fn ask_upstream(&self, question: &Question, identity: Identity) -> Result<(), PullError> {
-        let upstreams = self.ports.upstreams.named(identity);
+        let upstreams = self.ports.upstreams.named(identity).directly();
         let (scope, metrics) = (&question.scope, &self.ports.metrics);
         metrics.upstream_request();
         match &question.object {

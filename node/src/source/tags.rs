@@ -198,7 +198,7 @@ impl NodeSource {
     async fn upstream_tag(&self, ask: Ask<'_>) -> Result<ManifestInfo, PullError> {
         let Ask { scope, tag, accept, identity } = ask;
         let reference = Reference::Tag(tag.clone());
-        let upstreams = self.ports.upstreams.named(identity.clone());
+        let upstreams = self.ports.upstreams.named(identity.clone()).directly();
         self.ports.metrics.upstream_request();
         if let Some(info) = upstreams.head_manifest(scope, &reference, accept).await?.info() {
             return Ok(info);

@@ -112,14 +112,13 @@ struct Thing {
 impl Thing {
     /// Why nobody is to go, if that is so: enough have failed, or upstream wants no more questions.
     fn hopeless(&self, now: Duration) -> Option<LeaseEnd> {
-        let (how, _) = self.failed?;
+        let (mut how, _) = self.failed?;
         let left = self.paused_until.saturating_sub(now);
-        match how {
-            LeaseEnd::Trouble { status, .. } if !left.is_zero() => {
-                Some(LeaseEnd::Trouble { status, retry_after: Some(left) })
-            }
-            _ => Some(how).filter(|_| self.failures.len() >= MAX_FAILURES),
+        if let LeaseEnd::Trouble { retry_after, .. } = &mut how {
+            // What is left of it: one that is over is not told again.
+            *retry_after = retry_after.map(|_| left).filter(|left| !left.is_zero());
         }
+        Some(how).filter(|_| !left.is_zero() || self.failures.len() >= MAX_FAILURES)
     }
 }
 

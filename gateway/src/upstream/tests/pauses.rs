@@ -2,6 +2,7 @@
 
 use super::fake::{Fake, answer, hello};
 use super::*;
+use crate::upstream::identity::{ClientLogin, Identity};
 
 #[tokio::test]
 async fn a_retry_after_is_a_pause_without_requests() {
@@ -58,4 +59,18 @@ async fn a_pause_that_others_tell_of_is_kept_and_not_told_on() {
     let error = get(&upstreams, "reg.test").await.unwrap_err();
     assert!(matches!(error, PullError::Throttled { status: 429, retry_after: None, .. }), "{error}");
     assert_eq!(registry.asked().len(), 1);
+}
+
+#[tokio::test]
+async fn what_a_client_has_used_up_pauses_nobody_else() {
+    let registry = Fake::start(|request| match request.header("authorization") {
+        "" => hello(),
+        _ => answer(429, &[("retry-after", "30")], ""),
+    })
+    .await;
+    let upstreams = upstreams([("reg.test", at(registry.http()))]);
+    let login = ClientLogin::read(&"Bearer used-up".parse().unwrap(), &[0; 32]).unwrap();
+    let error = get(&upstreams.named(Identity::Client(login)), "reg.test").await.unwrap_err();
+    assert!(matches!(error, PullError::Throttled { status: 429, retry_after: None, .. }), "{error}");
+    assert_eq!(get(&upstreams, "reg.test").await.unwrap(), b"hello");
 }

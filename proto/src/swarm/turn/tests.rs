@@ -252,3 +252,18 @@ fn who_wants_it_fresh_shares_the_next_turn_and_not_the_one_that_runs() {
     let (question, answers) = fresh(&mut home, 5, 60);
     assert_eq!(answers, [(question, TurnAnswer::Go(3))]);
 }
+
+#[test]
+fn a_pause_that_is_over_is_not_told_again() {
+    let mut home = Home::new();
+    let trouble = |status, retry_after| LeaseEnd::Trouble { status: Some(status), retry_after };
+    let ends = [trouble(500, None), trouble(500, None), trouble(429, Some(ms(60_000)))];
+    for (from, how) in (1..).zip(ends) {
+        home.ask(from, vec![], 0);
+        assert_eq!(home.ended(from, from.into(), how, 1), []);
+    }
+    home.ask(4, vec![], 61_000);
+    let (fifth, _) = home.ask(5, vec![], 61_000);
+    // The fourth is slow.
+    assert_eq!(home.turns.tick(ms(64_000)), [(fifth, TurnAnswer::Failed(trouble(429, None)))]);
+}
