@@ -49,7 +49,7 @@ pub enum PullError {
         /// What its `Retry-After` said.
         retry_after: Option<Duration>,
     },
-    /// This node's configuration does not let it ask that registry. The text says which rule.
+    /// A rule of the configuration, or credentials that cannot be had, keep this node from asking. The text says which.
     #[error("{0}")]
     Refused(String),
     /// Upstream answered with an error of its own, or with something that is not an answer.

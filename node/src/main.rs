@@ -4,7 +4,7 @@
 //! parse the command line ─► start logging ─► dispatch
 //!     run             configuration ─► runtime ─► the daemon, until it is told to stop
 //!     demo            runtime ─► nodes as processes of their own
-//!     pull, status    runtime ─► one conversation with the node on this machine
+//!     pull, status, why, images    runtime ─► one conversation with the node on this machine
 //!     setup           files of this machine
 //!     key, config     answered here
 //! ─► exit: 0 done, 1 failed (`error: …` says why), 2 the command line was wrong

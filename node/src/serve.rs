@@ -1,4 +1,5 @@
-//! What this node gives to its peers: blobs it holds, chunks of those it is fetching, tags it knows.
+//! What this node gives to its peers: blobs it holds, chunks of those it is fetching, tags and verdicts it
+//! knows; and what it answers as the home of a key.
 
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;

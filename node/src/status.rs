@@ -116,7 +116,7 @@ pub struct SentPast {
     pub no_credentials: u64,
     /// Not for everyone, and upstream did not accept the client's credentials.
     pub wrong_credentials: u64,
-    /// The configuration does not let the registry be asked.
+    /// A rule, or credentials that cannot be had, keep this node from asking the registry.
     pub registry: u64,
 }
 

@@ -16,6 +16,7 @@
 //! | [`attestation`] | who vouches for a chunk |
 //! | [`wire`] | the messages on a stream, and their framing |
 //! | [`tag`] | signed tag mappings |
+//! | [`verdict`] | signed answers to who may read what |
 //! | [`swarm`] | the sans-IO core of the swarm around each blob: its home, leases, turns |
 //! | [`transfer`] | the sans-IO core of one blob's transfer |
 

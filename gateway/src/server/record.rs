@@ -55,7 +55,7 @@ pub enum Rule {
     NoCredentials,
     /// Not for everyone, and upstream did not accept the client's credentials.
     WrongCredentials,
-    /// The configuration does not let the registry be asked.
+    /// A rule of the configuration, or credentials that cannot be had, keep this node from asking the registry.
     Registry,
 }
 

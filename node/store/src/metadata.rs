@@ -1,4 +1,4 @@
-//! What is known besides bytes: media types, repositories, tags.
+//! What is known besides bytes: media types, repositories and who could read them, tags.
 
 use shoal_proto::digest::Digest;
 use shoal_proto::name::{Scope, Tag};
