@@ -77,8 +77,9 @@ use crate::error::PullError;
 use crate::hops::Hops;
 use crate::source::{Accept, Manifest, Passage, Passed};
 
-/// The longest pause that is kept because another node says that a registry asked for it.
-const HEARSAY: Duration = Duration::from_mins(1);
+/// The longest pause that is kept because another node says that a registry asked for it: enough for a burst to end. One
+/// that lies gains no more.
+const HEARSAY: Duration = Duration::from_secs(10);
 
 /// Every registry that this node may ask, and how. Clones share connections, tokens and pauses.
 #[derive(Clone)]
@@ -226,7 +227,7 @@ impl Upstreams {
     }
 
     /// Takes another node's word that a registry wants to be left alone: each refused question may cost all nodes the next.
-    /// For a minute at the most, and no longer because more of them say so: then this node finds out for itself.
+    /// For ten seconds at the most, and no longer because more of them say so: then this node finds out for itself.
     pub fn heard(&self, registry: &Registry, error: &PullError) {
         let now = tokio::time::Instant::now();
         if let PullError::Throttled { status, retry_after: Some(after), .. } = error

@@ -188,12 +188,11 @@ mod tests {
     #[tokio::test]
     async fn it_counts_on_after_a_restart() {
         let home = tempfile::tempdir().unwrap();
-        let open =
-            || Store::open(Arc::new(RealDisk::at(home.path()).unwrap()), shoal_store::Options::default());
+        let disk = Arc::new(RealDisk::at(home.path()).unwrap());
+        let (store, _) = Store::open(disk, shoal_store::Options::default()).unwrap();
         let run = async |given: u64, upstream: u64| {
-            let (store, _) = open().unwrap();
             let metrics = Metrics::default();
-            let ledger = Ledger::open(store, metrics.clone()).await.unwrap();
+            let ledger = Ledger::open(store.clone(), metrics.clone()).await.unwrap();
             metrics.gave(given);
             metrics.upstream_bytes(upstream);
             metrics.pulled(given > upstream);

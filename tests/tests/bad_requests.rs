@@ -98,11 +98,20 @@ async fn ranges_that_do_not_fit_or_make_no_sense() {
             assert_eq!(answer.header("content-range"), format!("bytes */{size}"), "{range}");
             answer.error_code().unwrap();
         }
-        // Not understood or more than one: as if there were none (RFC 9110, section 14.2).
-        for range in ["bytes=5-2", "lines=1-2", "bytes=", "bytes=a-b", "bytes=0-1,5-6", "bytes=--1"] {
+        // Not understood, or longer in parts than as a whole: as if there were none (RFC 9110, section 14.2).
+        let long = format!("bytes=0-{size},1-{size}");
+        for range in ["bytes=5-2", "lines=1-2", "bytes=", "bytes=a-b", "bytes=0-1,6-5", "bytes=--1", &long] {
             let answer = client.send(Method::GET, &path, &[("range", range)]).await.unwrap();
             assert_eq!(answer.status.as_u16(), 200, "{range}: {:?}", answer.headers);
             assert!(answer.body == bytes, "{range}: other bytes");
+        }
+        let parts = client.send(Method::GET, &path, &[("range", "bytes=0-1,5-6,9999999-")]).await.unwrap();
+        assert_eq!(parts.status.as_u16(), 206, "{parts:?}");
+        assert!(parts.header("content-type").starts_with("multipart/byteranges; boundary="), "{parts:?}");
+        for (first, last) in [(0, 1), (5, 6)] {
+            let range = format!("Content-Range: bytes {first}-{last}/{size}\r\n\r\n");
+            let part = [range.as_bytes(), &bytes[first..=last]].concat();
+            assert!(parts.body.windows(part.len()).any(|window| window == part), "{parts:?}");
         }
     }
 }
