@@ -263,7 +263,7 @@ impl Metrics {
         self.given.inc_by(bytes);
     }
 
-    /// A client was given an image's manifest, perhaps while its registry failed.
+    /// A client pulled an image, perhaps while its registry failed.
     pub fn pulled(&self, offline: bool) {
         self.pulls.inc();
         self.offline_pulls.inc_by(offline.into());

@@ -28,7 +28,7 @@ use crate::fetch::{Fetcher, Ports, Rates};
 use crate::history::History;
 use crate::homes::Homes;
 use crate::metrics::Metrics;
-use crate::savings::{self, Ledger};
+use crate::savings::{Ledger, OUTAGE, Pulls};
 use crate::serve::NodeServe;
 use crate::source::NodeSource;
 use crate::tags::Recent;
@@ -293,14 +293,15 @@ fn swarm_config(config: &Config, keypair: Keypair, download: RateCap) -> anyhow:
 
 /// Counts and logs each answer to a client.
 fn observe(metrics: Metrics, history: History, upstreams: Upstreams) -> server::Observe {
+    let pulls = Pulls::default();
     Arc::new(move |answered| {
         server::log(answered);
         metrics.answered(answered.what, answered.status);
         if let Some(rule) = answered.refusal.as_ref().and_then(|refusal| refusal.rule) {
             metrics.sent_past(rule);
         }
-        savings::count(&metrics, answered, || {
-            answered.scope.as_ref().is_some_and(|scope| upstreams.is_down(&scope.registry, savings::OUTAGE))
+        pulls.count(&metrics, answered, || {
+            answered.scope.as_ref().is_some_and(|scope| upstreams.is_down(&scope.registry, OUTAGE))
         });
         history.answered(answered);
     })

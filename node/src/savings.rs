@@ -4,11 +4,14 @@
 //! The counters themselves are [`Metrics`], which begin at nothing with each start. What earlier runs counted is read
 //! once, and the sums are written down every few seconds and when the node stops; a kill loses the last of them.
 
-use std::time::Duration;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
+use hashlink::LruCache;
 use serde::{Deserialize, Serialize};
 use shoal_gateway::server::{Answered, Ended};
 use shoal_proto::manifest::{DOCKER_MANIFEST, OCI_MANIFEST};
+use shoal_proto::name::{Scope, Tag};
 use shoal_store::{Store, StoreError};
 use tokio_util::sync::CancellationToken;
 
@@ -32,7 +35,7 @@ pub struct Savings {
     pub peer_bytes: u64,
     /// Bytes that came from registries.
     pub upstream_bytes: u64,
-    /// Pulls of an image: each is one GET of its manifest.
+    /// Pulls of an image, whether or not the client had it: see [`Pulls`].
     pub pulls: u64,
     /// Those of them that were served while the image's registry failed, as far as this node asked it.
     pub offline_pulls: u64,
@@ -126,16 +129,53 @@ impl Ledger {
     }
 }
 
-/// Counts an answer to a client; `is_down` is whether its registry fails.
-pub fn count(metrics: &Metrics, answered: &Answered, is_down: impl FnOnce() -> bool) {
-    if !matches!((answered.what, answered.status), ("manifest" | "blob", 200 | 206)) {
-        return;
+/// Tells pulls from the requests that they are made of: a client asks for a tag (HEAD, or GET, or both) and then, by digest,
+/// for the manifests that it has not kept; or by digest from the start.
+#[derive(Debug)]
+pub struct Pulls {
+    /// The tag asked for last in a repository, and when. A std mutex, held for a map access.
+    tags: Mutex<LruCache<Scope, (String, Instant)>>,
+}
+
+/// The most repositories remembered.
+const MOST: usize = 1024;
+/// A tag asked for again so soon is the same pull.
+const SAME_PULL: Duration = Duration::from_secs(5);
+/// So long after a tag manifests of its repository are asked for because of it.
+const OF_A_TAG: Duration = Duration::from_mins(1);
+
+impl Default for Pulls {
+    fn default() -> Self {
+        Self { tags: Mutex::new(LruCache::new(MOST)) }
     }
-    metrics.gave(answered.bytes);
-    let image =
-        answered.media_type.as_deref().is_some_and(|said| [OCI_MANIFEST, DOCKER_MANIFEST].contains(&said));
-    if image && !answered.head && answered.ended == Ended::Whole {
-        metrics.pulled(is_down());
+}
+
+impl Pulls {
+    /// Counts an answer to a client; `is_down` is whether its registry fails.
+    pub fn count(&self, metrics: &Metrics, answered: &Answered, is_down: impl FnOnce() -> bool) {
+        if matches!((answered.what, answered.status), ("manifest" | "blob", 200 | 206)) {
+            metrics.gave(answered.bytes);
+        }
+        if self.is_new(answered, Instant::now()) {
+            metrics.pulled(is_down());
+        }
+    }
+
+    fn is_new(&self, answered: &Answered, now: Instant) -> bool {
+        let Answered { scope: Some(scope), reference: Some(reference), .. } = answered else { return false };
+        if !matches!((answered.what, answered.status, &answered.ended), ("manifest", 200 | 304, Ended::Whole))
+        {
+            return false;
+        }
+        let mut tags = self.tags.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = tags.get(scope).map(|(tag, at)| (tag == reference, now.saturating_duration_since(*at)));
+        if reference.parse::<Tag>().is_ok() {
+            tags.insert(scope.clone(), (reference.clone(), now));
+            return known.is_none_or(|(same, ago)| !same || ago >= SAME_PULL);
+        }
+        let types = [OCI_MANIFEST, DOCKER_MANIFEST];
+        let image = answered.media_type.as_deref().is_some_and(|said| types.contains(&said));
+        image && !answered.head && known.is_none_or(|(_, ago)| ago >= OF_A_TAG)
     }
 }
 
@@ -143,19 +183,20 @@ pub fn count(metrics: &Metrics, answered: &Answered, is_down: impl FnOnce() -> b
 mod tests {
     use std::sync::Arc;
 
+    use shoal_proto::digest::Digest;
     use shoal_proto::manifest::OCI_INDEX;
     use shoal_store::disk::real::RealDisk;
 
     use super::*;
 
-    fn answered(what: &'static str, status: u16, media_type: &str) -> Answered {
+    fn answered(reference: &str, media_type: &str) -> Answered {
         Answered {
-            what,
+            what: "manifest",
             head: false,
-            scope: None,
-            reference: None,
+            scope: Some(Scope { registry: "reg.test".parse().unwrap(), repository: "a".parse().unwrap() }),
+            reference: Some(reference.to_owned()),
             media_type: Some(media_type.to_owned()),
-            status,
+            status: 200,
             bytes: 100,
             first_byte: Duration::ZERO,
             duration: Duration::ZERO,
@@ -165,24 +206,38 @@ mod tests {
     }
 
     #[test]
-    fn a_pull_is_one_image_manifest_given_whole() {
-        let metrics = Metrics::default();
-        let image = || answered("manifest", 200, OCI_MANIFEST);
-        for (answer, given, pulls) in [
-            (image(), 100, (1, 1)),
-            (Answered { head: true, bytes: 0, ..image() }, 100, (1, 1)),
-            (Answered { ended: Ended::ClientLeft, ..image() }, 200, (1, 1)),
-            (answered("manifest", 200, OCI_INDEX), 300, (1, 1)),
-            (answered("manifest", 404, "application/json"), 300, (1, 1)),
-            (answered("blob", 206, "application/octet-stream"), 400, (1, 1)),
-            (answered("tags", 200, "application/json"), 400, (1, 1)),
-            (answered("manifest", 200, DOCKER_MANIFEST), 500, (2, 2)),
+    fn a_pull_is_a_tag_or_an_image_by_digest() {
+        let digest = Digest::sha256_of(b"x").to_string();
+        let begin = Instant::now();
+        let tag = || answered("v1", OCI_INDEX);
+        let by_digest = |media_type| answered(&digest, media_type);
+        let pulls = Pulls::default();
+        for (seconds, answer, is_new) in [
+            (0, Answered { status: 404, ..tag() }, false),
+            (0, Answered { what: "blob", ..by_digest("application/octet-stream") }, false),
+            (0, by_digest(OCI_INDEX), false),
+            (0, by_digest(OCI_MANIFEST), true),
+            (0, Answered { head: true, ..by_digest(DOCKER_MANIFEST) }, false),
+            (0, Answered { ended: Ended::ClientLeft, ..by_digest(DOCKER_MANIFEST) }, false),
+            (10, Answered { head: true, ..tag() }, true),
+            (11, tag(), false),
+            (11, by_digest(OCI_MANIFEST), false),
+            (11, answered("v2", OCI_INDEX), true),
+            (60, Answered { status: 304, ..tag() }, true),
+            (121, by_digest(OCI_MANIFEST), true),
         ] {
-            count(&metrics, &answer, || true);
-            assert_eq!((metrics.given(), metrics.pulls()), (given, pulls), "{answer:?}");
+            let now = begin + Duration::from_secs(seconds);
+            assert_eq!(pulls.is_new(&answer, now), is_new, "{seconds} s: {answer:?}");
         }
-        count(&metrics, &image(), || false);
-        assert_eq!(metrics.pulls(), (3, 2));
+    }
+
+    #[test]
+    fn what_was_given_and_pulled_is_counted() {
+        let (metrics, pulls) = (Metrics::default(), Pulls::default());
+        pulls.count(&metrics, &answered("v1", OCI_INDEX), || true);
+        pulls.count(&metrics, &answered("v2", OCI_INDEX), || false);
+        pulls.count(&metrics, &Answered { status: 404, ..answered("v3", OCI_INDEX) }, || true);
+        assert_eq!((metrics.given(), metrics.pulls()), (200, (2, 1)));
     }
 
     #[tokio::test]
