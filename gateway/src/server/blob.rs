@@ -26,12 +26,14 @@ impl<S: Source> Shared<S> {
         }
         // Only GET knows ranges (RFC 9110, section 14.2).
         let ranges = headers::ranges(request, digest);
-        if ranges.len() > 1
-            && let Some(parts) = self.parts(ask, digest, &ranges).await?
-        {
-            return Ok(parts);
-        }
-        let wanted = ranges.first().copied().filter(|_| ranges.len() == 1);
+        let wanted = match ranges[..] {
+            [] => None,
+            [one] => Some(one),
+            _ => match self.parts(ask, digest, &ranges).await? {
+                Some(parts) => return Ok(parts),
+                None => None,
+            },
+        };
         let key = (ask.scope.clone(), *digest);
         if matches!(wanted, Some(RangeRequest::From { first: 1.., .. })) && self.broken.lately(&key) {
             return Err(Failure::broke_here());

@@ -65,10 +65,14 @@ impl<S: Source> Shared<S> {
         let Some((range, first)) = opened.next().await else { return Ok(None) };
         let begun = self.begun(first.map_err(|error| failed(&error))?).await?;
 
-        let head = Bytes::from(frame.head(range));
-        let first = stream::once(async { Ok(head) }).chain(exactly(begun, range.len()));
+        let first = part(&frame, range, begun);
         let end = Bytes::from(frame.end());
-        let rest = opened.map(move |(range, opened)| part(&frame, range, opened)).flatten();
+        let rest = opened
+            .map(move |(range, opened)| match opened {
+                Ok(opened) => part(&frame, range, opened.stream),
+                Err(error) => stream::once(async { Err(error) }).boxed(),
+            })
+            .flatten();
         let all = first.chain(rest).chain(stream::once(async { Ok(end) })).boxed();
         let patience = self.settings.body_stall;
         reply.content =
@@ -93,15 +97,10 @@ fn opened_as(
     Ok(opened)
 }
 
-/// A part, from what the source gave for it.
-fn part(frame: &Frame, range: ByteRange, opened: Result<BlobBody, PullError>) -> Body {
-    match opened {
-        Ok(opened) => {
-            let head = Bytes::from(frame.head(range));
-            stream::once(async { Ok(head) }).chain(exactly(opened.stream, range.len())).boxed()
-        }
-        Err(error) => stream::once(async { Err(error) }).boxed(),
-    }
+/// A part: what stands before it, and its bytes.
+fn part(frame: &Frame, range: ByteRange, bytes: Body) -> Body {
+    let head = Bytes::from(frame.head(range));
+    stream::once(async { Ok(head) }).chain(exactly(bytes, range.len())).boxed()
 }
 
 /// So many bytes of a source, or an error: what follows must begin in its place.
