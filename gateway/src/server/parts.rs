@@ -1,9 +1,12 @@
 //! Several ranges of a blob in one answer, as podman asks for the chunks of a layer that it lacks (RFC 9110, section
 //! 14.6: `multipart/byteranges`).
 
+use std::collections::VecDeque;
+
 use bytes::Bytes;
 use futures::stream::{self, BoxStream, StreamExt as _};
 use http::StatusCode;
+use shoal_proto::chunk::MIN_CHUNK;
 use shoal_proto::digest::Digest;
 use shoal_proto::range::{ByteRange, RangeRequest, Unsatisfiable};
 use tokio::task::JoinError;
@@ -17,7 +20,7 @@ use super::reply::Reply;
 use crate::error::PullError;
 use crate::source::{BlobBody, Source};
 
-/// So many ranges are opened at once: the source knows of them all while the first is sent.
+/// So many runs are opened at once: the source knows of them all while the first is sent.
 const AHEAD: usize = 4;
 /// The longest boundary (RFC 2046, section 5.1.1).
 const MAX_BOUNDARY: usize = 70;
@@ -53,23 +56,26 @@ impl<S: Source> Shared<S> {
             .typed(&format!("multipart/byteranges; boundary={}", frame.boundary));
         let (source, key) = (self.source.clone(), (ask.scope.clone(), *digest));
         let (scope, digest) = key.clone();
-        let mut opened = stream::iter(ranges)
-            .map(move |(wanted, range)| {
-                let (source, scope) = (source.clone(), scope.clone());
+        let mut opened = stream::iter(runs(ranges))
+            .map(move |run| {
+                let (source, scope, wanted) = (source.clone(), scope.clone(), run.wanted);
                 // A task: what it holds while it asks who may read, it must not hold until the client reads on.
                 let open = async move { source.open(&scope, &digest, Some(wanted)).await };
                 let opening = AbortOnDropHandle::new(tokio::spawn(open));
-                async move { (range, opened_as(opening.await, range, size)) }
+                async move {
+                    let opened = opened_as(opening.await, run.all, size);
+                    (run, opened)
+                }
             })
             .buffered(AHEAD);
-        let Some((range, first)) = opened.next().await else { return Ok(None) };
+        let Some((run, first)) = opened.next().await else { return Ok(None) };
         let begun = self.begun(first.map_err(|error| failed(&error))?).await?;
 
-        let first = part(&frame, range, begun);
+        let first = parts_of(&frame, run, begun);
         let end = Bytes::from(frame.end());
         let rest = opened
-            .map(move |(range, opened)| match opened {
-                Ok(opened) => part(&frame, range, opened.stream),
+            .map(move |(run, opened)| match opened {
+                Ok(opened) => parts_of(&frame, run, opened.stream),
                 Err(error) => stream::once(async { Err(error) }).boxed(),
             })
             .flatten();
@@ -97,30 +103,90 @@ fn opened_as(
     Ok(opened)
 }
 
-/// A part: what stands before it, and its bytes.
-fn part(frame: &Frame, range: ByteRange, bytes: Body) -> Body {
-    let head = Bytes::from(frame.head(range));
-    stream::once(async { Ok(head) }).chain(exactly(bytes, range.len())).boxed()
+/// Parts that are read in one go.
+#[derive(Debug, PartialEq, Eq)]
+struct Run {
+    /// What the source is asked for.
+    wanted: RangeRequest,
+    all: ByteRange,
+    /// What the client gets of it, in its order: ascending, none in another.
+    parts: VecDeque<ByteRange>,
 }
 
-/// So many bytes of a source, or an error: what follows must begin in its place.
-fn exactly(body: Body, length: u64) -> Body {
-    let step = async |(mut body, left): (Body, u64)| {
-        if left == 0 {
-            return None;
-        }
-        let given = match body.next().await {
-            Some(Ok(mut bytes)) => {
-                bytes.truncate(usize::try_from(left).unwrap_or(usize::MAX));
-                Ok(bytes)
+/// Ranges that follow each other so closely that their chunks do too: else each would have its chunk read again.
+fn runs(ranges: Vec<(RangeRequest, ByteRange)>) -> Vec<Run> {
+    let mut runs: Vec<Run> = Vec::new();
+    for (wanted, range) in ranges {
+        let gap = |run: &Run| range.start.checked_sub(run.all.end);
+        match runs.last_mut() {
+            Some(run) if gap(run).is_some_and(|gap| gap < MIN_CHUNK) => {
+                run.all.end = range.end;
+                run.wanted = RangeRequest::From { first: run.all.start, last: Some(range.end - 1) };
+                run.parts.push_back(range);
             }
-            Some(Err(error)) => Err(error),
-            None => Err(PullError::Content(format!("the source ended {left} bytes early"))),
-        };
-        let left = given.as_ref().map_or(0, |bytes| left - bytes.len() as u64);
-        Some((given, (body, left)))
-    };
-    stream::unfold((body, length), step).boxed()
+            _ => runs.push(Run { wanted, all: range, parts: VecDeque::from([range]) }),
+        }
+    }
+    runs
+}
+
+/// The parts of a run, each with what stands before it, of the source's bytes; or an error, which is the end: what
+/// follows must begin in its place.
+fn parts_of(frame: &Frame, run: Run, bytes: Body) -> Body {
+    let heads = run.parts.iter().map(|part| Bytes::from(frame.head(*part))).collect();
+    let cut = Cut { at: run.all.start, parts: run.parts, heads, bytes, left_over: Bytes::new() };
+    stream::unfold(cut, async |mut cut| {
+        let piece = cut.next().await?;
+        if piece.is_err() {
+            cut.parts.clear();
+        }
+        Some((piece, cut))
+    })
+    .boxed()
+}
+
+/// A run on its way.
+struct Cut {
+    /// Where in the blob `left_over` begins, and then `bytes`.
+    at: u64,
+    /// The one that is being given, and those to come.
+    parts: VecDeque<ByteRange>,
+    /// Of the parts that are not begun.
+    heads: VecDeque<Bytes>,
+    bytes: Body,
+    left_over: Bytes,
+}
+
+impl Cut {
+    async fn next(&mut self) -> Option<Result<Bytes, PullError>> {
+        let part = *self.parts.front()?;
+        if self.heads.len() == self.parts.len() {
+            return self.heads.pop_front().map(Ok);
+        }
+        loop {
+            if self.left_over.is_empty() {
+                match self.bytes.next().await {
+                    Some(Ok(bytes)) => self.left_over = bytes,
+                    Some(Err(error)) => return Some(Err(error)),
+                    None => {
+                        let left = part.end - self.at;
+                        return Some(Err(PullError::Content(format!("the source ended {left} bytes early"))));
+                    }
+                }
+            }
+            let to = if self.at < part.start { part.start } else { part.end };
+            let length = usize::try_from(to - self.at).unwrap_or(usize::MAX).min(self.left_over.len());
+            let piece = self.left_over.split_to(length);
+            let given = self.at >= part.start && !piece.is_empty();
+            self.at += piece.len() as u64;
+            if self.at == part.end {
+                self.parts.pop_front();
+            }
+            if given {
+                return Some(Ok(piece));
+            }
+        }
+    }
 }
 
 /// What stands between the parts.
@@ -161,16 +227,41 @@ impl Frame {
 mod tests {
     use super::*;
 
+    fn range(start: u64, end: u64) -> (RangeRequest, ByteRange) {
+        (RangeRequest::From { first: start, last: Some(end - 1) }, ByteRange::new(start, end).unwrap())
+    }
+
     #[tokio::test]
-    async fn a_part_that_ends_early_is_an_error_and_one_that_is_long_is_cut() {
-        let pieces = |pieces: &'static [&'static [u8]]| {
-            stream::iter(pieces.iter().map(|piece| Ok(Bytes::from_static(piece)))).boxed()
+    async fn a_run_is_cut_into_its_parts() {
+        let frame = Frame::new(&Digest::sha256_of(b"x"), 100);
+        let run = || runs(vec![range(2, 4), range(4, 5), range(8, 9)]).pop().unwrap();
+        let given = async |pieces: &'static [&'static [u8]]| {
+            let pieces = stream::iter(pieces.iter().map(|piece| Ok(Bytes::from_static(piece)))).boxed();
+            parts_of(&frame, run(), pieces).collect::<Vec<_>>().await
         };
-        let all = async |body: Body| body.collect::<Vec<_>>().await;
-        let cut = all(exactly(pieces(&[b"abc", b"def"]), 5)).await;
-        assert_eq!(cut.into_iter().map(Result::unwrap).collect::<Vec<_>>().concat(), b"abcde");
-        let short = all(exactly(pieces(&[b"abc"]), 5)).await;
-        assert!(matches!(short[..], [Ok(_), Err(PullError::Content(_))]), "{short:?}");
+        let head = |start, end| frame.head(ByteRange::new(start, end).unwrap());
+        let expected = [head(2, 4), "cd".to_owned(), head(4, 5), "e".to_owned(), head(8, 9), "i".to_owned()];
+        let ways: [&[&[u8]]; 2] = [&[b"cdefghijkl"], &[b"c", b"", b"de", b"fg", b"h", b"ij"]];
+        for pieces in ways {
+            let all: Vec<Bytes> = given(pieces).await.into_iter().map(Result::unwrap).collect();
+            assert_eq!(all.concat(), expected.concat().as_bytes());
+        }
+        // What ends early ends with an error, and nothing after it.
+        let mut short = given(&[b"cdef"]).await;
+        assert!(matches!(short.pop(), Some(Err(PullError::Content(_)))));
+        let all: Vec<Bytes> = short.into_iter().map(Result::unwrap).collect();
+        assert_eq!(all.concat(), expected[..5].concat().as_bytes());
+    }
+
+    #[test]
+    fn what_lies_close_is_read_in_one_go() {
+        let far = MIN_CHUNK + 20;
+        let ranges = vec![range(0, 10), range(15, 20), range(far, far + 5), range(12, 14), range(13, 20)];
+        let parts: Vec<Vec<ByteRange>> =
+            runs(ranges.clone()).into_iter().map(|run| run.parts.into()).collect();
+        let of = |numbers: &[usize]| numbers.iter().map(|&number| ranges[number].1).collect::<Vec<_>>();
+        assert_eq!(parts, [of(&[0, 1]), of(&[2]), of(&[3]), of(&[4])]);
+        assert_eq!(runs(ranges)[0].wanted, range(0, 20).0);
     }
 
     #[test]

@@ -1,7 +1,7 @@
-//! Where peers can be reached that other peers told of.
+//! Where peers can be reached, as they said when they were connected or as other peers tell.
 //!
-//! A DHT lookup's addresses are known only while it runs, and identify's only of peers once connected: peers that are
-//! learnt of otherwise are dialled by what is written here. Nothing of it is proven, and need not be: who answers at
+//! A DHT lookup's addresses are known only while it runs, and identify's until the first dial fails: peers that are
+//! learnt of otherwise, or were lost, are dialled by what is written here. Nothing of it is proven, and need not be: who answers at
 //! an address proves its peer id.
 
 use std::collections::{BTreeMap, HashMap};

@@ -9,7 +9,7 @@
 //! | [`bootstrap`] | where the first peers are found |
 //! | `behaviour` | what runs on the connections |
 //! | `denial` | dead peers are left alone for a while |
-//! | `book` | where peers can be reached that other peers told of |
+//! | `book` | where peers can be reached, as they or other peers told |
 //! | `neighbours` | who is connected, and where they say that they can be reached |
 //! | `node` | the task that owns it all |
 //! | `announce` | which keys are announced, and when |

@@ -152,8 +152,10 @@ impl Node {
         self.announcer.tick(now);
         self.joining.tick(now, &self.shown.neighbours);
         for peer in self.lost.due(now) {
-            // It fails if nobody knows any more where the peer was, or it is being dialled.
-            self.swarm.dial(peer).ok();
+            if let Err(DialError::Denied { .. }) = self.swarm.dial(peer) {
+                // Another dial has failed since, which says less than one made now.
+                self.lost.not_tried(peer, now);
+            }
         }
         self.end_abandoned();
         self.sweep(now);
@@ -265,9 +267,13 @@ impl Node {
 
     /// What a peer says of itself goes into the routing table, as far as it can be dialled from here.
     fn learn_addresses(&mut self, peer: PeerId, addresses: &[Multiaddr]) {
-        for address in self.shown.neighbours.told(peer, addresses) {
-            self.swarm.behaviour_mut().kad.add_address(&peer, multiaddr(address));
+        let told: Vec<Multiaddr> =
+            self.shown.neighbours.told(peer, addresses).into_iter().map(multiaddr).collect();
+        for address in &told {
+            self.swarm.behaviour_mut().kad.add_address(&peer, address.clone());
         }
+        // Kademlia forgets an address where a dial failed, for good; the peer may be back there.
+        self.swarm.behaviour_mut().book.0.add(peer, told);
     }
 }
 

@@ -8,6 +8,8 @@ use libp2p::PeerId;
 
 /// When a lost peer is first dialled again: once it may be (see `denial`). The wait doubles with each try.
 const FIRST: Duration = Duration::from_secs(31);
+/// When it is tried again if it might not be dialled yet after all.
+const SOON: Duration = Duration::from_secs(5);
 /// A node that does not answer so often is gone for good, or will find this one.
 const TRIES: u32 = 5;
 /// The most that are looked for.
@@ -30,6 +32,14 @@ impl Lost {
     /// It is back.
     pub(super) fn found(&mut self, peer: &PeerId) {
         self.0.remove(peer);
+    }
+
+    /// A peer that was due might not be dialled: it counts as no try.
+    pub(super) fn not_tried(&mut self, peer: PeerId, now: Instant) {
+        if let Some((at, tries)) = self.0.get_mut(&peer) {
+            *tries = tries.saturating_sub(1);
+            *at = now + SOON;
+        }
     }
 
     /// Whom to dial now.
@@ -61,6 +71,18 @@ mod tests {
         let tried: Vec<u64> = (0..4000).filter(|&second| lost.due(at(second)) == [peer]).collect();
         assert_eq!(tried, [31, 93, 217, 465, 961]);
         assert!(lost.0.is_empty());
+    }
+
+    #[test]
+    fn a_dial_that_was_not_made_is_no_try() {
+        let mut lost = Lost::default();
+        let (began, peer) = (Instant::now(), PeerId::random());
+        let at = |seconds: u64| began + Duration::from_secs(seconds);
+        lost.note(peer, at(0));
+        assert_eq!(lost.due(at(31)), [peer]);
+        lost.not_tried(peer, at(31));
+        let tried: Vec<u64> = (32..4000).filter(|&second| lost.due(at(second)) == [peer]).collect();
+        assert_eq!(tried, [36, 98, 222, 470, 966]);
     }
 
     #[test]

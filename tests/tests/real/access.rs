@@ -1,0 +1,302 @@
+//! Private images stay private: whoever asks a warm cache gets what upstream would have given it, and nothing else.
+
+use std::fmt::Write as _;
+use std::path::PathBuf;
+use std::process::Command;
+
+use http::{Method, StatusCode};
+use serde_json::json;
+use shoal_tests::client::Answer;
+use shoal_tests::fleet::new_key;
+use shoal_tests::guarded::{Guarded, basic};
+use shoal_tests::image::{Image, OCI_MANIFEST, synthetic};
+use shoal_tests::node::{Node, Settings};
+use shoal_tests::process::output;
+use shoal_tests::registry::{Kind, Registry};
+use shoal_tests::tool::shoal;
+
+const REGISTRY: &str = "registry.test";
+
+/// A guarded registry and nodes that know it, with the operator's credentials or without.
+struct World {
+    // Before the directory, so that they are dead when it is removed.
+    nodes: Vec<Node>,
+    guard: Guarded,
+    registry: Registry,
+    key: PathBuf,
+    home: tempfile::TempDir,
+}
+
+/// The operator, and two clients.
+fn operator() -> String {
+    basic("operator", "secret-of-the-operator")
+}
+fn alice() -> String {
+    basic("alice", "secret-of-alice")
+}
+fn mallory() -> String {
+    basic("mallory", "guess")
+}
+
+impl World {
+    /// Nodes whose operator gave credentials with this `access`, or none.
+    async fn start(access: Option<&str>, count: usize) -> Self {
+        let home = tempfile::Builder::new().prefix("shoal-tests-").tempdir().unwrap();
+        let registry = Registry::start(Kind::Distribution, home.path(), "registry").await.unwrap();
+        let guard = Guarded::start(&registry.url()).await.unwrap();
+        let key = new_key(home.path(), "cluster.key").unwrap();
+        let mut world = Self { nodes: Vec::new(), guard, registry, key, home };
+        for _ in 0..count {
+            world.grow(access).await;
+        }
+        for node in &world.nodes {
+            node.joined(count - 1).await.unwrap();
+        }
+        world
+    }
+
+    async fn grow(&mut self, access: Option<&str>) {
+        let mut config = format!("[upstream.\"{REGISTRY}\"]\nurl = \"{}\"\n", self.guard.url());
+        if let Some(access) = access {
+            writeln!(
+                config,
+                "credentials = {{ username = \"operator\", password = \"secret-of-the-operator\", access = \"{access}\" }}"
+            )
+            .unwrap();
+        }
+        let settings = Settings {
+            bootstrap: self.nodes.first().map(|node| node.serving.peer.to_string()).into_iter().collect(),
+            cluster_key: Some(self.key.clone()),
+            config,
+            ..Settings::default()
+        };
+        let name = format!("node-{}", self.nodes.len());
+        self.nodes.push(Node::start(self.home.path(), &name, settings).await.unwrap());
+    }
+
+    /// An image of this seed, pushed.
+    async fn image(&self, repository: &str, seed: u64) -> Image {
+        let image = synthetic::image(self.home.path(), seed, &[9_000, 3 << 20]).unwrap();
+        self.registry.push(repository, "v1", &image).await.unwrap();
+        image
+    }
+
+    /// The same as `team/app`, for the operator and alice alone.
+    async fn private_image(&self, seed: u64) -> Image {
+        self.guard.allow("team/app", &operator());
+        self.guard.allow("team/app", &alice());
+        self.image("team/app", seed).await
+    }
+
+    /// One GET, with or without credentials.
+    async fn get(&self, node: usize, path: &str, authorization: Option<&str>) -> Answer {
+        let mut headers = vec![("accept", OCI_MANIFEST)];
+        headers.extend(authorization.map(|value| ("authorization", value)));
+        let client = self.nodes[node].client().unwrap();
+        client.send(Method::GET, &format!("/v2/{REGISTRY}/{path}"), &headers).await.unwrap()
+    }
+
+    /// The paths of all that an image consists of.
+    fn paths(repository: &str, image: &Image) -> Vec<String> {
+        let manifest = shoal_tests::image::digest(&image.manifest.bytes);
+        let mut paths =
+            vec![format!("{repository}/manifests/v1"), format!("{repository}/manifests/{manifest}")];
+        paths.extend(image.blobs().map(|blob| format!("{repository}/blobs/{}", blob.digest)));
+        paths
+    }
+
+    /// Every part of the image is given.
+    async fn gets(&self, node: usize, repository: &str, image: &Image, authorization: Option<&str>) {
+        for path in Self::paths(repository, image) {
+            let answer = self.get(node, &path, authorization).await;
+            assert_eq!(answer.status, StatusCode::OK, "{path}: {:?}", answer.body);
+            assert!(!answer.body.is_empty());
+        }
+    }
+
+    /// No part of the image is given, and what is said instead has this status.
+    async fn gets_nothing(
+        &self,
+        node: usize,
+        repository: &str,
+        image: &Image,
+        authorization: Option<&str>,
+        status: StatusCode,
+    ) {
+        for path in Self::paths(repository, image) {
+            let answer = self.get(node, &path, authorization).await;
+            assert_eq!(answer.status, status, "{path}: {:?}", answer.body);
+            let code = answer.error_code().unwrap();
+            let expected = if status == StatusCode::UNAUTHORIZED { "UNAUTHORIZED" } else { "UNKNOWN" };
+            assert!(code.ends_with(expected), "{path}: {code}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_warm_cache_gives_a_private_image_to_whom_upstream_gives_it() {
+    let world = World::start(Some("verify"), 2).await;
+    let image = world.private_image(1).await;
+
+    // Cold, then warm, then the other node, which gets it from its peer.
+    world.gets_nothing(0, "team/app", &image, None, StatusCode::NOT_FOUND).await;
+    world.gets(0, "team/app", &image, Some(&alice())).await;
+    for node in [0, 1] {
+        world.gets_nothing(node, "team/app", &image, None, StatusCode::NOT_FOUND).await;
+        world.gets_nothing(node, "team/app", &image, Some(&mallory()), StatusCode::NOT_FOUND).await;
+        world.gets_nothing(node, "team/app", &image, Some("Bearer forged"), StatusCode::NOT_FOUND).await;
+        world.gets_nothing(node, "team/app", &image, Some("nonsense"), StatusCode::NOT_FOUND).await;
+    }
+    world.gets(1, "team/app", &image, Some(&alice())).await;
+    let blobs: Vec<_> = world
+        .guard
+        .take_asked()
+        .into_iter()
+        .filter(|one| one.method == "GET" && one.path.contains("/blobs/"))
+        .collect();
+    assert!(blobs.iter().all(|one| one.authorization == Some(operator())), "{blobs:?}");
+
+    // Through a repository that everyone may read, and that does not have it.
+    let public = world.image("library/tool", 2).await;
+    world.guard.publish("library/tool");
+    world.gets(0, "library/tool", &public, None).await;
+    for path in World::paths("team/app", &image).into_iter().skip(1) {
+        let path = path.replace("team/app", "library/tool");
+        for node in [0, 1] {
+            for login in [None, Some(alice())] {
+                let answer = world.get(node, &path, login.as_deref()).await;
+                assert_eq!(answer.status, StatusCode::NOT_FOUND, "{path}");
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_upstream_revokes_ends_and_what_it_gave_everyone_outlives_it() {
+    let mut world = World::start(Some("verify"), 2).await;
+    let (private, public) = (world.image("team/app", 3).await, world.image("library/tool", 4).await);
+    world.guard.allow("team/app", &operator());
+    world.guard.allow("team/app", &alice());
+    world.guard.publish("library/tool");
+    world.gets(0, "team/app", &private, Some(&alice())).await;
+    world.gets(0, "library/tool", &public, None).await;
+
+    // Upstream is down: whom it let read a moment ago, everyone where it let everyone, and nobody else.
+    world.guard.set_down(true);
+    world.gets(0, "library/tool", &public, None).await;
+    world.gets(1, "library/tool", &public, None).await;
+    world.gets(0, "team/app", &private, Some(&alice())).await;
+    for path in World::paths("team/app", &private) {
+        for login in [None, Some(mallory())] {
+            let answer = world.get(0, &path, login.as_deref()).await;
+            assert!(!answer.status.is_success(), "{path} {login:?}");
+        }
+    }
+    world.nodes[0].restart().await.unwrap();
+    world.nodes[0].joined(1).await.unwrap();
+    world.gets(0, "library/tool", &public, None).await;
+    let manifest = &World::paths("team/app", &private)[1];
+    assert!(!world.get(0, manifest, Some(&mallory())).await.status.is_success());
+
+    // What everyone could read is withdrawn: that holds, too, while upstream is down again.
+    world.guard.set_down(false);
+    world.guard.withdraw("library/tool");
+    world.nodes[0].restart().await.unwrap();
+    world.nodes[0].joined(1).await.unwrap();
+    world.gets_nothing(0, "library/tool", &public, None, StatusCode::NOT_FOUND).await;
+    world.guard.set_down(true);
+    for path in World::paths("library/tool", &public) {
+        assert!(!world.get(0, &path, None).await.status.is_success(), "{path}");
+    }
+
+    // It is back, and has changed its mind. A restarted node has forgotten what clients may.
+    world.guard.set_down(false);
+    world.guard.revoke("team/app", &alice());
+    world.nodes[0].restart().await.unwrap();
+    world.nodes[1].kill();
+    world.gets_nothing(0, "team/app", &private, Some(&alice()), StatusCode::NOT_FOUND).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_are_challenged_where_the_operator_says_so() {
+    let world = World::start(Some("challenge"), 1).await;
+    let image = world.private_image(5).await;
+    world.gets(0, "team/app", &image, Some(&alice())).await;
+    world.gets_nothing(0, "team/app", &image, None, StatusCode::UNAUTHORIZED).await;
+    let answer = world.get(0, &World::paths("team/app", &image)[0], None).await;
+    assert_eq!(answer.header("www-authenticate"), format!("Basic realm=\"{REGISTRY}\""));
+    // Wrong ones are not asked for again.
+    world.gets_nothing(0, "team/app", &image, Some(&mallory()), StatusCode::NOT_FOUND).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_clusters_credentials_are_everyones() {
+    let world = World::start(Some("cluster"), 2).await;
+    let (image, other) = (world.image("team/app", 6).await, world.image("team/other", 7).await);
+    world.guard.allow("team/app", &operator());
+    world.gets(0, "team/app", &image, None).await;
+    world.gets(1, "team/app", &image, None).await;
+    // Only what the credentials can read.
+    world.gets_nothing(0, "team/other", &other, None, StatusCode::NOT_FOUND).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clients_own_credentials_do_where_the_operator_gave_none() {
+    let world = World::start(None, 2).await;
+    let image = world.image("team/app", 8).await;
+    world.guard.allow("team/app", &alice());
+    world.gets_nothing(0, "team/app", &image, None, StatusCode::NOT_FOUND).await;
+    world.gets(0, "team/app", &image, Some(&alice())).await;
+    let asked = world.guard.take_asked();
+    assert!(
+        asked.iter().any(|one| one.authorization == Some(alice()) && one.path.contains("/blobs/")),
+        "{asked:?}"
+    );
+    for node in [0, 1] {
+        world.gets_nothing(node, "team/app", &image, None, StatusCode::NOT_FOUND).await;
+        world.gets_nothing(node, "team/app", &image, Some(&mallory()), StatusCode::NOT_FOUND).await;
+    }
+    // The other node has the bytes of its peer.
+    world.guard.take_asked();
+    world.gets(1, "team/app", &image, Some(&alice())).await;
+    let asked = world.guard.take_asked();
+    assert!(asked.iter().all(|one| one.method == "HEAD"), "{asked:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn why_says_who_may_and_where_it_came_from() {
+    let world = World::start(Some("verify"), 2).await;
+    let image = world.private_image(9).await;
+    world.gets(0, "team/app", &image, Some(&alice())).await;
+    world.gets(1, "team/app", &image, Some(&alice())).await;
+    let refused = world.get(1, &World::paths("team/app", &image)[0], None).await;
+    assert_eq!(refused.status, StatusCode::NOT_FOUND);
+
+    let admin = world.nodes[1].serving.admin.to_string();
+    let why = |more: &[&str]| {
+        let name = format!("{REGISTRY}/team/app:v1");
+        let mut command = Command::new(shoal().unwrap());
+        output(command.args(["why", &name, "--admin-addr", &admin]).args(more)).unwrap()
+    };
+    let said = String::from_utf8(why(&[])).unwrap();
+    for text in [
+        "registry.test/team/app:v1",
+        "not everyone may read it: upstream refused it lately",
+        "access = verify",
+        "with 404: registry.test does not give this to everyone, and this client sent no credentials",
+        "3.00 MiB, held",
+        "fetched",
+    ] {
+        assert!(said.contains(text), "{text:?} is not in\n{said}");
+    }
+    // The layer came from the peer, all of it.
+    let json: serde_json::Value = serde_json::from_slice(&why(&["--json"])).unwrap();
+    let layer = json["parts"].as_array().unwrap().iter().find(|part| part["size"] == 3 << 20).unwrap();
+    assert_eq!(
+        (&layer["fetched"]["from_peers"], &layer["fetched"]["from_upstream"]),
+        (&json!(3 << 20), &json!(0))
+    );
+    let status = world.nodes[1].admin().unwrap().get("/status").await.unwrap();
+    let status: serde_json::Value = serde_json::from_slice(&status.body).unwrap();
+    assert_eq!(status["sent_past"]["no_credentials"], 1);
+}
