@@ -21,7 +21,8 @@ use shoal_proto::chunk::ChunkLayout;
 use shoal_proto::digest::Digest;
 use shoal_proto::identity::{Keypair, PeerId};
 use shoal_proto::name::Scope;
-use shoal_store::{Partial, Store};
+use shoal_proto::origin::Origin;
+use shoal_store::{Of, Partial, Store};
 use shoal_swarm::RateCap;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
@@ -132,6 +133,8 @@ enum Given {
 pub struct TransferHandle {
     /// The blob's size in bytes.
     pub size: u64,
+    /// The registry that it is fetched from.
+    pub origin: Origin,
     partial: Partial,
     questions: mpsc::Sender<Question>,
     /// How it stands.
@@ -139,6 +142,24 @@ pub struct TransferHandle {
 }
 
 impl TransferHandle {
+    /// For one who asks for it, too, if what comes is for these as well.
+    fn joined(self, of: Of) -> Result<Self, OpenError> {
+        if !self.partial.admits(&of) {
+            return Err(OpenError::OfAnother);
+        }
+        // What everyone may read does not come from where not everyone may.
+        if of.everyones || !self.partial.is_everyones() {
+            // Its queue may be full of questions: then this repository is not needed.
+            drop(self.questions.try_send(Question::AlsoIn(of.scope)));
+        }
+        Ok(self)
+    }
+
+    /// Its size, for one who may have what comes.
+    pub fn size_for(&self, of: &Of) -> Option<u64> {
+        self.partial.admits(of).then_some(self.size)
+    }
+
     /// Waits until the blob is held, or cannot be had.
     ///
     /// # Errors
@@ -178,6 +199,30 @@ impl TransferHandle {
     }
 }
 
+/// Why a transfer does not begin.
+#[derive(Debug, Clone)]
+pub enum OpenError {
+    /// The blob is on its way for another registry's clients, or held for them.
+    OfAnother,
+    /// It cannot be had.
+    Failed(PullError),
+}
+
+impl From<PullError> for OpenError {
+    fn from(error: PullError) -> Self {
+        Self::Failed(error)
+    }
+}
+
+impl From<OpenError> for PullError {
+    fn from(error: OpenError) -> Self {
+        match error {
+            OpenError::OfAnother => Self::Unavailable("it is being fetched from another registry".to_owned()),
+            OpenError::Failed(error) => error,
+        }
+    }
+}
+
 /// One line of what is being fetched.
 #[derive(Debug, Clone)]
 pub struct InProgress {
@@ -198,19 +243,9 @@ impl InProgress {
 }
 
 enum Command {
-    Open {
-        digest: Digest,
-        size: u64,
-        scope: Scope,
-        reply: oneshot::Sender<Result<TransferHandle, PullError>>,
-    },
-    Find {
-        digest: Digest,
-        reply: oneshot::Sender<Option<TransferHandle>>,
-    },
-    List {
-        reply: oneshot::Sender<Vec<InProgress>>,
-    },
+    Open { digest: Digest, size: u64, of: Of, reply: oneshot::Sender<Result<TransferHandle, OpenError>> },
+    Find { digest: Digest, reply: oneshot::Sender<Option<TransferHandle>> },
+    List { reply: oneshot::Sender<Vec<InProgress>> },
 }
 
 /// Opens transfers. Cheap to clone.
@@ -230,11 +265,11 @@ impl Fetcher {
     /// Begins to fetch a blob, or joins whoever already does.
     ///
     /// # Errors
-    /// [`PullError`] if it cannot even begin: too large, or the disk fails.
-    pub async fn open(&self, digest: Digest, size: u64, scope: Scope) -> Result<TransferHandle, PullError> {
+    /// [`OpenError`] if it cannot even begin: it is another's, too large, or the disk fails.
+    pub async fn open(&self, digest: Digest, size: u64, of: Of) -> Result<TransferHandle, OpenError> {
         let (reply, answer) = oneshot::channel();
         let closing = || PullError::Unavailable("the node is shutting down".to_owned());
-        self.commands.send(Command::Open { digest, size, scope, reply }).await.map_err(|_| closing())?;
+        self.commands.send(Command::Open { digest, size, of, reply }).await.map_err(|_| closing())?;
         answer.await.map_err(|_| closing())?
     }
 

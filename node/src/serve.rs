@@ -11,13 +11,14 @@ use shoal_proto::attestation::{Attestation, ChunkHash, Claim};
 use shoal_proto::digest::Digest;
 use shoal_proto::identity::{Keypair, PeerId};
 use shoal_proto::name::{Scope, Tag};
+use shoal_proto::origin::Origin;
 use shoal_proto::swarm::lease::LeaseEnd;
 use shoal_proto::swarm::message::{Claim as ClaimMessage, ClaimAnswer, Report, Standing, SwarmKey};
 use shoal_proto::swarm::turn::{AskTurn, TurnAnswer, TurnEnded};
 use shoal_proto::tag::SignedTagMapping;
 use shoal_proto::verdict::{Question, SignedVerdict};
-use shoal_proto::wire::{AskBlob, Holding, Refusal, Whereabouts};
-use shoal_store::{ReadError, Store};
+use shoal_proto::wire::{AskBlob, ChunkRequest, Holding, Refusal, Whereabouts};
+use shoal_store::{Of, ReadError, Store, StoreError};
 use shoal_swarm::Serve;
 use tokio::time::{Instant, timeout};
 
@@ -77,31 +78,34 @@ impl NodeServe {
     }
 
     async fn holds(self, from: PeerId, ask: AskBlob) -> Holding {
-        let digest = ask.digest;
-        if let Some(size) = self.held(&digest).await {
+        if let Some(size) = self.held(&ask.digest, ask.origin).await {
             return Holding::Complete { size };
         }
         // A transfer that ends meanwhile has left a held blob behind: that is not nothing.
         match self.takes_part(from, ask).await {
             Some(holding) => holding,
-            None => self.held(&digest).await.map_or(Holding::None, |size| Holding::Complete { size }),
+            None => self
+                .held(&ask.digest, ask.origin)
+                .await
+                .map_or(Holding::None, |size| Holding::Complete { size }),
         }
     }
 
-    /// The size of a blob that is held.
-    async fn held(&self, digest: &Digest) -> Option<u64> {
-        match self.store.held(digest).await {
-            Ok(held) => held.map(|held| held.size),
-            Err(error) => {
-                tracing::warn!(%error, "the store did not answer a peer's question");
-                None
-            }
-        }
+    /// The size of a blob that is held, and known to be of this registry.
+    async fn held(&self, digest: &Digest, origin: Origin) -> Option<u64> {
+        let held = async {
+            let Some(held) = self.store.held(digest).await? else { return Ok(None) };
+            Ok::<_, StoreError>(self.store.whose(digest).await?.is_of(origin).then_some(held.size))
+        };
+        held.await.unwrap_or_else(|error| {
+            tracing::warn!(%error, "the store did not answer a peer's question");
+            None
+        })
     }
 
     /// What a running transfer has, for one who may follow it.
     async fn takes_part(&self, from: PeerId, ask: AskBlob) -> Option<Holding> {
-        let mut transfer = self.running(ask.digest).await?;
+        let mut transfer = self.running(ask.digest, ask.origin).await?;
         if let Some(known) = ask.following {
             transfer.follower(from);
             if news(&mut transfer, known, ask.round, self.began).await {
@@ -112,8 +116,9 @@ impl NodeServe {
         Some(Holding::Partial { size: transfer.size, chunks })
     }
 
-    async fn running(&self, digest: Digest) -> Option<TransferHandle> {
-        self.later.get()?.fetcher.find(digest).await
+    async fn running(&self, digest: Digest, origin: Origin) -> Option<TransferHandle> {
+        let transfer = self.later.get()?.fetcher.find(digest).await;
+        transfer.filter(|transfer| transfer.origin == origin)
     }
 
     /// Where these can be reached, as far as they are connected here.
@@ -169,8 +174,9 @@ impl NodeServe {
         (answer, whereabouts)
     }
 
-    async fn gives(self, to: PeerId, claim: Claim) -> Result<(Bytes, Attestation), Refusal> {
-        let given = self.given(claim).await?;
+    async fn gives(self, to: PeerId, request: ChunkRequest) -> Result<(Bytes, Attestation), Refusal> {
+        let ChunkRequest { digest, size, chunk, origin, .. } = request;
+        let given = self.given(Claim { digest, size, chunk }, origin).await?;
         let bytes = given.0.len() as u64;
         self.metrics.uploaded_bytes(bytes);
         if let Some(later) = self.later.get() {
@@ -179,12 +185,12 @@ impl NodeServe {
         Ok(given)
     }
 
-    async fn given(&self, claim: Claim) -> Result<(Bytes, Attestation), Refusal> {
-        let held = match self.held(&claim.digest).await {
+    async fn given(&self, claim: Claim, origin: Origin) -> Result<(Bytes, Attestation), Refusal> {
+        let held = match self.held(&claim.digest, origin).await {
             Some(size) => size,
-            None => match self.running_chunk(claim).await {
+            None => match self.running_chunk(claim, origin).await {
                 // It may have ended since the store was asked.
-                Err(Refusal::Missing) => self.held(&claim.digest).await.ok_or(Refusal::Missing)?,
+                Err(Refusal::Missing) => self.held(&claim.digest, origin).await.ok_or(Refusal::Missing)?,
                 given => return given,
             },
         };
@@ -216,22 +222,26 @@ impl NodeServe {
 
     /// Has the bad chunks fetched again, from any repository that the blob was seen in.
     async fn repair(&self, claim: Claim) {
-        let scope = match self.store.repositories(&claim.digest).await {
-            Ok(scopes) => scopes.into_iter().next(),
-            Err(error) => {
-                tracing::warn!(%error, "the store does not say where the blob came from");
-                None
-            }
+        let of = async {
+            let whose = self.store.whose(&claim.digest).await?;
+            // In any repository that it was seen in, if it was found beside a new database.
+            let seen = self.store.repositories(&claim.digest).await?;
+            let scope = whose.origins.into_iter().chain(seen).next();
+            Ok::<_, StoreError>(scope.map(|scope| Of { scope, everyones: whose.everyones }))
         };
-        if let (Some(later), Some(scope)) = (self.later.get(), scope)
-            && let Err(error) = later.fetcher.open(claim.digest, claim.size, scope).await
+        let of = of.await.unwrap_or_else(|error| {
+            tracing::warn!(%error, "the store does not say where the blob came from");
+            None
+        });
+        if let (Some(later), Some(of)) = (self.later.get(), of)
+            && let Err(error) = later.fetcher.open(claim.digest, claim.size, of).await
         {
-            tracing::warn!(%error, "the repair did not begin");
+            tracing::warn!(?error, "the repair did not begin");
         }
     }
 
-    async fn running_chunk(&self, claim: Claim) -> Result<(Bytes, Attestation), Refusal> {
-        let transfer = self.running(claim.digest).await.ok_or(Refusal::Missing)?;
+    async fn running_chunk(&self, claim: Claim, origin: Origin) -> Result<(Bytes, Attestation), Refusal> {
+        let transfer = self.running(claim.digest, origin).await.ok_or(Refusal::Missing)?;
         if transfer.size != claim.size {
             return Err(Refusal::Invalid);
         }
@@ -310,11 +320,9 @@ impl Serve for NodeServe {
     fn chunk(
         &self,
         from: PeerId,
-        digest: Digest,
-        size: u64,
-        chunk: u32,
+        request: ChunkRequest,
     ) -> BoxFuture<'static, Result<(Bytes, Attestation), Refusal>> {
-        self.clone().gives(from, Claim { digest, size, chunk }).boxed()
+        self.clone().gives(from, request).boxed()
     }
 
     fn verdict(&self, question: Question) -> BoxFuture<'static, Option<SignedVerdict>> {

@@ -6,6 +6,8 @@
 //! | `tags` | what a tag names: upstream decides, the fleet remembers |
 //! | `manifests` | manifests by digest |
 //! | `blobs` | blobs: how large, and their bytes |
+//! | `passed` | blobs that are here for another registry's clients |
+//! | `proofs` | one proof of a thing at a time |
 //! | `sizes` | what manifests said of the sizes of blobs |
 //! | `flight` | one fetch of a thing at a time |
 
@@ -20,6 +22,7 @@ use shoal_proto::name::{Reference, Scope, Tag};
 use shoal_proto::range::RangeRequest;
 use shoal_proto::tag::TagMapping;
 use shoal_proto::verdict::Object;
+use shoal_store::Of;
 
 use crate::access::Access;
 use crate::config::Stream;
@@ -30,6 +33,8 @@ mod admission;
 mod blobs;
 mod flight;
 pub mod manifests;
+mod passed;
+mod proofs;
 mod sizes;
 mod tags;
 #[cfg(test)]
@@ -37,6 +42,7 @@ mod tests;
 
 use crate::tags::{Recent, Rules};
 use flight::Flights;
+use proofs::Proofs;
 use sizes::Sizes;
 use tags::Answer;
 
@@ -54,6 +60,7 @@ pub struct NodeSource {
     manifests_in_flight: Arc<Flights<Digest>>,
     tags_in_flight: Arc<Flights<Digest>>,
     verdicts_in_flight: Arc<Flights<Digest>>,
+    proofs: Proofs,
     /// What the client it is asked for said of itself.
     login: Option<ClientLogin>,
     /// Whether it is asked for a request that came through other nodes.
@@ -81,6 +88,7 @@ impl NodeSource {
             manifests_in_flight: Arc::default(),
             tags_in_flight: Arc::default(),
             verdicts_in_flight: Arc::default(),
+            proofs: Proofs::default(),
             login: None,
             relayed: false,
         }
@@ -113,8 +121,8 @@ impl Source for NodeSource {
 
     async fn blob_size(&self, scope: &Scope, digest: &Digest) -> Result<u64, PullError> {
         self.ports.upstreams.check(&scope.registry)?;
-        self.admit(scope, Object::Blob(*digest)).await?;
-        self.size_of_blob(scope, digest).await
+        let everyones = self.admit(scope, Object::Blob(*digest)).await?;
+        self.size_of_blob(&Of { scope: scope.clone(), everyones }, digest).await
     }
 
     async fn open(
@@ -124,8 +132,8 @@ impl Source for NodeSource {
         range: Option<RangeRequest>,
     ) -> Result<BlobBody, PullError> {
         self.ports.upstreams.check(&scope.registry)?;
-        self.admit(scope, Object::Blob(*digest)).await?;
-        self.open_blob(scope, digest, range).await
+        let everyones = self.admit(scope, Object::Blob(*digest)).await?;
+        self.open_blob(&Of { scope: scope.clone(), everyones }, digest, range).await
     }
 
     async fn pass(&self, scope: &Scope, passage: Passage, query: &str) -> Result<Passed, PullError> {

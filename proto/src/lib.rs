@@ -10,6 +10,7 @@
 //! | [`digest`] | `sha256:…` and `sha512:…`, and hashing towards them |
 //! | [`name`] | registries, repositories, tags, references, whole image names |
 //! | [`manifest`] | media types, and what a manifest lists |
+//! | [`origin`] | for which registry's sake a blob is asked for |
 //! | [`range`] | byte ranges and HTTP's `Range` header |
 //! | [`chunk`] | how a blob is cut |
 //! | [`buffer`] | memory for chunks |
@@ -26,6 +27,7 @@ pub mod chunk;
 pub mod digest;
 pub mod manifest;
 pub mod name;
+pub mod origin;
 pub mod range;
 pub mod swarm;
 pub mod tag;

@@ -13,6 +13,7 @@ use crate::attestation::{Attestation, ChunkHash};
 use crate::chunk::ChunkLayout;
 use crate::digest::Digest;
 use crate::name::{Scope, Tag};
+use crate::origin::Origin;
 use crate::swarm::message::{Claim, ClaimAnswer, Report, Standing, SwarmKey};
 use crate::swarm::turn::{AskTurn, TurnAnswer, TurnEnded};
 use crate::tag::SignedTagMapping;
@@ -154,6 +155,8 @@ pub struct AskBlob {
     pub following: Option<u32>,
     /// Which time the asker fetches it, from 0: what came in an earlier round is of no use to it.
     pub round: u32,
+    /// The registry that it is asked for: what is not known to be there is not given.
+    pub origin: Origin,
 }
 
 /// A question or an answer on a session stream, checked.
@@ -201,6 +204,7 @@ impl SessionMessage {
                 digest: digest(&ask.digest)?,
                 following: ask.taking_part.then_some(ask.known),
                 round: ask.round,
+                origin: origin(&ask.origin)?,
             }),
             Body::Report(report) => swarm::report(&report)?,
             Body::Standing(standing) => swarm::standing(standing)?,
@@ -239,6 +243,7 @@ impl SessionMessage {
                 taking_part: ask.following.is_some(),
                 known: ask.following.unwrap_or_default(),
                 round: ask.round,
+                origin: ask.origin.as_bytes().to_vec().into(),
             }),
             Self::Report(key, report) => Body::Report(swarm::report_to_wire(&key, &report)),
             Self::Standing(standing, whereabouts) => {
@@ -272,6 +277,10 @@ impl SessionMessage {
         };
         generated::SessionMessage { id, body: Some(body) }
     }
+}
+
+fn origin(bytes: &[u8]) -> Result<Origin, WireError> {
+    bytes.try_into().map(Origin::from_bytes).map_err(|_| WireError::Field("origin"))
 }
 
 fn digest(multihash: &[u8]) -> Result<Digest, WireError> {

@@ -14,7 +14,7 @@ use shoal_proto::digest::Digest;
 use shoal_proto::identity::{Keypair, PeerId};
 use shoal_proto::name::{Scope, Tag};
 use shoal_proto::tag::SignedTagMapping;
-use shoal_proto::wire::{AskBlob, Holding, Refusal};
+use shoal_proto::wire::{AskBlob, ChunkRequest, Holding, Refusal};
 use shoal_swarm::cluster_key::ClusterKey;
 use shoal_swarm::{Config, Handle, Serve};
 use tokio_util::sync::CancellationToken;
@@ -180,9 +180,7 @@ impl Serve for Serving {
     fn chunk(
         &self,
         _: PeerId,
-        digest: Digest,
-        size: u64,
-        chunk: u32,
+        ChunkRequest { digest, size, chunk, .. }: ChunkRequest,
     ) -> BoxFuture<'static, Result<(Bytes, Attestation), Refusal>> {
         let served = self.0.clone();
         async move { served.give(Claim { digest, size, chunk }).await }.boxed()

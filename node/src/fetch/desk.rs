@@ -6,13 +6,14 @@ use shoal_gateway::error::PullError;
 use shoal_proto::chunk::ChunkLayout;
 use shoal_proto::digest::Digest;
 use shoal_proto::name::Scope;
-use shoal_store::{Partial, Store};
+use shoal_proto::origin::Origin;
+use shoal_store::{Of, Partial, Store, StoreError};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 
-use super::{Command, InProgress, Ports, Question, Status, TransferHandle, driver};
+use super::{Command, InProgress, OpenError, Ports, Status, TransferHandle, driver};
 
 /// The most transfers at once: what comes after waits for its turn.
 const MAX_TRANSFERS: usize = 512;
@@ -21,13 +22,13 @@ const MAX_WAITING: usize = 4096;
 /// Questions to one transfer that may wait.
 const TRANSFER_QUEUE: usize = 64;
 
-type Reply = oneshot::Sender<Result<TransferHandle, PullError>>;
+type Reply = oneshot::Sender<Result<TransferHandle, OpenError>>;
 
 /// See the module.
 pub(super) struct Desk {
     ports: Ports,
     opening: HashMap<Digest, Opening>,
-    opened: JoinSet<(Digest, Result<Opened, PullError>)>,
+    opened: JoinSet<(Digest, Result<Opened, OpenError>)>,
     running: HashMap<Digest, TransferHandle>,
     /// Those for whom there is no room yet, the first first.
     waiting: VecDeque<Wanted>,
@@ -38,7 +39,7 @@ pub(super) struct Desk {
 struct Wanted {
     digest: Digest,
     size: u64,
-    scope: Scope,
+    of: Of,
     reply: Reply,
 }
 
@@ -46,8 +47,8 @@ struct Wanted {
 /// for gigabytes takes seconds. Others are not held up by that.
 struct Opening {
     size: u64,
-    /// The repositories that it was asked for in, and who waits.
-    waiting: Vec<(Scope, Reply)>,
+    /// For whose sake it was asked for, and who waits.
+    waiting: Vec<(Of, Reply)>,
 }
 
 struct Opened {
@@ -104,8 +105,8 @@ impl Desk {
         match command {
             Command::Find { digest, reply } => drop(reply.send(self.live(&digest))),
             Command::List { reply } => drop(reply.send(self.list())),
-            Command::Open { digest, size, scope, reply } => {
-                let wanted = Wanted { digest, size, scope, reply };
+            Command::Open { digest, size, of, reply } => {
+                let wanted = Wanted { digest, size, of, reply };
                 if self.is_full() && !self.concerns_a_running_one(&digest) {
                     self.put_off(wanted);
                 } else {
@@ -132,7 +133,7 @@ impl Desk {
             self.waiting.push_back(wanted);
         } else {
             let busy = "it fetches as many blobs as it can, and as many as may wait do so";
-            drop(wanted.reply.send(Err(PullError::Unavailable(busy.to_owned()))));
+            drop(wanted.reply.send(Err(PullError::Unavailable(busy.to_owned()).into())));
         }
     }
 
@@ -159,36 +160,32 @@ impl Desk {
         self.running.iter().filter_map(line).collect()
     }
 
-    fn open(&mut self, Wanted { digest, size, scope, reply }: Wanted) {
+    fn open(&mut self, Wanted { digest, size, of, reply }: Wanted) {
         let other_size = |known: u64| {
-            PullError::Content(format!(
+            OpenError::Failed(PullError::Content(format!(
                 "{digest} is being fetched as {known} bytes and was now asked for as {size}"
-            ))
+            )))
         };
         if let Some(handle) = self.live(&digest) {
-            let same = handle.size == size;
-            if same {
-                // Its queue may be full of questions: then this repository is not needed.
-                drop(handle.questions.try_send(Question::AlsoIn(scope)));
-            }
-            drop(reply.send(if same { Ok(handle) } else { Err(other_size(handle.size)) }));
+            let joined = if handle.size == size { handle.joined(of) } else { Err(other_size(handle.size)) };
+            drop(reply.send(joined));
             return;
         }
         if let Some(opening) = self.opening.get_mut(&digest) {
             if opening.size == size {
-                opening.waiting.push((scope, reply));
+                opening.waiting.push((of, reply));
             } else {
                 drop(reply.send(Err(other_size(opening.size))));
             }
             return;
         }
-        self.opening.insert(digest, Opening { size, waiting: vec![(scope, reply)] });
         let store = self.ports.store.clone();
-        self.opened.spawn(async move { (digest, opened(&store, &digest, size).await) });
+        self.opening.insert(digest, Opening { size, waiting: vec![(of.clone(), reply)] });
+        self.opened.spawn(async move { (digest, opened(&store, &digest, size, of).await) });
     }
 
     /// Begins a transfer whose partial blob is open now, and tells those who wait.
-    fn begin(&mut self, opened: Result<(Digest, Result<Opened, PullError>), JoinError>) {
+    fn begin(&mut self, opened: Result<(Digest, Result<Opened, OpenError>), JoinError>) {
         let (digest, opened) = match opened {
             Ok(opened) => opened,
             Err(error) => {
@@ -200,13 +197,10 @@ impl Desk {
         };
         let Some(Opening { size, waiting }) = self.opening.remove(&digest) else { return };
         let mut waiting = waiting.into_iter();
-        let Some((scope, first)) = waiting.next() else { return };
-        let handle = opened.map(|opened| self.transfer(digest, size, scope, opened));
-        for (scope, reply) in waiting {
-            if let Ok(handle) = &handle {
-                drop(handle.questions.try_send(Question::AlsoIn(scope)));
-            }
-            drop(reply.send(handle.clone()));
+        let Some((of, first)) = waiting.next() else { return };
+        let handle = opened.map(|opened| self.transfer(digest, size, of.scope, opened));
+        for (of, reply) in waiting {
+            drop(reply.send(handle.clone().and_then(|handle| handle.joined(of))));
         }
         drop(first.send(handle));
     }
@@ -214,13 +208,14 @@ impl Desk {
     fn transfer(&mut self, digest: Digest, size: u64, scope: Scope, opened: Opened) -> TransferHandle {
         let Opened { partial, held } = opened;
         let (questions, inbox) = mpsc::channel(TRANSFER_QUEUE);
+        let origin = Origin::of(&scope.registry);
         if held {
             // Nobody answers questions: readers turn to the store.
             let (_, status) = watch::channel(Status::Held { round: 0 });
-            return TransferHandle { size, partial, questions, status };
+            return TransferHandle { size, origin, partial, questions, status };
         }
         let (status, watch) = watch::channel(Status::Running { have: 0, round: 0 });
-        let handle = TransferHandle { size, partial: partial.clone(), questions, status: watch };
+        let handle = TransferHandle { size, origin, partial: partial.clone(), questions, status: watch };
         let driver = driver::Driver::new(self.ports.clone(), digest, scope, partial, status);
         let span = tracing::info_span!("fetch", %digest);
         self.tasks.spawn(
@@ -235,10 +230,20 @@ impl Desk {
     }
 }
 
-async fn opened(store: &Store, digest: &Digest, size: u64) -> Result<Opened, PullError> {
+async fn opened(store: &Store, digest: &Digest, size: u64, of: Of) -> Result<Opened, OpenError> {
     ChunkLayout::of(size).map_err(|error| PullError::TooLarge(error.to_string()))?;
-    let failed = |error: shoal_store::StoreError| PullError::Unavailable(error.to_string());
-    let partial = store.partial(digest, size).await.map_err(failed)?;
-    let held = store.held(digest).await.map_err(failed)?.is_some();
-    Ok(Opened { partial, held })
+    let origin = Origin::of(&of.scope.registry);
+    let opened = async {
+        let partial = store.partial(digest, size, of).await?;
+        let held = store.held(digest).await?.is_some();
+        // Others may have completed it since the caller looked.
+        if held && !store.whose(digest).await?.is_given_for(origin) {
+            return Err(StoreError::OfAnother(*digest));
+        }
+        Ok(Opened { partial, held })
+    };
+    opened.await.map_err(|error| match error {
+        StoreError::OfAnother(_) => OpenError::OfAnother,
+        error => OpenError::Failed(PullError::Unavailable(error.to_string())),
+    })
 }

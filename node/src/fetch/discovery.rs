@@ -6,6 +6,7 @@ use std::time::Duration;
 use rand::seq::SliceRandom as _;
 use shoal_proto::digest::Digest;
 use shoal_proto::identity::PeerId;
+use shoal_proto::origin::Origin;
 use shoal_proto::transfer::Availability;
 use shoal_proto::wire::{AskBlob, Holding};
 use tokio::task::JoinSet;
@@ -53,6 +54,7 @@ impl Found {
 pub(crate) struct Search {
     ports: Ports,
     digest: Digest,
+    origin: Origin,
     round: u32,
     asked: HashSet<PeerId>,
     answers: JoinSet<Option<Found>>,
@@ -60,10 +62,10 @@ pub(crate) struct Search {
 }
 
 impl Search {
-    /// Asks the connected peers, for a transfer that is in this round.
-    pub(crate) fn begin(ports: Ports, digest: Digest, round: u32) -> Self {
+    /// Asks the connected peers, for this registry's sake and a transfer that is in this round.
+    pub(crate) fn begin(ports: Ports, digest: Digest, origin: Origin, round: u32) -> Self {
         let mut search =
-            Self { ports, digest, round, asked: HashSet::new(), answers: JoinSet::new(), found: 0 };
+            Self { ports, digest, origin, round, asked: HashSet::new(), answers: JoinSet::new(), found: 0 };
         let mut connected: Vec<PeerId> =
             search.ports.peers.connected().iter().map(|peer| peer.peer).collect();
         connected.shuffle(&mut rand::rng());
@@ -78,7 +80,7 @@ impl Search {
             return;
         }
         let (peers, round) = (self.ports.peers.clone(), self.round);
-        let ask = AskBlob { digest: self.digest, following: None, round };
+        let ask = AskBlob { digest: self.digest, following: None, round, origin: self.origin };
         self.answers.spawn(async move {
             let holding = timeout(LATE, peers.ask_blob(peer, ask)).await.ok()?.ok()?;
             Found::of(peer, holding, round)

@@ -11,6 +11,7 @@ use shoal_gateway::error::PullError;
 use shoal_proto::digest::Digest;
 use shoal_proto::identity::PeerId;
 use shoal_proto::name::Scope;
+use shoal_proto::origin::Origin;
 use shoal_proto::swarm::message::Standing;
 use shoal_proto::transfer::{
     Action, Availability, ChunkFailure, Doubt, Event, FetchId, Homes, Options, ReaderId, ReportId, RequestId,
@@ -74,7 +75,9 @@ enum Said {
 pub(super) struct Driver {
     ports: Ports,
     digest: Digest,
+    /// Of one registry, all of them.
     scopes: Vec<Scope>,
+    origin: Origin,
     partial: Partial,
     status: watch::Sender<Status>,
     began: Instant,
@@ -111,6 +114,7 @@ impl Driver {
         Self {
             ports,
             digest,
+            origin: Origin::of(&scope.registry),
             scopes: vec![scope],
             partial,
             status,

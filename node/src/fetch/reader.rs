@@ -14,13 +14,13 @@ use futures::stream::{self, BoxStream, StreamExt as _};
 use shoal_gateway::error::PullError;
 use shoal_proto::chunk::ChunkLayout;
 use shoal_proto::digest::Digest;
-use shoal_proto::name::Scope;
+use shoal_proto::origin::Origin;
 use shoal_proto::range::ByteRange;
-use shoal_store::{ReadError, Store};
+use shoal_store::{Of, ReadError, Store};
 use tokio::sync::{mpsc, oneshot};
 
 use super::room::{Room, Taken};
-use super::{Fetcher, Given, Question, TransferHandle};
+use super::{Fetcher, Given, OpenError, Question, TransferHandle};
 use crate::metrics::Metrics;
 
 /// Chunks read ahead of the client.
@@ -76,7 +76,7 @@ pub struct Reader {
     /// Which blob.
     pub digest: Digest,
     /// The repository that the client named.
-    pub scope: Scope,
+    pub of: Of,
     /// The blob's chunks.
     pub layout: ChunkLayout,
     /// Memory for what the client has not taken yet.
@@ -172,6 +172,16 @@ impl Reader {
         bytes.slice(index(start)..index(end))
     }
 
+    /// That what is held now is for these: it may have come another way than by the transfer.
+    async fn is_ours(&self) -> Result<(), PullError> {
+        let whose = self.store.whose(&self.digest).await;
+        let whose = whose.map_err(|error| PullError::Unavailable(error.to_string()))?;
+        if whose.is_given_for(Origin::of(&self.of.scope.registry)) {
+            return Ok(());
+        }
+        Err(OpenError::OfAnother.into())
+    }
+
     async fn chunk(&self, client: &mut Client, chunk: u32) -> Result<Bytes, PullError> {
         // Each turn either answers, or changes where the chunk comes from or in which round; a disk that damages what
         // was just repaired is given up.
@@ -181,8 +191,8 @@ impl Reader {
                     Ok(read) => return Ok(read.bytes),
                     Err(ReadError::Damaged { .. } | ReadError::NotHeld) => {
                         tracing::warn!(digest = %self.digest, chunk, "a held blob is damaged and is repaired");
-                        let transfer =
-                            self.fetcher.open(self.digest, self.layout.size(), self.scope.clone()).await?;
+                        let size = self.layout.size();
+                        let transfer = self.fetcher.open(self.digest, size, self.of.clone()).await?;
                         client.from = From::Transfer(transfer);
                     }
                     Err(error) => return Err(PullError::Unavailable(error.to_string())),
@@ -195,7 +205,10 @@ impl Reader {
                     match got {
                         Got::Bytes(bytes) if now == round => return Ok(bytes),
                         Got::Bytes(_) | Got::Again => {}
-                        Got::Held => client.from = From::Store,
+                        Got::Held => {
+                            self.is_ours().await?;
+                            client.from = From::Store;
+                        }
                     }
                 }
             }

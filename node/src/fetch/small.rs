@@ -7,6 +7,7 @@ use shoal_proto::attestation::Claim;
 use shoal_proto::chunk::ChunkLayout;
 use shoal_proto::digest::Digest;
 use shoal_proto::identity::PeerId;
+use shoal_proto::origin::Origin;
 use shoal_proto::transfer::Availability;
 use shoal_proto::wire::AskBlob;
 use tokio::time::timeout;
@@ -20,31 +21,57 @@ const ONE_PEER: Duration = Duration::from_secs(1);
 const MAX_TRIED: usize = 3;
 
 /// The bytes from this peer, if it gives the right ones.
-pub async fn from_peer(ports: &Ports, peer: PeerId, digest: Digest, most: u64) -> Option<Bytes> {
-    let ask = AskBlob { digest, following: None, round: 0 };
+pub async fn from_peer(
+    ports: &Ports,
+    peer: PeerId,
+    digest: Digest,
+    origin: Origin,
+    most: u64,
+) -> Option<Bytes> {
+    let found = asked(ports, peer, digest, origin).await?;
+    first_good(ports, digest, origin, most, vec![found]).await
+}
+
+/// Whether this peer holds all of it, and may give it for the registry.
+pub async fn is_held_by(ports: &Ports, peer: PeerId, digest: Digest, origin: Origin) -> bool {
+    asked(ports, peer, digest, origin).await.is_some()
+}
+
+/// What this peer says, if it has all.
+async fn asked(ports: &Ports, peer: PeerId, digest: Digest, origin: Origin) -> Option<Found> {
+    let ask = AskBlob { digest, following: None, round: 0, origin };
     let answer = timeout(ONE_PEER, ports.peers.ask_blob(peer, ask)).await.ok()?.ok()?;
-    let found = Found::of(peer, answer, 0).filter(|found| found.availability == Availability::Complete)?;
-    first_good(ports, digest, most, vec![found]).await
+    Found::of(peer, answer, 0).filter(has_all)
+}
+
+fn has_all(found: &Found) -> bool {
+    found.availability == Availability::Complete
 }
 
 /// The bytes from a connected peer that has them: one round trip, for what the fleet is thought not to have.
-pub async fn from_connected(ports: &Ports, digest: Digest, most: u64) -> Option<Bytes> {
+pub async fn from_connected(ports: &Ports, digest: Digest, origin: Origin, most: u64) -> Option<Bytes> {
     let mut found = Vec::new();
-    Search::begin(ports.clone(), digest, 0).connected(|one| found.push(one)).await;
-    first_good(ports, digest, most, found).await
+    Search::begin(ports.clone(), digest, origin, 0).connected(|one| found.push(one)).await;
+    first_good(ports, digest, origin, most, found).await
 }
 
 /// The bytes from the first peer that gives the right ones; `None` if none does. `most` bounds the size in
 /// bytes, which a peer says and the digest proves.
-pub async fn from_peers(ports: &Ports, digest: Digest, most: u64) -> Option<Bytes> {
-    let found = search(ports, digest).await;
-    first_good(ports, digest, most, found).await
+pub async fn from_peers(ports: &Ports, digest: Digest, origin: Origin, most: u64) -> Option<Bytes> {
+    let found = search(ports, digest, origin).await;
+    first_good(ports, digest, origin, most, found).await
 }
 
-async fn first_good(ports: &Ports, digest: Digest, most: u64, found: Vec<Found>) -> Option<Bytes> {
-    let complete = |found: &Found| matches!(found.availability, Availability::Complete) && found.size <= most;
+async fn first_good(
+    ports: &Ports,
+    digest: Digest,
+    origin: Origin,
+    most: u64,
+    found: Vec<Found>,
+) -> Option<Bytes> {
+    let complete = |found: &Found| has_all(found) && found.size <= most;
     for found in found.into_iter().filter(complete).take(MAX_TRIED) {
-        match timeout(ONE_PEER, whole(ports, digest, &found)).await {
+        match timeout(ONE_PEER, whole(ports, digest, origin, &found)).await {
             Ok(Given::Bytes(bytes)) if digest.same_algorithm_of(&bytes) == digest => return Some(bytes),
             Ok(Given::Bytes(_) | Given::Corrupt) => {
                 let time = ports.barred.bar(found.peer);
@@ -63,13 +90,18 @@ async fn first_good(ports: &Ports, digest: Digest, most: u64, found: Vec<Found>)
 }
 
 /// A peer's word for the size in bytes: a hint until the digest is proven.
-pub async fn size_from_peers(ports: &Ports, digest: Digest) -> Option<u64> {
-    search(ports, digest).await.into_iter().map(|found| found.size).next()
+pub async fn size_from_peers(ports: &Ports, digest: Digest, origin: Origin) -> Option<u64> {
+    search(ports, digest, origin).await.into_iter().map(|found| found.size).next()
 }
 
-async fn search(ports: &Ports, digest: Digest) -> Vec<Found> {
+/// Whether any peer holds all of it, and may give it for the registry.
+pub async fn is_held_by_peers(ports: &Ports, digest: Digest, origin: Origin) -> bool {
+    search(ports, digest, origin).await.iter().any(has_all)
+}
+
+async fn search(ports: &Ports, digest: Digest, origin: Origin) -> Vec<Found> {
     let mut all = Vec::new();
-    Search::begin(ports.clone(), digest, 0).run(|found| all.push(found)).await;
+    Search::begin(ports.clone(), digest, origin, 0).run(|found| all.push(found)).await;
     all
 }
 
@@ -83,15 +115,15 @@ enum Given {
     Nothing,
 }
 
-async fn whole(ports: &Ports, digest: Digest, found: &Found) -> Given {
+async fn whole(ports: &Ports, digest: Digest, origin: Origin, found: &Found) -> Given {
     let Ok(layout) = ChunkLayout::of(found.size) else { return Given::Nothing };
     let mut whole = BytesMut::new();
     for chunk in 0..layout.count() {
         ports.metrics.peer_request();
-        let given = ports.peers.chunk(found.peer, &digest, found.size, chunk).await;
+        let claim = Claim { digest, size: found.size, chunk };
+        let given = ports.peers.chunk(found.peer, claim, origin).await;
         let Ok((bytes, attestation)) = given else { return Given::Nothing };
         ports.metrics.peer_bytes(bytes.len() as u64);
-        let claim = Claim { digest, size: found.size, chunk };
         if let Err(error) = attestation.check(&claim, &bytes) {
             tracing::debug!(peer = %found.peer, %error, "a chunk failed its check");
             return Given::Corrupt;

@@ -7,7 +7,8 @@
 //!   is asked for it                                               └ yes: one HEAD as the client
 //! ```
 //!
-//! Digests are no secrets: that a client knows one, and that a node holds it, admits nobody. Upstream's trouble is no
+//! Digests are no secrets: that a client knows one, and that a node holds it, admits nobody; that a registry says it has
+//! one is not believed of bytes that came from elsewhere (`passed.rs`). Upstream's trouble is no
 //! refusal: what everyone could read is served on while it is down, however long. A client's own credentials are believed
 //! then for as long as upstream's last word on them holds, and not beyond.
 
@@ -38,25 +39,26 @@ const JUST_NOW: Duration = Duration::from_secs(2);
 const LENT: Duration = Duration::from_mins(10);
 
 impl NodeSource {
-    /// Whether the caller may have this of the repository.
+    /// That the caller may have this of the repository; and whether everyone may.
     ///
     /// # Errors
     /// What upstream said, or that the caller has not shown that it may.
-    pub(super) async fn admit(&self, scope: &Scope, object: Object) -> Result<(), PullError> {
+    pub(super) async fn admit(&self, scope: &Scope, object: Object) -> Result<bool, PullError> {
         let listed = self.is_listed(scope, &object).await?;
         let question = Question { scope: scope.clone(), object, reader: self.everyone(scope) };
+        let everyones = question.reader == Reader::Everyone;
         if self.knows(&question, listed) {
-            return Ok(());
+            return Ok(everyones);
         }
         let mine = self.client_may(&question, listed).await;
         if matches!(mine, Some(Ok(()))) {
-            return Ok(());
+            return Ok(false);
         }
         match self.everyone_may(&question, listed).await {
             Err(refused @ (PullError::NotFound { .. } | PullError::Denied { .. })) => {
                 Err(self.refusal(&question, mine, refused))
             }
-            other => other,
+            other => other.map(|()| everyones),
         }
     }
 
@@ -257,7 +259,7 @@ impl NodeSource {
     }
 
     /// Asks upstream, or the node of the fleet that just did.
-    async fn ask_once(&self, question: &Question, identity: Identity) -> Result<(), PullError> {
+    pub(super) async fn ask_once(&self, question: &Question, identity: Identity) -> Result<(), PullError> {
         let key = question.key();
         let _turn = self.verdicts_in_flight.turn(&key).await;
         if self.access.knows(question) {

@@ -13,13 +13,16 @@ use shoal_gateway::source::BlobBody;
 use shoal_proto::chunk::ChunkLayout;
 use shoal_proto::digest::Digest;
 use shoal_proto::name::Scope;
+use shoal_proto::origin::Origin;
 use shoal_proto::range::{ByteRange, RangeRequest};
+
+use shoal_store::{Held, Of};
 
 use super::{NodeSource, unavailable};
 use crate::config::Stream;
 use crate::fetch::reader::Reader;
 use crate::fetch::small;
-use crate::fetch::{Status, TransferHandle};
+use crate::fetch::{OpenError, Status, TransferHandle};
 
 /// How often, and for how long, a transfer of another size that has just failed is given time to let go of the blob.
 const LET_GO: (Duration, u32) = (Duration::from_millis(20), 50);
@@ -44,12 +47,19 @@ const SUREST: [Teller; 5] =
 
 impl NodeSource {
     /// What one of them says; `None` if it does not know, or cannot be right: only the digest of nothing has no bytes.
-    async fn told(&self, teller: Teller, scope: &Scope, digest: &Digest) -> Result<Option<u64>, PullError> {
+    async fn told(&self, teller: Teller, of: &Of, digest: &Digest) -> Result<Option<u64>, PullError> {
+        let scope = &of.scope;
         let told = match teller {
-            Teller::Transfer => Ok(self.fetcher.find(*digest).await.map(|transfer| transfer.size)),
+            Teller::Transfer => {
+                Ok(self.fetcher.find(*digest).await.and_then(|transfer| transfer.size_for(of)))
+            }
             Teller::Manifest => Ok(self.sizes.of(scope, digest)),
-            Teller::Partial => self.ports.store.partial_size(digest).await.map_err(unavailable),
-            Teller::Peers => Ok(small::size_from_peers(&self.ports, *digest).await),
+            Teller::Partial => {
+                self.ports.store.partial_size(digest, &scope.registry).await.map_err(unavailable)
+            }
+            Teller::Peers => {
+                Ok(small::size_from_peers(&self.ports, *digest, Origin::of(&scope.registry)).await)
+            }
             Teller::Upstream => {
                 self.ports.metrics.upstream_request();
                 self.ports.upstreams.blob_size(scope, digest).await
@@ -59,37 +69,61 @@ impl NodeSource {
         Ok(told?.filter(possible))
     }
 
+    /// What is held of this digest, and whether it is given for these.
+    pub(super) async fn here(&self, of: &Of, digest: &Digest) -> Result<Here, PullError> {
+        let store = &self.ports.store;
+        let Some(held) = store.held(digest).await.map_err(unavailable)? else { return Ok(Here::Nothing) };
+        let whose = store.whose(digest).await.map_err(unavailable)?;
+        if !whose.is_given_for(Origin::of(&of.scope.registry)) {
+            return Ok(Here::Others(held));
+        }
+        // It came for somebody, and everyone may read it there.
+        if of.everyones && !whose.everyones && whose.is_known() {
+            store.note_origin(digest, of.clone()).await.map_err(unavailable)?;
+        }
+        Ok(Here::Ours(held))
+    }
+
     /// The blob's size in bytes, and that it can be had.
-    pub(super) async fn size_of_blob(&self, scope: &Scope, digest: &Digest) -> Result<u64, PullError> {
-        if let Some(held) = self.ports.store.held(digest).await.map_err(unavailable)? {
-            return Ok(held.size);
+    pub(super) async fn size_of_blob(&self, of: &Of, digest: &Digest) -> Result<u64, PullError> {
+        match self.here(of, digest).await? {
+            Here::Ours(held) => return Ok(held.size),
+            Here::Others(_) => {
+                let told = self.told(Teller::Upstream, of, digest).await?;
+                return told.ok_or_else(|| untold(&of.scope, digest));
+            }
+            Here::Nothing => {}
         }
         for teller in SUREST {
-            if let Some(size) = self.told(teller, scope, digest).await? {
+            if let Some(size) = self.told(teller, of, digest).await? {
                 return Ok(size);
             }
         }
-        Err(untold(scope, digest))
+        Err(untold(&of.scope, digest))
     }
 
     /// The blob's bytes, or a part of them.
     pub(super) async fn open_blob(
         &self,
-        scope: &Scope,
+        of: &Of,
         digest: &Digest,
         range: Option<RangeRequest>,
     ) -> Result<BlobBody, PullError> {
-        if let Some(held) = self.ports.store.held(digest).await.map_err(unavailable)? {
-            self.note_repository(scope, digest).await;
-            self.ports.metrics.store_request();
-            return self.body(scope, digest, held.size, range, Begin::Store).await;
+        let scope = &of.scope;
+        match self.here(of, digest).await? {
+            Here::Ours(held) => return self.held_blob(of, digest, held.size, range).await,
+            Here::Others(held) => {
+                self.prove(of, digest, held.size).await?;
+                return self.held_blob(of, digest, held.size, range).await;
+            }
+            Here::Nothing => {}
         }
-        let partial = self.told(Teller::Partial, scope, digest).await?;
+        let partial = self.told(Teller::Partial, of, digest).await?;
         let mut tried: Vec<(u64, PullError)> = Vec::new();
         // A transfer is shared, and asks in this node's name alone. So that nodes which lead to each other do not wait
         // for each other's transfers, one for a relayed request begins only after a question that names them all.
         for teller in if self.relayed { SUREST } else { NEAREST } {
-            let Some(size) = self.told(teller, scope, digest).await? else { continue };
+            let Some(size) = self.told(teller, of, digest).await? else { continue };
             let failed = |size| tried.iter().find(|(tried, _)| *tried == size).map(|(_, error)| error);
             // Chunks of another size are here. Hearsay is not enough to throw them away.
             let spoils = partial.is_some_and(|partial| {
@@ -99,7 +133,12 @@ impl NodeSource {
                 continue;
             }
             let begin = if tried.is_empty() { Begin::Transfer } else { Begin::Again };
-            match self.body(scope, digest, size, range, begin).await {
+            let body = match self.body(of, digest, size, range, begin).await {
+                Err(OpenError::OfAnother) => self.of_another(of, digest, size, range).await,
+                Err(OpenError::Failed(error)) => Err(error),
+                Ok(body) => Ok(body),
+            };
+            match body {
                 Err(error) if casts_doubt(&error) => {
                     tracing::info!(%digest, size, ?teller, %error, "the blob does not come out at this size");
                     // A range that lies behind this size says nothing of the size, unless it lies within another: the
@@ -121,15 +160,28 @@ impl NodeSource {
         Err(tried.pop().map_or_else(|| untold(scope, digest), |(_, error)| error))
     }
 
-    /// The body of a blob of this size, its first bytes at hand.
-    async fn body(
+    /// The body of a blob that is held, and given for this repository's registry.
+    pub(super) async fn held_blob(
         &self,
-        scope: &Scope,
+        of: &Of,
+        digest: &Digest,
+        size: u64,
+        range: Option<RangeRequest>,
+    ) -> Result<BlobBody, PullError> {
+        self.note_repository(&of.scope, digest).await;
+        self.ports.metrics.store_request();
+        Ok(self.body(of, digest, size, range, Begin::Store).await?)
+    }
+
+    /// The body of a blob of this size, its first bytes at hand.
+    pub(super) async fn body(
+        &self,
+        of: &Of,
         digest: &Digest,
         size: u64,
         range: Option<RangeRequest>,
         begin: Begin,
-    ) -> Result<BlobBody, PullError> {
+    ) -> Result<BlobBody, OpenError> {
         let layout = ChunkLayout::of(size).map_err(|error| PullError::TooLarge(error.to_string()))?;
         // `bytes=N-` is how clients go on where a body broke off, and `bytes=0-N` may be all there is.
         let of_a_part = match range {
@@ -138,12 +190,12 @@ impl NodeSource {
             None => false,
         };
         let range = match range {
-            Some(range) => Some(range.resolve(size)?),
+            Some(range) => Some(range.resolve(size).map_err(PullError::from)?),
             None => ByteRange::new(0, size),
         };
         let transfer = match begin {
             Begin::Store => None,
-            Begin::Transfer | Begin::Again => self.fetch(scope, digest, size, range, begin).await?,
+            Begin::Transfer | Begin::Again => self.fetch(of, digest, size, range, begin).await?,
         };
         let Some(range) = range else {
             return Ok(BlobBody { size, range: None, stream: stream::empty().boxed() });
@@ -153,7 +205,7 @@ impl NodeSource {
             fetcher: self.fetcher.clone(),
             metrics: self.ports.metrics.clone(),
             digest: *digest,
-            scope: scope.clone(),
+            of: of.clone(),
             layout,
             room: self.room.clone(),
             of_a_part,
@@ -164,7 +216,7 @@ impl NodeSource {
             .next()
             .await
             .unwrap_or_else(|| Err(PullError::Unavailable("the node is shutting down".to_owned())))?;
-        let (sizes, scope, digest) = (self.sizes.clone(), scope.clone(), *digest);
+        let (sizes, scope, digest) = (self.sizes.clone(), of.scope.clone(), *digest);
         let rest = stream.inspect(move |item| {
             if let Err(error) = item
                 && casts_doubt(error)
@@ -177,13 +229,13 @@ impl NodeSource {
 
     async fn fetch(
         &self,
-        scope: &Scope,
+        of: &Of,
         digest: &Digest,
         size: u64,
         range: Option<ByteRange>,
         begin: Begin,
-    ) -> Result<Option<TransferHandle>, PullError> {
-        let mut opened = self.fetcher.open(*digest, size, scope.clone()).await;
+    ) -> Result<Option<TransferHandle>, OpenError> {
+        let mut opened = self.fetcher.open(*digest, size, of.clone()).await;
         if begin == Begin::Again {
             let (pause, times) = LET_GO;
             for _ in 0..times {
@@ -191,7 +243,7 @@ impl NodeSource {
                     break;
                 }
                 tokio::time::sleep(pause).await;
-                opened = self.fetcher.open(*digest, size, scope.clone()).await;
+                opened = self.fetcher.open(*digest, size, of.clone()).await;
             }
         }
         let mut transfer = opened?;
@@ -211,9 +263,18 @@ impl NodeSource {
     }
 }
 
+/// What is held of a digest.
+pub(super) enum Here {
+    Nothing,
+    /// It is given.
+    Ours(Held),
+    /// It came from another registry, and is not everyone's.
+    Others(Held),
+}
+
 /// Where a body begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Begin {
+pub(super) enum Begin {
     /// The blob is held.
     Store,
     /// It is fetched, or already being fetched.

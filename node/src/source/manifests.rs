@@ -7,6 +7,7 @@ use shoal_proto::chunk::ChunkLayout;
 use shoal_proto::digest::Digest;
 use shoal_proto::manifest::{MAX_MANIFEST, media_type};
 use shoal_proto::name::{Reference, Scope};
+use shoal_proto::origin::Origin;
 use shoal_store::{ReadError, Store};
 use tokio::time::Instant;
 
@@ -37,7 +38,7 @@ impl NodeSource {
             &self.ports,
             async || self.fetch_manifest(scope, digest, accept).await,
             async |by| {
-                let bytes = small::from_peer(&self.ports, by, *digest, MAX_MANIFEST).await?;
+                let bytes = small::from_peer(&self.ports, by, *digest, origin(scope), MAX_MANIFEST).await?;
                 Some(self.kept_of_peer(scope, *digest, bytes).await)
             },
         )
@@ -51,13 +52,13 @@ impl NodeSource {
         digest: &Digest,
         accept: &Accept,
     ) -> Result<Manifest, PullError> {
-        if let Some(bytes) = small::from_connected(&self.ports, *digest, MAX_MANIFEST).await {
+        if let Some(bytes) = small::from_connected(&self.ports, *digest, origin(scope), MAX_MANIFEST).await {
             return Ok(self.kept_of_peer(scope, *digest, bytes).await);
         }
         match self.upstream_manifest(scope, digest, accept).await {
             Ok(manifest) => Ok(self.kept(scope, manifest).await),
             Err(error @ (PullError::Upstream { .. } | PullError::Throttled { .. })) => {
-                match small::from_peers(&self.ports, *digest, MAX_MANIFEST).await {
+                match small::from_peers(&self.ports, *digest, origin(scope), MAX_MANIFEST).await {
                     Some(bytes) => Ok(self.kept_of_peer(scope, *digest, bytes).await),
                     None => Err(error),
                 }
@@ -97,6 +98,10 @@ impl NodeSource {
     async fn held_manifest(&self, scope: &Scope, digest: &Digest) -> Result<Option<Manifest>, PullError> {
         let store = &self.ports.store;
         let Some(held) = store.held(digest).await.map_err(unavailable)? else { return Ok(None) };
+        if !store.whose(digest).await.map_err(unavailable)?.is_given_for(origin(scope)) {
+            // It is asked for in this registry, which then proves that it has it.
+            return Ok(None);
+        }
         if held.size > MAX_MANIFEST {
             return Err(PullError::TooLarge(format!(
                 "{digest} is {} bytes, and no manifest is larger than {MAX_MANIFEST}: it is a blob",
@@ -118,6 +123,10 @@ impl NodeSource {
         let said = store.media_type(digest).await.map_err(unavailable)?;
         Ok(Some(typed(*digest, bytes, said.as_deref())))
     }
+}
+
+fn origin(scope: &Scope) -> Origin {
+    Origin::of(&scope.registry)
 }
 
 /// The bytes of a held manifest. Fails if a chunk of it is not what it was.

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use shoal_proto::digest::Digest;
-use shoal_proto::manifest::Listing;
+use shoal_proto::manifest::{Descriptor, Listing};
 use shoal_proto::name::Scope;
 
 /// The most sizes remembered; those noted first are forgotten first. About 10 MiB when full.
@@ -46,7 +46,7 @@ impl Sizes {
         let Ok(listing) = Listing::parse(manifest) else { return };
         let scope = Arc::new(scope.clone());
         let mut inner = self.inner();
-        for descriptor in listing.blobs.into_iter().chain(listing.manifests) {
+        for descriptor in listing.blobs.into_iter().chain(listing.manifests).filter(is_there) {
             inner.note((descriptor.digest, scope.clone()), descriptor.size);
         }
     }
@@ -98,6 +98,12 @@ impl Inner {
             self.sizes.remove(&first);
         }
     }
+}
+
+/// Whether a registry that took the manifest has this. Layers that are to be had elsewhere it takes unseen (image spec,
+/// "Non-Distributable Layers"): that one is listed says nothing.
+fn is_there(descriptor: &Descriptor) -> bool {
+    !["nondistributable", "foreign"].iter().any(|elsewhere| descriptor.media_type.contains(elsewhere))
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ use shoal_proto::digest::Digest;
 use shoal_proto::manifest::{ACCEPT_ALL, tells_its_type};
 use shoal_proto::name::{Reference, Scope, Tag};
 use shoal_proto::tag::{SignedTagMapping, TagMapping};
+use shoal_store::Of;
 use tokio::task::JoinSet;
 use tokio::time::{Duration, Instant, timeout, timeout_at};
 
@@ -295,7 +296,9 @@ impl NodeSource {
         // One registry's word is kept only where the bytes are silent: it is served to every repository's clients.
         let silent = !tells_its_type(&manifest.bytes);
         let kept = async {
-            store.put(&digest, manifest.bytes).await?;
+            // Its bytes are proven: this registry, or a node that had them of it, gave them.
+            let of = Of { scope: scope.clone(), everyones: false };
+            store.put(&digest, manifest.bytes, of).await?;
             if silent {
                 store.set_media_type(&digest, &manifest.info.media_type).await?;
             }

@@ -112,6 +112,11 @@ fn scope(repository: &str) -> Scope {
     Scope { registry: "reg.test".parse().unwrap(), repository: repository.parse().unwrap() }
 }
 
+/// Whose the blobs of a repository are.
+fn of(repository: &str) -> Of {
+    Of { scope: scope(repository), everyones: false }
+}
+
 /// Bytes of which no two chunks are alike.
 fn content(length: usize) -> Vec<u8> {
     (0..length.div_ceil(8) as u64)

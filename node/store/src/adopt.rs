@@ -104,7 +104,7 @@ impl Inner {
             remove_if_there(&*self.disk, &path)?;
             return Ok(Verdict::Refused);
         }
-        self.writer.write_blocking(Change::Hold { digest: *digest, size, hashes, inline: None })?;
+        self.writer.write_blocking(Change::Hold { digest: *digest, size, hashes, inline: None, of: None })?;
         self.index_mut().insert(*digest, size);
         Ok(Verdict::Held(size))
     }

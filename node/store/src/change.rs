@@ -1,18 +1,22 @@
 //! One change of the database. Changes are applied whole or not at all, and again gives the same.
 
 use prost::Message as _;
-use redb::{ReadableTable as _, WriteTransaction};
+use redb::{ReadableTable as _, TableDefinition, WriteTransaction};
 use shoal_proto::attestation::ChunkHash;
 use shoal_proto::digest::Digest;
 use shoal_proto::name::Scope;
 use shoal_proto::tag::SignedTagMapping;
 use shoal_proto::wire::{MAX_TAG_MAPPINGS, generated, mapping_from_wire, mapping_to_wire};
 
-use crate::StoreError;
 use crate::tables::{
-    CHUNKS, HASHES, HASHES_A_ROW, HELD, INLINE, MEDIA_TYPES, PARTIAL, READABLE, REPOSITORIES, TAGS, TOTALS,
-    Vouched, key, readable_key, repository_key, row_key, rows_of, tag_prefix,
+    CHUNKS, EVERYONES, HASHES, HASHES_A_ROW, HELD, INLINE, MEDIA_TYPES, ORIGINS, PARTIAL, PARTIAL_OF,
+    READABLE, REPOSITORIES, TAGS, TOTALS, Vouched, key, readable_key, row_key, rows_of, scope_text,
+    tag_prefix,
 };
+use crate::{Of, StoreError};
+
+/// A table of the repositories of blobs.
+pub(crate) type Scopes = TableDefinition<'static, &'static [u8], ()>;
 
 /// The most repositories remembered for one blob.
 const MAX_REPOSITORIES: usize = 16;
@@ -21,13 +25,20 @@ const MAX_REPOSITORIES: usize = 16;
 #[derive(Debug, Clone)]
 pub(crate) enum Change {
     /// The blob is proven and on the disk.
-    Hold { digest: Digest, size: u64, hashes: Vec<ChunkHash>, inline: Option<bytes::Bytes> },
+    Hold {
+        digest: Digest,
+        size: u64,
+        hashes: Vec<ChunkHash>,
+        inline: Option<bytes::Bytes>,
+        /// Whose bytes they are.
+        of: Option<Of>,
+    },
     /// The blob is no longer held, nor on its way.
     Drop(Digest),
     /// The blob is not on its way; what else is known of it stays.
     DropPartial(Digest),
     /// These chunks of a partial blob are on the disk.
-    Chunks { digest: Digest, size: u64, chunks: Vec<(u32, Vouched)> },
+    Chunks { digest: Digest, size: u64, of: Scope, chunks: Vec<(u32, Vouched)> },
     /// These chunks are wrong.
     Forget { digest: Digest, chunks: Vec<u32> },
     /// The blob is held no longer, and these chunks of it are good.
@@ -40,6 +51,8 @@ pub(crate) enum Change {
     Tag(SignedTagMapping),
     /// Upstream let these read a repository at this time, or does so no more.
     Readable(Scope, &'static str, Option<u64>),
+    /// The blob's bytes are of these too.
+    Origin(Digest, Of),
     /// How far these were counted.
     Totals(Vec<(&'static str, u64)>),
 }
@@ -47,10 +60,13 @@ pub(crate) enum Change {
 impl Change {
     pub(crate) fn apply(&self, txn: &WriteTransaction) -> Result<(), StoreError> {
         match self {
-            Self::Hold { digest, size, hashes, inline } => {
+            Self::Hold { digest, size, hashes, inline, of } => {
                 hold(txn, digest, *size, hashes)?;
                 if let Some(bytes) = inline {
                     txn.open_table(INLINE)?.insert(&*key(digest), bytes.as_ref())?;
+                }
+                if let Some(of) = of {
+                    note_origin(txn, digest, of)?;
                 }
                 drop_partial(txn, digest)
             }
@@ -58,14 +74,17 @@ impl Change {
                 drop_held(txn, digest)?;
                 drop_partial(txn, digest)?;
                 txn.open_table(MEDIA_TYPES)?.remove(&*key(digest))?;
-                drop_repositories(txn, digest)
+                forget(txn, ORIGINS, digest)?;
+                txn.open_table(EVERYONES)?.remove(&*key(digest))?;
+                forget(txn, REPOSITORIES, digest)
             }
             Self::DropPartial(digest) => drop_partial(txn, digest),
-            Self::Chunks { digest, size, chunks } => {
+            Self::Chunks { digest, size, of, chunks } => {
                 // Written late: the blob may be held by now.
                 if txn.open_table(HELD)?.get(&*key(digest))?.is_some() {
                     return Ok(());
                 }
+                txn.open_table(PARTIAL_OF)?.insert(&*key(digest), scope_text(of).as_str())?;
                 put_chunks(txn, digest, *size, chunks.iter().map(|(chunk, vouched)| (*chunk, *vouched)))
             }
             Self::Forget { digest, chunks } => {
@@ -86,21 +105,10 @@ impl Change {
                 Ok(())
             }
             Self::Readable(scope, whom, checked_unix_ms) => readable(txn, scope, whom, *checked_unix_ms),
-            Self::Repository(digest, scope) => {
-                let mut table = txn.open_table(REPOSITORIES)?;
-                let prefix = key(digest);
-                let known = table.range(&*prefix..)?;
-                let known = known
-                    .take_while(|row| row.as_ref().is_ok_and(|(key, _)| key.value().starts_with(&prefix)))
-                    .take(MAX_REPOSITORIES)
-                    .count();
-                if known < MAX_REPOSITORIES {
-                    table.insert(&*repository_key(digest, scope), ())?;
-                }
-                Ok(())
-            }
+            Self::Repository(digest, scope) => note(txn, REPOSITORIES, digest, &scope_text(scope)),
             Self::Tag(signed) => put_tag(txn, signed),
             Self::Totals(totals) => put_totals(txn, totals),
+            Self::Origin(digest, of) => note_origin(txn, digest, of),
         }
     }
 }
@@ -145,12 +153,13 @@ fn drop_held(txn: &WriteTransaction, digest: &Digest) -> Result<(), StoreError> 
 
 fn drop_partial(txn: &WriteTransaction, digest: &Digest) -> Result<(), StoreError> {
     txn.open_table(PARTIAL)?.remove(&*key(digest))?;
+    txn.open_table(PARTIAL_OF)?.remove(&*key(digest))?;
     drop_rows(txn, CHUNKS, digest)
 }
 
 fn drop_rows(
     txn: &WriteTransaction,
-    table: redb::TableDefinition<'_, &'static [u8], &'static [u8]>,
+    table: TableDefinition<'_, &'static [u8], &'static [u8]>,
     digest: &Digest,
 ) -> Result<(), StoreError> {
     let rows = rows_of(digest);
@@ -158,8 +167,31 @@ fn drop_rows(
     Ok(())
 }
 
-fn drop_repositories(txn: &WriteTransaction, digest: &Digest) -> Result<(), StoreError> {
-    let mut table = txn.open_table(REPOSITORIES)?;
+fn note_origin(txn: &WriteTransaction, digest: &Digest, of: &Of) -> Result<(), StoreError> {
+    note(txn, ORIGINS, digest, &scope_text(&of.scope))?;
+    if of.everyones {
+        txn.open_table(EVERYONES)?.insert(&*key(digest), ())?;
+    }
+    Ok(())
+}
+
+/// Notes a repository with a blob, unless many are.
+fn note(txn: &WriteTransaction, table: Scopes, digest: &Digest, scope: &str) -> Result<(), StoreError> {
+    let mut table = txn.open_table(table)?;
+    let prefix = key(digest);
+    let known = table
+        .range(&*prefix..)?
+        .take_while(|row| row.as_ref().is_ok_and(|(key, _)| key.value().starts_with(&prefix)))
+        .take(MAX_REPOSITORIES)
+        .count();
+    if known < MAX_REPOSITORIES {
+        table.insert([&*prefix, scope.as_bytes()].concat().as_slice(), ())?;
+    }
+    Ok(())
+}
+
+fn forget(txn: &WriteTransaction, table: Scopes, digest: &Digest) -> Result<(), StoreError> {
+    let mut table = txn.open_table(table)?;
     let prefix = key(digest);
     let keys: Vec<Vec<u8>> = table
         .range(&*prefix..)?

@@ -73,6 +73,9 @@ pub enum StoreError {
         /// The size that was asked for, in bytes.
         asked: u64,
     },
+    /// The blob is on its way from another registry, or was held for another's clients: see [`crate::Whose`].
+    #[error("{0} is being fetched from another registry")]
+    OfAnother(Digest),
     /// Larger than any blob.
     #[error(transparent)]
     TooLarge(#[from] TooLarge),

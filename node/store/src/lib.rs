@@ -21,6 +21,7 @@
 //! | [`Store`] | held blobs |
 //! | `held` | reading them |
 //! | `metadata` | media types, repositories, tags |
+//! | [`Whose`] | whose the bytes are |
 //! | `totals` | what is counted from one start to the next |
 //! | [`Partial`] | a blob on its way: what all handles share, hashing, publishing, resuming |
 //! | `recent` | chunks that were just stored |
@@ -51,6 +52,7 @@ mod store;
 mod tables;
 mod totals;
 mod turns;
+mod whose;
 mod writer;
 
 pub use adopt::Adopted;
@@ -60,6 +62,7 @@ pub use held::CheckedChunk;
 pub use partial::Partial;
 pub use recovery::Recovery;
 pub use store::{Held, Store, Usage};
+pub use whose::{Of, Whose};
 
 use std::time::Duration;
 

@@ -1,16 +1,36 @@
 //! What is known besides bytes: media types, repositories and who could read them, tags.
 
+use redb::ReadTransaction;
 use shoal_proto::digest::Digest;
 use shoal_proto::name::{Scope, Tag};
 use shoal_proto::tag::SignedTagMapping;
 
 use crate::StoreError;
-use crate::change::{Change, decode_tag};
+use crate::change::{Change, Scopes, decode_tag};
 use crate::store::{Store, blocking};
 use crate::tables::{
     MEDIA_TYPES, READABLE, REPOSITORIES, TAGS, key, readable_key, repository_key, repository_of, tag_of,
     tag_prefix,
 };
+
+/// The repositories that a table notes with a blob.
+pub(crate) fn scopes(
+    txn: &ReadTransaction,
+    table: Scopes,
+    digest: &Digest,
+) -> Result<Vec<Scope>, StoreError> {
+    let table = txn.open_table(table)?;
+    let prefix = key(digest);
+    let mut scopes = Vec::new();
+    for row in table.range(&*prefix..)? {
+        let (row, _) = row?;
+        if !row.value().starts_with(&prefix) {
+            break;
+        }
+        scopes.extend(repository_of(digest, row.value()));
+    }
+    Ok(scopes)
+}
 
 impl Store {
     /// Notes what a manifest is served as.
@@ -54,22 +74,7 @@ impl Store {
     /// Whatever the disk says.
     pub async fn repositories(&self, digest: &Digest) -> Result<Vec<Scope>, StoreError> {
         let (inner, digest) = (self.inner.clone(), *digest);
-        blocking(move || {
-            inner.database.read(|txn| {
-                let table = txn.open_table(REPOSITORIES)?;
-                let prefix = key(&digest);
-                let mut scopes = Vec::new();
-                for row in table.range(&*prefix..)? {
-                    let (row, _) = row?;
-                    if !row.value().starts_with(&prefix) {
-                        break;
-                    }
-                    scopes.extend(repository_of(&digest, row.value()));
-                }
-                Ok(scopes)
-            })
-        })
-        .await
+        blocking(move || inner.database.read(|txn| scopes(txn, REPOSITORIES, &digest))).await
     }
 
     /// Whether a blob was seen in this repository, among the 16 that are remembered.

@@ -12,7 +12,8 @@ use crate::change::Change;
 use crate::disk::DiskFile;
 use crate::store::{Inner, Store, blocking};
 use crate::tables::Vouched;
-use crate::{StoreError, layout};
+use crate::whose::Owner;
+use crate::{Of, StoreError, layout};
 
 mod hashing;
 mod prefix;
@@ -35,7 +36,7 @@ pub struct Partial {
 }
 
 impl Partial {
-    pub(crate) async fn open(store: &Store, digest: Digest, size: u64) -> Result<Self, StoreError> {
+    pub(crate) async fn open(store: &Store, digest: Digest, size: u64, of: Of) -> Result<Self, StoreError> {
         let layout = ChunkLayout::of(size)?;
         let inner = &store.inner;
         let _turn = inner.turns.take(&digest).await;
@@ -44,6 +45,8 @@ impl Partial {
             if state.progress().phase == Phase::Closed {
                 // What is still written would land in the file that is opened now.
                 state.quiet().await;
+            } else if !state.owner.admits(&of) {
+                return Err(StoreError::OfAnother(digest));
             } else if state.layout.size() == size {
                 return Ok(Self { store: inner.clone(), state });
             } else {
@@ -51,13 +54,14 @@ impl Partial {
             }
         }
         let from = inner.clone();
-        let resumed = blocking(move || {
+        let (resumed, of) = blocking(move || {
+            from.make_way(&digest, &of)?;
             let resumed = resume::resume(&from, &digest, layout)?;
             from.fits(&digest, layout, &resumed)?;
-            Ok::<_, StoreError>(resumed)
-        });
-        let resumed = resumed.await?;
-        let state = Arc::new(State::new(digest, layout, resumed, inner.recent.clone()));
+            Ok::<_, StoreError>((resumed, of))
+        })
+        .await?;
+        let state = Arc::new(State::new(digest, layout, Owner::new(of), resumed, inner.recent.clone()));
         let mut partials = inner.partials();
         partials.retain(|_, state| state.strong_count() > 0);
         partials.insert(digest, Arc::downgrade(&state));
@@ -70,6 +74,16 @@ impl Partial {
     /// Which blob.
     pub fn digest(&self) -> Digest {
         self.state.digest
+    }
+
+    /// Whether what comes is for these too: one registry's clients, or everyone if everyone may read it.
+    pub fn admits(&self, of: &Of) -> bool {
+        self.state.owner.admits(of)
+    }
+
+    /// Whether everyone may read it where it comes from.
+    pub fn is_everyones(&self) -> bool {
+        self.state.owner.is_everyones()
     }
 
     /// Its size and chunks.
@@ -195,7 +209,9 @@ impl Partial {
         let numbers: Vec<u32> = chunks.iter().map(|(chunk, _)| *chunk).collect();
         // The bytes may be on the disk later than this: whoever resumes checks each chunk against its hash, and
         // fetches again what a power loss took. A process that is killed loses none.
-        let change = Change::Chunks { digest: self.state.digest, size: self.state.layout.size(), chunks };
+        let (digest, size, of) =
+            (self.state.digest, self.state.layout.size(), self.state.owner.scope.clone());
+        let change = Change::Chunks { digest, size, of, chunks };
         self.store.writer.write(change).await.inspect_err(|_| {
             // The next chunk that comes has them written with it.
             self.state.progress().unwritten.extend(numbers);

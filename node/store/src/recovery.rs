@@ -14,8 +14,8 @@ use crate::database::{Database, set_aside};
 use crate::disk::{Disk, DiskLock};
 use crate::store::remove_if_there;
 use crate::tables::{
-    ADOPTING, CHUNKS, FORMAT, HASHES, HELD, INLINE, MEDIA_TYPES, META, PARTIAL, READABLE, REPOSITORIES, TAGS,
-    TOTALS, digest_of, row_number, rows_of,
+    ADOPTING, CHUNKS, EVERYONES, FORMAT, HASHES, HELD, INLINE, MEDIA_TYPES, META, ORIGINS, PARTIAL,
+    PARTIAL_OF, READABLE, REPOSITORIES, TAGS, TOTALS, digest_of, row_number, rows_of,
 };
 use crate::{MAX_INLINE, OpenError, Options, StoreError, adopt, layout};
 
@@ -123,6 +123,9 @@ fn prepare(database: &Database) -> Result<(u64, bool), StoreError> {
             txn.open_table(TAGS)?;
             txn.open_table(READABLE)?;
             txn.open_table(TOTALS)?;
+            txn.open_table(ORIGINS)?;
+            txn.open_table(EVERYONES)?;
+            txn.open_table(PARTIAL_OF)?;
         }
         Ok((format, adopting))
     })

@@ -15,10 +15,9 @@ use crate::disk::{Disk, DiskLock};
 use crate::partial::{Partial, State};
 use crate::recent::Recent;
 use crate::recovery::{self, Opened, Recovery};
-use crate::tables::{PARTIAL, key};
 use crate::turns::Turns;
 use crate::writer::Writer;
-use crate::{FinishError, MAX_INLINE, OpenError, Options, StoreError, layout};
+use crate::{FinishError, MAX_INLINE, Of, OpenError, Options, StoreError, layout};
 
 /// What is known of a held blob.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -145,10 +144,11 @@ impl Store {
     /// Stores a small blob whole. Fine if others do the same meanwhile.
     ///
     /// # Errors
-    /// [`StoreError::Mismatch`] if the bytes are not of the digest; else whatever the disk says.
-    pub async fn put(&self, digest: &Digest, bytes: Bytes) -> Result<(), StoreError> {
+    /// [`StoreError::Mismatch`] if the bytes are not of the digest; [`StoreError::OfAnother`] if it is just being fetched
+    /// from another registry; else whatever the disk says.
+    pub async fn put(&self, digest: &Digest, bytes: Bytes, of: Of) -> Result<(), StoreError> {
         if self.inner.index().contains_key(digest) {
-            return Ok(());
+            return self.note_origin(digest, of).await;
         }
         let size = bytes.len() as u64;
         let expected = *digest;
@@ -158,15 +158,15 @@ impl Store {
             return Err(StoreError::Mismatch { expected, actual });
         }
         if size <= MAX_INLINE {
-            return self.hold_inline(expected, bytes).await;
+            return self.hold_inline(expected, bytes, of).await;
         }
         let mut left = PUT_ATTEMPTS;
         loop {
             left -= 1;
-            return match self.put_file(digest, &bytes).await {
+            return match self.put_file(digest, &bytes, of.clone()).await {
                 // Somebody else finished it.
                 Err(FinishError::Store(StoreError::Closed)) if self.inner.index().contains_key(digest) => {
-                    Ok(())
+                    self.note_origin(digest, of).await
                 }
                 // Somebody else discarded it, or took chunks out.
                 Err(FinishError::Store(StoreError::Closed) | FinishError::Incomplete { .. }) if left > 0 => {
@@ -181,8 +181,8 @@ impl Store {
     }
 
     /// Stores a proven blob by way of a partial one.
-    async fn put_file(&self, digest: &Digest, bytes: &Bytes) -> Result<(), FinishError> {
-        let partial = self.partial(digest, bytes.len() as u64).await?;
+    async fn put_file(&self, digest: &Digest, bytes: &Bytes, of: Of) -> Result<(), FinishError> {
+        let partial = self.partial(digest, bytes.len() as u64, of).await?;
         let layout = partial.layout();
         for chunk in 0..layout.count() {
             if let Some(range) = layout.range(chunk) {
@@ -194,11 +194,11 @@ impl Store {
         partial.finish().await
     }
 
-    pub(crate) async fn hold_inline(&self, digest: Digest, bytes: Bytes) -> Result<(), StoreError> {
+    pub(crate) async fn hold_inline(&self, digest: Digest, bytes: Bytes, of: Of) -> Result<(), StoreError> {
         let size = bytes.len() as u64;
         let layout = ChunkLayout::of(size)?;
         let hashes = (0..layout.count()).map(|_| ChunkHash::of(&bytes)).collect();
-        let change = Change::Hold { digest, size, hashes, inline: Some(bytes) };
+        let change = Change::Hold { digest, size, hashes, inline: Some(bytes), of: Some(of) };
         self.inner.writer.write(change).await?;
         self.inner.index_mut().insert(digest, size);
         Ok(())
@@ -208,24 +208,10 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError::Size`] if it is being fetched with another size, or chunks of it as another size are there: to
-    /// give those up, open it with that size and discard it. Else whatever the disk says.
-    pub async fn partial(&self, digest: &Digest, size: u64) -> Result<Partial, StoreError> {
-        Partial::open(self, *digest, size).await
-    }
-
-    /// The size that a blob of which a part is here is being fetched with.
-    ///
-    /// # Errors
-    /// Whatever the disk says.
-    pub async fn partial_size(&self, digest: &Digest) -> Result<Option<u64>, StoreError> {
-        let (inner, digest) = (self.inner.clone(), *digest);
-        blocking(move || {
-            inner.database.read(|txn| {
-                let table = txn.open_table(PARTIAL)?;
-                Ok(table.get(&*key(&digest))?.map(|row| row.value()))
-            })
-        })
-        .await
+    /// give those up, open it with that size and discard it. [`StoreError::OfAnother`] if it is on its way for another
+    /// registry's clients. Else whatever the disk says.
+    pub async fn partial(&self, digest: &Digest, size: u64, of: Of) -> Result<Partial, StoreError> {
+        Partial::open(self, *digest, size, of).await
     }
 
     /// Takes a blob away, held or partial.

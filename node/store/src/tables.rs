@@ -29,6 +29,12 @@ pub(crate) const CHUNKS: TableDefinition<'_, Bytes, Bytes> = TableDefinition::ne
 pub(crate) const MEDIA_TYPES: TableDefinition<'_, Bytes, &str> = TableDefinition::new("media_types");
 /// The repositories that a blob was seen in: its key, then `registry NUL repository`.
 pub(crate) const REPOSITORIES: TableDefinition<'_, Bytes, ()> = TableDefinition::new("repositories");
+/// The repositories whose registry gave a held blob's bytes: its key, then `registry NUL repository`.
+pub(crate) const ORIGINS: TableDefinition<'_, Bytes, ()> = TableDefinition::new("origins");
+/// Held blobs that everyone could read where they came from.
+pub(crate) const EVERYONES: TableDefinition<'_, Bytes, ()> = TableDefinition::new("everyones");
+/// Partial blobs: the repository that it is on its way from, `registry NUL repository`.
+pub(crate) const PARTIAL_OF: TableDefinition<'_, Bytes, &str> = TableDefinition::new("partial_of");
 /// When upstream last let many read a repository, in milliseconds since the Unix epoch: `registry NUL repository NUL whom`.
 pub(crate) const READABLE: TableDefinition<'_, &str, u64> = TableDefinition::new("readable");
 /// What tags named: `registry NUL repository NUL tag NUL media type`, to a signed mapping.
@@ -77,15 +83,24 @@ pub(crate) fn digest_of(key: &[u8]) -> Result<Digest, StoreError> {
 /// The key of a repository that a blob was seen in.
 pub(crate) fn repository_key(digest: &Digest, scope: &Scope) -> Vec<u8> {
     let mut key = digest.multihash();
-    key.extend_from_slice(format!("{}\0{}", scope.registry, scope.repository).as_bytes());
+    key.extend_from_slice(scope_text(scope).as_bytes());
     key
+}
+
+/// A repository, as it stands in keys and rows.
+pub(crate) fn scope_text(scope: &Scope) -> String {
+    format!("{}\0{}", scope.registry, scope.repository)
+}
+
+/// The repository, from that.
+pub(crate) fn scope_of(text: &str) -> Option<Scope> {
+    let (registry, repository) = text.split_once('\0')?;
+    Some(Scope { registry: registry.parse().ok()?, repository: repository.parse().ok()? })
 }
 
 /// The repository, from such a key.
 pub(crate) fn repository_of(digest: &Digest, key: &[u8]) -> Option<Scope> {
-    let text = std::str::from_utf8(key.get(digest.multihash().len()..)?).ok()?;
-    let (registry, repository) = text.split_once('\0')?;
-    Some(Scope { registry: registry.parse().ok()?, repository: repository.parse().ok()? })
+    scope_of(std::str::from_utf8(key.get(digest.multihash().len()..)?).ok()?)
 }
 
 /// The key of a repository that some can read.

@@ -8,9 +8,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use libp2p::PeerId;
-use shoal_proto::attestation::Attestation;
+use shoal_proto::attestation::{self, Attestation};
 use shoal_proto::digest::Digest;
 use shoal_proto::name::{Scope, Tag};
+use shoal_proto::origin::Origin;
 use shoal_proto::swarm::message::{Claim, ClaimAnswer, Report, Standing, SwarmKey};
 use shoal_proto::swarm::turn::{AskTurn, TurnAnswer, TurnEnded};
 use shoal_proto::tag::SignedTagMapping;
@@ -295,13 +296,13 @@ impl Handle {
     pub async fn chunk(
         &self,
         peer: PeerId,
-        digest: &Digest,
-        size: u64,
-        chunk: u32,
+        claim: attestation::Claim,
+        origin: Origin,
     ) -> Result<(Bytes, Attestation), ChunkError> {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         let id = NEXT.fetch_add(1, Ordering::Relaxed);
-        self.link(peer).chunk(ChunkRequest { id, digest: *digest, size, chunk }).await
+        let attestation::Claim { digest, size, chunk } = claim;
+        self.link(peer).chunk(ChunkRequest { id, digest, size, chunk, origin }).await
     }
 
     fn link(&self, peer: PeerId) -> Link {

@@ -53,7 +53,7 @@ use shoal_proto::swarm::message::{Claim, ClaimAnswer, Report, Standing, SwarmKey
 use shoal_proto::swarm::turn::{AskTurn, TurnAnswer, TurnEnded};
 use shoal_proto::tag::SignedTagMapping;
 use shoal_proto::verdict::{Question, SignedVerdict};
-use shoal_proto::wire::{AskBlob, Holding, Refusal, Whereabouts};
+use shoal_proto::wire::{AskBlob, ChunkRequest, Holding, Refusal, Whereabouts};
 
 pub use handle::{Counters, Handle, Joined};
 pub use neighbours::PeerSummary;
@@ -154,9 +154,7 @@ pub trait Serve: Send + Sync + 'static {
     fn chunk(
         &self,
         from: PeerId,
-        digest: Digest,
-        size: u64,
-        chunk: u32,
+        request: ChunkRequest,
     ) -> BoxFuture<'static, Result<(Bytes, Attestation), Refusal>>;
 
     /// What this tag was last known to name, newest for each media type; or what was said to the very question `asked`.

@@ -6,6 +6,7 @@ use libp2p_identity::PeerId;
 
 use super::lease::{Lease, LeaseEnd};
 use crate::digest::Digest;
+use crate::origin::Origin;
 use crate::transfer::Availability;
 
 /// The most members named in one standing.
@@ -22,7 +23,8 @@ pub const MAX_FETCHERS: usize = 8;
 /// counts on from it does not overflow.
 pub const MAX_NUMBER: u64 = u64::MAX / 2;
 
-/// Which swarm: a digest alone is not enough, since a wrong size makes other chunks.
+/// Which swarm: a digest alone is not enough, since a wrong size makes other chunks, and what one registry's clients may
+/// read another's may not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SwarmKey {
     /// The blob's digest.
@@ -32,12 +34,14 @@ pub struct SwarmKey {
     /// How often the blob was fetched before and its digest did not come out, [`MAX_ROUND`] at most: who begins
     /// again has nothing to do with those who still have the wrong bytes.
     pub round: u32,
+    /// The registry that its members ask.
+    pub origin: Origin,
 }
 
 impl SwarmKey {
     /// The swarm of those who fetch it for the first time.
-    pub fn first(digest: Digest, size: u64) -> Self {
-        Self { digest, size, round: 0 }
+    pub const fn first(digest: Digest, size: u64, origin: Origin) -> Self {
+        Self { digest, size, round: 0, origin }
     }
 }
 

@@ -11,6 +11,7 @@ use super::*;
 mod readers;
 use crate::chunk::MIN_CHUNK;
 use crate::digest::Digest;
+use crate::origin::Origin;
 use crate::swarm::home::{self, QuestionId};
 use crate::swarm::lease::{Lease, LeaseEnd};
 use crate::swarm::message::{Membership, Report, Standing, SwarmKey};
@@ -568,6 +569,7 @@ fn manner() -> impl Strategy<Value = Manner> {
 
 /// What happens at some time.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "there are few of them at a time")]
 enum Due {
     Here(Event),
     /// At this node's own home.
@@ -647,7 +649,11 @@ impl Network {
                 Action::Discover => self.discover(now),
                 Action::Report { id, to, report } => {
                     assert_eq!(to, local());
-                    let key = SwarmKey::first(Digest::sha256_of(b"blob"), self.layout.size());
+                    let key = SwarmKey::first(
+                        Digest::sha256_of(b"blob"),
+                        self.layout.size(),
+                        Origin::from_bytes([7; 16]),
+                    );
                     let (question, known) = (QuestionId(id.0), Vec::new());
                     self.at_home(now, home::Event::Reported { question, from: local(), key, report, known });
                 }

@@ -1,9 +1,10 @@
 //! Chunk streams: what is asked for, and what comes before its bytes.
 
-use super::{WireError, attestation_from_wire, attestation_to_wire, digest, generated};
+use super::{WireError, attestation_from_wire, attestation_to_wire, digest, generated, origin};
 use crate::attestation::Attestation;
 use crate::chunk::ChunkLayout;
 use crate::digest::Digest;
+use crate::origin::Origin;
 
 /// A request on a chunk stream, checked: the chunk exists in a blob of that size.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -16,6 +17,8 @@ pub struct ChunkRequest {
     pub size: u64,
     /// Which chunk.
     pub chunk: u32,
+    /// The registry that it is asked for, as in [`super::AskBlob`]: what the peer said of the blob may be over.
+    pub origin: Origin,
 }
 
 impl ChunkRequest {
@@ -33,6 +36,7 @@ impl ChunkRequest {
             digest: digest(&request.digest)?,
             size: request.size,
             chunk: request.chunk,
+            origin: origin(&request.origin)?,
         })
     }
 
@@ -43,6 +47,7 @@ impl ChunkRequest {
             digest: self.digest.multihash().into(),
             size: self.size,
             chunk: self.chunk,
+            origin: self.origin.as_bytes().to_vec().into(),
         }
     }
 }

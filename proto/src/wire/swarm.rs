@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use libp2p_identity::PeerId;
 
-use super::{SessionMessage, WireError, bits, bits_to_wire, digest, generated};
+use super::{SessionMessage, WireError, bits, bits_to_wire, digest, generated, origin};
 use crate::chunk::ChunkLayout;
 use crate::swarm::lease::{Lease, LeaseEnd, MAX_RETRY_AFTER};
 use crate::swarm::message::{
@@ -30,12 +30,12 @@ fn peer(bytes: &[u8]) -> Result<PeerId, WireError> {
     PeerId::from_bytes(bytes).map_err(|_| WireError::Field("peer"))
 }
 
-fn key(multihash: &[u8], size: u64, round: u32) -> Result<(SwarmKey, ChunkLayout), WireError> {
+fn key(multihash: &[u8], size: u64, round: u32, asked: &[u8]) -> Result<(SwarmKey, ChunkLayout), WireError> {
     if round > MAX_ROUND {
         return Err(WireError::Field("round"));
     }
     let layout = ChunkLayout::of(size).map_err(|_| WireError::Field("size"))?;
-    Ok((SwarmKey { digest: digest(multihash)?, size, round }, layout))
+    Ok((SwarmKey { digest: digest(multihash)?, size, round, origin: origin(asked)? }, layout))
 }
 
 /// A term, or the number of a lease.
@@ -120,7 +120,7 @@ fn name_to_wire(peer: PeerId, whereabouts: &Whereabouts) -> generated::Named {
 
 pub(super) fn report(report: &generated::Report) -> Result<SessionMessage, WireError> {
     use generated::Holding as Wire;
-    let (key, layout) = key(&report.digest, report.size, report.round)?;
+    let (key, layout) = key(&report.digest, report.size, report.round, &report.origin)?;
     let have = match Wire::try_from(report.holding).map_err(|_| WireError::Field("holding"))? {
         Wire::Complete => Availability::Complete,
         Wire::Partial => Availability::Partial(bits(&report.chunks, layout)?),
@@ -175,6 +175,7 @@ pub(super) fn report_to_wire(key: &SwarmKey, report: &Report) -> generated::Repo
         unreachable: report.unreachable.iter().map(|lost| lost.to_bytes().into()).collect(),
         leaving: report.leaving,
         round: key.round,
+        origin: key.origin.as_bytes().to_vec().into(),
         wants: report.wants,
     }
 }
@@ -222,7 +223,7 @@ pub(super) fn standing_to_wire(standing: Standing, whereabouts: &Whereabouts) ->
 }
 
 pub(super) fn claim(claim: generated::Claim) -> Result<SessionMessage, WireError> {
-    let (key, layout) = key(&claim.digest, claim.size, claim.round)?;
+    let (key, layout) = key(&claim.digest, claim.size, claim.round, &claim.origin)?;
     if claim.leases.len() > MAX_LEASES {
         return Err(WireError::Field("leases"));
     }
@@ -243,6 +244,7 @@ pub(super) fn claim_to_wire(key: &SwarmKey, claim: Claim) -> generated::Claim {
         digest: key.digest.multihash().into(),
         size: key.size,
         round: key.round,
+        origin: key.origin.as_bytes().to_vec().into(),
         epoch: claim.epoch,
         leases: claim.leases.into_iter().take(MAX_LEASES).map(held).collect(),
     }

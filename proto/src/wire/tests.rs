@@ -1,6 +1,7 @@
 //! Golden vectors, round trips and hostile input of the wire format.
 
 use super::*;
+use crate::origin::Origin;
 use crate::tag::TagMapping;
 use crate::verdict::{Object, Reader, Verdict};
 use libp2p_identity::Keypair;
@@ -15,12 +16,14 @@ fn layout_bits(size: u64, ones: &[usize]) -> FixedBitSet {
 #[test]
 fn golden_chunk_request() {
     // What is on the wire is a promise to older and newer nodes: this vector may not change within version 1.
-    let request = ChunkRequest { id: 7, digest: Digest::sha256_of(b""), size: 1_000_000, chunk: 3 };
+    let (digest, origin) = (Digest::sha256_of(b""), Origin::from_bytes([7; 16]));
+    let request = ChunkRequest { id: 7, digest, size: 1_000_000, chunk: 3, origin };
     let mut frame = BytesMut::new();
     encode_frame(&request.into_wire(), &mut frame);
     assert_eq!(
         hex::encode(&frame),
-        "2c080712221220e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b85518c0843d2003"
+        "3e080712221220e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b85518c0843d20032a1007070707070707\
+         070707070707070707"
     );
 }
 
@@ -41,8 +44,18 @@ fn session_messages_round_trip() {
         |reader| Question { scope: scope.clone(), object: Object::Blob(Digest::sha256_of(b"b")), reader };
     let verdict = Verdict { question: question(Reader::Everyone), checked_unix_ms: 6 };
     for message in [
-        SessionMessage::AskBlob(AskBlob { digest: Digest::sha256_of(b"x"), following: None, round: 0 }),
-        SessionMessage::AskBlob(AskBlob { digest: Digest::sha256_of(b"x"), following: Some(7), round: 2 }),
+        SessionMessage::AskBlob(AskBlob {
+            digest: Digest::sha256_of(b"x"),
+            following: None,
+            round: 0,
+            origin: Origin::from_bytes([7; 16]),
+        }),
+        SessionMessage::AskBlob(AskBlob {
+            digest: Digest::sha256_of(b"x"),
+            following: Some(7),
+            round: 2,
+            origin: Origin::from_bytes([8; 16]),
+        }),
         SessionMessage::Blob(Holding::None),
         SessionMessage::Blob(Holding::Complete { size: 12 }),
         SessionMessage::Blob(Holding::Partial {
@@ -84,8 +97,11 @@ fn fields_out_of_bounds_are_named() {
         digest: Digest::sha256_of(b"").multihash().into(),
         size: 10,
         chunk: 1,
+        origin: vec![0; 16].into(),
     };
     assert_eq!(ChunkRequest::from_wire(&request), Err(WireError::Field("chunk")));
+    let of_no_registry = generated::ChunkRequest { chunk: 0, origin: vec![0; 15].into(), ..request.clone() };
+    assert_eq!(ChunkRequest::from_wire(&of_no_registry), Err(WireError::Field("origin")));
     let request = generated::ChunkRequest { size: u64::MAX, ..request };
     assert_eq!(ChunkRequest::from_wire(&request), Err(WireError::Field("size")));
 
@@ -122,7 +138,8 @@ fn what_swarms_say_round_trips() {
     use crate::transfer::Availability;
     use std::time::Duration;
 
-    let key = SwarmKey { digest: Digest::sha256_of(b"x"), size: 3_000_000, round: 1 };
+    let first = SwarmKey::first(Digest::sha256_of(b"x"), 3_000_000, Origin::from_bytes([7; 16]));
+    let key = SwarmKey { round: 1, ..first };
     let lease = Lease { epoch: 3, id: 4, chunks: 2..7 };
     let report = Report {
         have: Availability::Partial(layout_bits(3_000_000, &[1, 11])),

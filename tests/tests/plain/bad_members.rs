@@ -8,12 +8,13 @@ use bytes::{Bytes, BytesMut};
 use futures::AsyncWriteExt as _;
 use shoal_proto::digest::Digest;
 use shoal_proto::identity::{Keypair, PeerId};
+use shoal_proto::origin::Origin;
 use shoal_proto::swarm::message::MAX_NUMBER;
 use shoal_proto::swarm::ranking::Ranking;
 use shoal_proto::wire::generated::session_message::Body;
 use shoal_proto::wire::{SESSION_PROTOCOL, encode_frame, generated, hello};
 use shoal_tests::faulty::Faulty;
-use shoal_tests::fleet::Fleet;
+use shoal_tests::fleet::{Fleet, REGISTRY};
 use shoal_tests::image::{Image, synthetic};
 use shoal_tests::node::Node;
 use shoal_tests::process::until;
@@ -175,8 +176,11 @@ fn lies(digest: &Bytes) -> Vec<(&'static str, bool, Body)> {
     use generated::{Claim, HeldLease, Holding, Lease, LeaseEnd, LeaseOutcome, Report, TurnEnded};
     let lease = |number| Lease { epoch: number, id: number, first: 0, end: 3 };
     let held = |number| vec![HeldLease { holder: somebody(), lease: Some(lease(number)) }];
-    let claim =
-        |epoch, leases| Body::Claim(Claim { digest: digest.clone(), size: LAYER, epoch, leases, round: 0 });
+    let origin = Bytes::from(Origin::of(&REGISTRY.parse().unwrap()).as_bytes().to_vec());
+    let claim = |epoch, leases| {
+        let (digest, origin) = (digest.clone(), origin.clone());
+        Body::Claim(Claim { digest, size: LAYER, epoch, leases, round: 0, origin })
+    };
     let ended = |epoch| {
         let outcome = LeaseOutcome::Trouble.into();
         Some(LeaseEnd { epoch, id: epoch, outcome, retry_after_ms: u64::MAX, status: 429 })
@@ -184,6 +188,7 @@ fn lies(digest: &Bytes) -> Vec<(&'static str, bool, Body)> {
     let report = |number| {
         Body::Report(Report {
             digest: digest.clone(),
+            origin: origin.clone(),
             size: LAYER,
             holding: Holding::Partial.into(),
             chunks: vec![0; 2].into(),

@@ -9,12 +9,13 @@ use futures::AsyncWriteExt as _;
 use shoal_proto::chunk::{MAX_BLOB, MAX_CHUNK, MIN_CHUNK};
 use shoal_proto::digest::Digest;
 use shoal_proto::identity::Keypair;
+use shoal_proto::origin::Origin;
 use shoal_proto::wire::{
     AskBlob, CHUNK_PROTOCOL, ChunkRequest, MAX_MESSAGE, SESSION_PROTOCOL, SessionMessage, encode_frame,
     generated, hello,
 };
 use shoal_tests::faulty::Faulty;
-use shoal_tests::fleet::Fleet;
+use shoal_tests::fleet::{Fleet, REGISTRY};
 use shoal_tests::image::{Image, synthetic};
 use shoal_tests::node::Node;
 use shoal_tests::process::until;
@@ -93,7 +94,8 @@ fn asking(chunk: &generated::ChunkRequest) -> Vec<u8> {
 
 fn request(image: &Image, size: u64, chunk: u32) -> generated::ChunkRequest {
     let digest: Digest = image.layers[0].digest.parse().unwrap();
-    ChunkRequest { id: 1, digest, size, chunk }.into_wire()
+    let origin = Origin::of(&REGISTRY.parse().unwrap());
+    ChunkRequest { id: 1, digest, size, chunk, origin }.into_wire()
 }
 
 /// Asks for a chunk on a stream of its own.
@@ -213,7 +215,13 @@ async fn half_messages_and_peers_that_never_read_cost_bounded_memory() {
     let digest: Digest = image.layers[0].digest.parse().unwrap();
     for id in 0..4000 {
         encode_frame(
-            &SessionMessage::AskBlob(AskBlob { digest, following: None, round: 0 }).into_wire(id),
+            &SessionMessage::AskBlob(AskBlob {
+                digest,
+                following: None,
+                round: 0,
+                origin: Origin::from_bytes([0; Origin::LEN]),
+            })
+            .into_wire(id),
             &mut curious,
         );
     }

@@ -4,9 +4,11 @@ use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::process::Command;
 
+use bytes::Bytes;
 use http::{Method, StatusCode};
 use serde_json::json;
 use shoal_tests::client::Answer;
+use shoal_tests::faulty::Faulty;
 use shoal_tests::fleet::new_key;
 use shoal_tests::guarded::{Guarded, basic};
 use shoal_tests::image::{Image, OCI_MANIFEST, synthetic};
@@ -16,12 +18,15 @@ use shoal_tests::registry::{Kind, Registry};
 use shoal_tests::tool::shoal;
 
 const REGISTRY: &str = "registry.test";
+const LIAR: &str = "liar.test";
 
 /// A guarded registry and nodes that know it, with the operator's credentials or without.
 struct World {
     // Before the directory, so that they are dead when it is removed.
     nodes: Vec<Node>,
     guard: Guarded,
+    /// Another registry, that anybody can run.
+    liar: Faulty,
     registry: Registry,
     key: PathBuf,
     home: tempfile::TempDir,
@@ -45,7 +50,8 @@ impl World {
         let registry = Registry::start(Kind::Distribution, home.path(), "registry").await.unwrap();
         let guard = Guarded::start(&registry.url()).await.unwrap();
         let key = new_key(home.path(), "cluster.key").unwrap();
-        let mut world = Self { nodes: Vec::new(), guard, registry, key, home };
+        let liar = Faulty::start().await.unwrap();
+        let mut world = Self { nodes: Vec::new(), guard, liar, registry, key, home };
         for _ in 0..count {
             world.grow(access).await;
         }
@@ -64,6 +70,7 @@ impl World {
             )
             .unwrap();
         }
+        write!(config, "[upstream.\"{LIAR}\"]\nurl = \"{}\"\n", self.liar.url()).unwrap();
         let settings = Settings {
             bootstrap: self.nodes.first().map(|node| node.serving.peer.to_string()).into_iter().collect(),
             cluster_key: Some(self.key.clone()),
@@ -299,4 +306,83 @@ async fn why_says_who_may_and_where_it_came_from() {
     let status = world.nodes[1].admin().unwrap().get("/status").await.unwrap();
     let status: serde_json::Value = serde_json::from_slice(&status.body).unwrap();
     assert_eq!(status["sent_past"]["no_credentials"], 1);
+}
+
+/// A digest is no ticket: who runs a registry can have it say yes to any.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_registry_that_says_it_has_a_digest_is_not_given_what_others_sent() {
+    let world = World::start(Some("verify"), 2).await;
+    let (private, public) = (world.private_image(1).await, world.image("library/tool", 2).await);
+    world.guard.publish("library/tool");
+    world.gets(0, "team/app", &private, Some(&alice())).await;
+    world.gets(0, "library/tool", &public, None).await;
+
+    // It knows the manifests, by which its repository lists the blobs, but not these.
+    for image in [&private, &public] {
+        world.liar.hold_manifest(&image.manifest.digest, OCI_MANIFEST, image.manifest.bytes.clone());
+        for blob in image.blobs() {
+            let size = usize::try_from(blob.size).unwrap();
+            world.liar.hold_blob_as(&blob.digest, Bytes::from(vec![7; size]));
+        }
+    }
+    let ask = async |node: usize, path: String| {
+        let client = world.nodes[node].client().unwrap();
+        let headers = [("accept", OCI_MANIFEST)];
+        client.send(Method::GET, &format!("/v2/{LIAR}/some/thing/{path}"), &headers).await
+    };
+    for node in 0..2 {
+        ask(node, format!("manifests/{}", private.manifest.digest)).await.unwrap();
+        for blob in private.blobs() {
+            // A body that breaks off is an error.
+            let answer = ask(node, format!("blobs/{}", blob.digest)).await;
+            let secret = blob.bytes().unwrap();
+            assert!(
+                answer.is_err() || answer.is_ok_and(|answer| answer.body != secret),
+                "node {node} gave it"
+            );
+        }
+    }
+    // What everyone can read where it came from is nobody's secret.
+    for blob in public.blobs() {
+        let answer = ask(0, format!("blobs/{}", blob.digest)).await.unwrap();
+        assert!(answer.status == StatusCode::OK && answer.body == blob.bytes().unwrap(), "{}", answer.status);
+    }
+    world.gets(1, "team/app", &private, Some(&alice())).await;
+}
+
+/// What another registry proves to have, it has: its clients get it, and it is asked once.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_two_registries_have_is_asked_of_the_second_once() {
+    let world = World::start(Some("verify"), 2).await;
+    let private = world.private_image(1).await;
+    world.gets(0, "team/app", &private, Some(&alice())).await;
+    world.liar.hold("v1", &private).unwrap();
+
+    let ask = async |node: usize, digest: &str, range: Option<&str>| {
+        let client = world.nodes[node].client().unwrap();
+        let headers: Vec<_> = range.map(|range| ("range", range)).into_iter().collect();
+        client.send(Method::GET, &format!("/v2/{LIAR}/some/thing/blobs/{digest}"), &headers).await.unwrap()
+    };
+    for (number, blob) in private.blobs().enumerate() {
+        let expected = blob.bytes().unwrap();
+        // A part comes after the whole was proven; the whole is passed on while it is proven.
+        let range = number.is_multiple_of(2).then_some("bytes=1-9");
+        let answer = ask(0, &blob.digest, range).await;
+        let (status, body) = match range {
+            Some(_) => (StatusCode::PARTIAL_CONTENT, &expected[1..10]),
+            None => (StatusCode::OK, &expected[..]),
+        };
+        assert!(answer.status == status && answer.body == body, "{}", answer.status);
+        // From here on it is of both. A peer believes this node.
+        for node in [0, 1] {
+            let answer = ask(node, &blob.digest, None).await;
+            assert!(answer.status == StatusCode::OK && answer.body == expected, "{node}: {}", answer.status);
+        }
+        let gets = world
+            .liar
+            .seen()
+            .into_iter()
+            .filter(|seen| seen.method == Method::GET && seen.target.ends_with(&blob.digest));
+        assert_eq!(gets.count(), 1, "{number}");
+    }
 }

@@ -4,6 +4,7 @@ use bytes::Bytes;
 use shoal_gateway::error::PullError;
 use shoal_proto::attestation::{Attestation, AttestationError, Claim};
 use shoal_proto::identity::PeerId;
+use shoal_proto::origin::Origin;
 use shoal_proto::transfer::ChunkFailure;
 use shoal_proto::wire::Refusal;
 use shoal_store::Partial;
@@ -25,15 +26,12 @@ pub(super) async fn request(
     ports: &Ports,
     partial: &Partial,
     peer: PeerId,
-    claim: Claim,
+    (claim, origin): (Claim, Origin),
     disbelieved: &[PeerId],
 ) -> Result<Bytes, RequestError> {
     ports.metrics.peer_request();
-    let (bytes, attestation) = ports
-        .peers
-        .chunk(peer, &claim.digest, claim.size, claim.chunk)
-        .await
-        .map_err(|error| RequestError::Peer(failure(&error)))?;
+    let (bytes, attestation) =
+        ports.peers.chunk(peer, claim, origin).await.map_err(|error| RequestError::Peer(failure(&error)))?;
     ports.metrics.peer_bytes(bytes.len() as u64);
     ports.metrics.between_zones(Direction::In, ports.peers.is_near(&peer), bytes.len() as u64);
     if disbelieved.contains(&attestation.signer) {

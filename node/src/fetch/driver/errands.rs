@@ -38,7 +38,7 @@ impl Driver {
     }
 
     pub(super) fn discover(&mut self, round: u32) {
-        let mut search = Search::begin(self.ports.clone(), self.digest, round);
+        let mut search = Search::begin(self.ports.clone(), self.digest, self.origin, round);
         let said = self.said.clone();
         self.run_errand(async move {
             let mut found = Vec::new();
@@ -63,7 +63,7 @@ impl Driver {
     }
 
     fn key(&self, round: u32) -> SwarmKey {
-        SwarmKey { digest: self.digest, size: self.partial.layout().size(), round }
+        SwarmKey { digest: self.digest, size: self.partial.layout().size(), round, origin: self.origin }
     }
 
     pub(super) fn report(&mut self, id: ReportId, to: PeerId, round: u32, report: Report) {
@@ -93,8 +93,9 @@ impl Driver {
     /// Asks a peer what it has, and keeps asking as the core says so.
     pub(super) fn follow(&mut self, peer: PeerId, known: u32, round: u32) {
         let (ports, digest, said) = (self.ports.clone(), self.digest, self.said.clone());
+        let origin = self.origin;
         self.run_errand(async move {
-            let ask = AskBlob { digest, following: Some(known), round };
+            let ask = AskBlob { digest, following: Some(known), round, origin };
             let barred = ports.barred.is_barred(&peer);
             let answer = if barred {
                 None
@@ -126,8 +127,9 @@ impl Driver {
     pub(super) fn request(&mut self, id: RequestId, peer: PeerId, chunk: u32, disbelieved: Vec<PeerId>) {
         let (ports, partial, said) = (self.ports.clone(), self.partial.clone(), self.said.clone());
         let claim = Claim { digest: self.digest, size: partial.layout().size(), chunk };
+        let origin = self.origin;
         let task = self.run_errand(async move {
-            let event = match chunk::request(&ports, &partial, peer, claim, &disbelieved).await {
+            let event = match chunk::request(&ports, &partial, peer, (claim, origin), &disbelieved).await {
                 Ok(bytes) => Said::Chunk { id, chunk, bytes },
                 Err(RequestError::Peer(failure)) => Said::Failed { id, failure },
                 Err(RequestError::Disk(error)) => Said::Disk(error),

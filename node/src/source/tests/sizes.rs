@@ -68,7 +68,7 @@ async fn chunks_that_are_here_are_not_thrown_away_on_hearsay() {
     let node = Node::start(&registry).await;
     let blob = content(SIZE);
     let digest = registry.hold_blob("a", &blob);
-    let partial = node.store.partial(&digest, SIZE as u64).await.unwrap();
+    let partial = node.store.partial(&digest, SIZE as u64, of("a")).await.unwrap();
     let range = partial.layout().range(0).unwrap();
     let first = bytes::Bytes::copy_from_slice(&blob[..usize::try_from(range.end).unwrap()]);
     let claim = Claim { digest, size: SIZE as u64, chunk: 0 };
@@ -76,7 +76,7 @@ async fn chunks_that_are_here_are_not_thrown_away_on_hearsay() {
     partial.write(0, first, signed).await.unwrap();
     drop(partial);
     let noted = async {
-        while node.store.partial_size(&digest).await.unwrap().is_none() {
+        while node.store.partial_size(&digest, &scope("a").registry).await.unwrap().is_none() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
@@ -98,7 +98,7 @@ async fn a_peer_is_asked_before_upstream() {
     let first = Node::start(&registry).await;
     let blob = content(SIZE);
     let digest = registry.hold_blob("a", &blob);
-    first.store.put(&digest, blob.clone().into()).await.unwrap();
+    first.store.put(&digest, blob.clone().into(), of("a")).await.unwrap();
     let second = Node::with(&registry, Stream::Early, Some(first.peers.listen_addresses()[0])).await;
     // No manifest was read here: after a restart, say.
     assert_eq!(second.source.blob_size(&scope("a"), &digest).await.unwrap(), SIZE as u64);

@@ -16,6 +16,7 @@ use crate::disk::DiskFile;
 use crate::held::read_range;
 use crate::recent::Recent;
 use crate::tables::Vouched;
+use crate::whose::Owner;
 use crate::{MAX_INLINE, StoreError};
 
 /// What all handles share.
@@ -23,6 +24,7 @@ use crate::{MAX_INLINE, StoreError};
 pub(crate) struct State {
     pub(super) digest: Digest,
     pub(super) layout: ChunkLayout,
+    pub(super) owner: Owner,
     /// Locked for moments, never across an await and never while a disk works.
     progress: Mutex<Progress>,
     /// Tells who waits that the hasher was put back.
@@ -82,7 +84,13 @@ pub(super) struct Claim {
 }
 
 impl State {
-    pub(super) fn new(digest: Digest, layout: ChunkLayout, resumed: Resumed, recent: Arc<Recent>) -> Self {
+    pub(super) fn new(
+        digest: Digest,
+        layout: ChunkLayout,
+        owner: Owner,
+        resumed: Resumed,
+        recent: Arc<Recent>,
+    ) -> Self {
         let mut have = FixedBitSet::with_capacity(layout.count() as usize);
         have.extend(resumed.chunks.keys().map(|&chunk| chunk as usize));
         let progress = Progress {
@@ -98,7 +106,7 @@ impl State {
         };
         let progress = Mutex::new(progress);
         let (hashed, written, much) = (Notify::new(), Notify::new(), Notify::new());
-        Self { digest, layout, progress, hashed, written, much, recent }
+        Self { digest, layout, owner, progress, hashed, written, much, recent }
     }
 
     pub(super) fn progress(&self) -> MutexGuard<'_, Progress> {

@@ -144,7 +144,8 @@ impl Partial {
                 None
             }
         };
-        self.store.writer.write_blocking(Change::Hold { digest, size, hashes: sealed.hashes, inline })
+        let of = Some(self.state.owner.now());
+        self.store.writer.write_blocking(Change::Hold { digest, size, hashes: sealed.hashes, inline, of })
     }
 
     /// Throws everything away, unless it is held by now.
@@ -162,7 +163,10 @@ impl Partial {
         let (inner, digest) = (self.store.clone(), self.state.digest);
         blocking(move || {
             let _turn = turn;
-            inner.writer.write_blocking(Change::Drop(digest))?;
+            // Held by another way: a small blob needs no partial one.
+            let is_held = inner.index().contains_key(&digest);
+            let change = if is_held { Change::DropPartial(digest) } else { Change::Drop(digest) };
+            inner.writer.write_blocking(change)?;
             Ok(remove_if_there(&*inner.disk, &layout::partial(&digest))?)
         })
         .await

@@ -11,7 +11,7 @@ use shoal_store::disk::memory::MemoryDisk;
 use shoal_store::disk::real::RealDisk;
 use shoal_store::{OpenError, Store};
 
-use crate::support::{content, fetch, free, keypair, of, open, open_again, options, whole};
+use crate::support::{content, fetch, free, keypair, of, open, open_again, options, ours, whole};
 
 #[tokio::test]
 async fn blobs_of_every_size_and_algorithm_are_held_and_found_again() {
@@ -29,7 +29,7 @@ async fn blobs_of_every_size_and_algorithm_are_held_and_found_again() {
         }
         let bytes = content(9, 700_000);
         let digest = of(Algorithm::Sha256, &bytes);
-        store.put(&digest, bytes.clone()).await.unwrap();
+        store.put(&digest, bytes.clone(), ours()).await.unwrap();
         expected.insert(digest, bytes);
     }
     let (store, recovery) = open(&disk.after_kill());
@@ -63,7 +63,7 @@ async fn five_thousand_small_blobs_share_their_commits() {
         let store = store.clone();
         tasks.spawn(async move {
             let bytes = Bytes::copy_from_slice(&n.to_be_bytes());
-            store.put(&Digest::sha256_of(&bytes), bytes).await.unwrap();
+            store.put(&Digest::sha256_of(&bytes), bytes, ours()).await.unwrap();
         });
     }
     while let Some(done) = tasks.join_next().await {

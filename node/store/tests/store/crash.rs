@@ -12,7 +12,7 @@ use shoal_store::disk::Disk;
 use shoal_store::disk::memory::{Loss, MemoryDisk};
 use shoal_store::{ReadError, Store};
 
-use crate::support::{content, fetch, of, open, whole, write};
+use crate::support::{content, fetch, of, open, ours, whole, write};
 
 /// What a node does to its store, with one of the blobs below; and what a disk does to it.
 #[derive(Debug, Clone, Copy)]
@@ -82,7 +82,7 @@ impl Expected {
         let is_held = store.held(digest).await.unwrap().is_some();
         Ok(match step {
             Step::Put(_) => {
-                let done = store.put(digest, bytes.clone()).await.is_ok();
+                let done = store.put(digest, bytes.clone(), ours()).await.is_ok();
                 self.stored(n, done)
             }
             Step::Fetch(_) if !is_held => {
@@ -91,7 +91,7 @@ impl Expected {
             }
             Step::Begin(_) if !is_held => {
                 self.maybe.insert(*digest, bytes.clone());
-                match store.partial(digest, bytes.len() as u64).await {
+                match store.partial(digest, bytes.len() as u64, ours()).await {
                     Ok(partial) if partial.layout().count() > 0 => write(&partial, bytes, 0).await.is_ok(),
                     other => other.is_ok(),
                 }

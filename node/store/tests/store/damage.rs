@@ -7,7 +7,7 @@ use shoal_store::disk::Disk;
 use shoal_store::disk::memory::{Loss, MemoryDisk};
 use shoal_store::{FinishError, ReadError, StoreError};
 
-use crate::support::{content, fetch, of, open, open_again, whole, write};
+use crate::support::{content, fetch, of, open, open_again, ours, whole, write};
 
 #[tokio::test]
 async fn damage_is_seen_and_only_the_bad_chunks_are_lost() {
@@ -22,7 +22,7 @@ async fn damage_is_seen_and_only_the_bad_chunks_are_lost() {
     let error = store.read_chunk(&digest, 1).await.unwrap_err();
     assert!(matches!(&error, ReadError::Damaged { chunk: 1, .. }), "{error}");
     assert_eq!(store.held(&digest).await.unwrap(), None);
-    let partial = store.partial(&digest, 1_000_000).await.unwrap();
+    let partial = store.partial(&digest, 1_000_000, ours()).await.unwrap();
     assert_eq!(partial.have().ones().collect::<Vec<_>>(), [0, 2, 3]);
     write(&partial, &bytes, 1).await.unwrap();
     partial.finish().await.unwrap();
@@ -33,7 +33,7 @@ async fn damage_is_seen_and_only_the_bad_chunks_are_lost() {
     disk.open(Path::new(&path)).unwrap().set_len(600_000).unwrap();
     let (store, recovery) = open_again(&disk).await;
     assert_eq!((recovery.held, recovery.damaged, recovery.partials), (0, 1, 1));
-    let partial = store.partial(&digest, 1_000_000).await.unwrap();
+    let partial = store.partial(&digest, 1_000_000, ours()).await.unwrap();
     assert_eq!(partial.have().ones().collect::<Vec<_>>(), [0, 1]);
     // Gone altogether.
     for chunk in [2, 3] {
@@ -42,7 +42,7 @@ async fn damage_is_seen_and_only_the_bad_chunks_are_lost() {
     partial.finish().await.unwrap();
     disk.remove(Path::new(&path)).unwrap();
     assert!(matches!(store.read_chunk(&digest, 0).await, Err(ReadError::Damaged { .. })));
-    assert_eq!(store.partial(&digest, 1_000_000).await.unwrap().have().count_ones(..), 0);
+    assert_eq!(store.partial(&digest, 1_000_000, ours()).await.unwrap().have().count_ones(..), 0);
 }
 
 #[tokio::test]
@@ -69,15 +69,15 @@ async fn a_blob_that_cannot_fit_is_refused_and_keeps_no_room() {
     let (store, _) = open(&disk);
     let big = content(2, 2_000_000);
     let digest = of(Algorithm::Sha256, &big);
-    let partial = store.partial(&digest, 2_000_000).await.unwrap();
+    let partial = store.partial(&digest, 2_000_000, ours()).await.unwrap();
     write(&partial, &big, 0).await.unwrap();
     write(&partial, &big, 1).await.unwrap();
     disk.set_capacity(Some(disk.allocated() + 1_000_000));
     // Who has it open goes on; who begins, or begins again, is told.
-    drop(store.partial(&digest, 2_000_000).await.unwrap());
+    drop(store.partial(&digest, 2_000_000, ours()).await.unwrap());
     drop((partial, store));
     let (store, _) = open_again(&disk).await;
-    let error = store.partial(&digest, 2_000_000).await.unwrap_err();
+    let error = store.partial(&digest, 2_000_000, ours()).await.unwrap_err();
     assert!(matches!(error, StoreError::Full), "{error}");
     assert!(disk.len(Path::new(&format!("partial/sha256-{}", digest.hex()))).is_err());
     let fits = content(3, 900_000);
@@ -113,7 +113,7 @@ async fn a_call_that_fails_while_reading_loses_nothing_held() {
         store.read_chunk(&digest, 3).await.unwrap();
     }
     assert!(matches!(store.read_chunk(&digest, 1).await, Err(ReadError::Damaged { .. })));
-    let partial = store.partial(&digest, 1_000_000).await.unwrap();
+    let partial = store.partial(&digest, 1_000_000, ours()).await.unwrap();
     assert_eq!(partial.have().ones().collect::<Vec<_>>(), [0, 2, 3]);
 }
 
@@ -150,7 +150,7 @@ async fn a_database_call_that_fails_stops_nothing() {
         assert_eq!(whole(&store, &digest).await.unwrap(), held, "call {call}");
         let small = content(2, 100);
         let other = of(Algorithm::Sha256, &small);
-        store.put(&other, small.clone()).await.unwrap();
+        store.put(&other, small.clone(), ours()).await.unwrap();
         assert_eq!(whole(&store, &other).await.unwrap(), small, "call {call}");
     }
 }
@@ -165,7 +165,7 @@ async fn a_disk_that_fails_for_a_while_is_used_again_when_it_is_well() {
     disk.fail_every(1);
     for n in 0..3_u8 {
         let small = content(n, 100);
-        store.put(&of(Algorithm::Sha256, &small), small).await.unwrap_err();
+        store.put(&of(Algorithm::Sha256, &small), small, ours()).await.unwrap_err();
         store.read_chunk(&digest, 0).await.unwrap_err();
         assert!(store.held(&digest).await.unwrap().is_some());
     }
@@ -173,7 +173,7 @@ async fn a_disk_that_fails_for_a_while_is_used_again_when_it_is_well() {
     assert_eq!(whole(&store, &digest).await.unwrap(), held);
     let small = content(0, 100);
     let other = of(Algorithm::Sha256, &small);
-    store.put(&other, small.clone()).await.unwrap();
+    store.put(&other, small.clone(), ours()).await.unwrap();
     let (store, _) = open(&disk.after_power_loss(Loss::All));
     assert_eq!(whole(&store, &digest).await.unwrap(), held);
     assert_eq!(whole(&store, &other).await.unwrap(), small);
@@ -192,7 +192,7 @@ async fn a_full_database_is_read_and_is_written_when_there_is_room_again() {
     let error = loop {
         let small = content(stored.len() as u8, 10_000 + stored.len());
         let other = of(Algorithm::Sha256, &small);
-        match store.put(&other, small.clone()).await {
+        match store.put(&other, small.clone(), ours()).await {
             Ok(()) => stored.push((other, small)),
             Err(error) => break error,
         }
@@ -206,7 +206,7 @@ async fn a_full_database_is_read_and_is_written_when_there_is_room_again() {
     disk.set_capacity(None);
     let small = content(200, 15_000);
     let other = of(Algorithm::Sha256, &small);
-    store.put(&other, small.clone()).await.unwrap();
+    store.put(&other, small.clone(), ours()).await.unwrap();
     let (store, recovery) = open(&disk.after_power_loss(Loss::All));
     assert_eq!(recovery.held, stored.len() as u64 + 2);
     assert_eq!(whole(&store, &other).await.unwrap(), small);

@@ -9,7 +9,7 @@ use shoal_store::disk::Disk;
 use shoal_store::disk::memory::MemoryDisk;
 use shoal_store::{Adopted, Health, Store, StoreError};
 
-use crate::support::{content, fetch, of, open, open_again, whole, write};
+use crate::support::{content, fetch, of, open, open_again, ours, whole, write};
 
 const DATABASE: &str = "shoal.redb";
 const SIZES: [usize; 4] = [300_000, 500_000, 1_000_000, 5_000_000];
@@ -27,10 +27,10 @@ async fn filled() -> (MemoryDisk, Vec<(Digest, Bytes)>) {
     }
     for seed in 10..200 {
         let bytes = content(seed, 5_000);
-        store.put(&of(Algorithm::Sha256, &bytes), bytes).await.unwrap();
+        store.put(&of(Algorithm::Sha256, &bytes), bytes, ours()).await.unwrap();
     }
     let begun = content(9, 800_000);
-    let partial = store.partial(&of(Algorithm::Sha256, &begun), 800_000).await.unwrap();
+    let partial = store.partial(&of(Algorithm::Sha256, &begun), 800_000, ours()).await.unwrap();
     write(&partial, &begun, 1).await.unwrap();
     drop((partial, store));
     open_again(&disk).await;
@@ -105,7 +105,7 @@ async fn pages_overwritten_anywhere_end_in_a_new_database_or_in_none_being_neede
                 good &= again || fetch(&store, digest, bytes).await.is_ok();
             }
             let small = content(201, 900);
-            good &= store.put(&of(Algorithm::Sha256, &small), small).await.is_ok();
+            good &= store.put(&of(Algorithm::Sha256, &small), small, ours()).await.is_ok();
             if good && !matches!(store.health(), Health::Lost(_)) {
                 right = true;
                 break;
@@ -124,7 +124,7 @@ async fn a_database_overwritten_while_it_is_used_is_lost_and_says_so() {
     overwrite(&disk, 0, length as usize, 5);
     let small = content(202, 900);
     let digest = of(Algorithm::Sha256, &small);
-    let error = store.put(&digest, small.clone()).await.unwrap_err();
+    let error = store.put(&digest, small.clone(), ours()).await.unwrap_err();
     assert!(
         matches!(error, StoreError::Damaged(_) | StoreError::Disk(_) | StoreError::Database(_)),
         "{error}"
@@ -132,7 +132,7 @@ async fn a_database_overwritten_while_it_is_used_is_lost_and_says_so() {
     let lost = tokio::time::timeout(Duration::from_secs(5), store.lost()).await.unwrap();
     assert_eq!(lost.to_string(), error.to_string());
     // Nothing hangs, and nothing is asked of it any more.
-    store.put(&digest, small).await.unwrap_err();
+    store.put(&digest, small, ours()).await.unwrap_err();
     assert!(matches!(store.health(), Health::Lost(_)));
     drop(store);
     let (store, _) = open_again(&disk).await;

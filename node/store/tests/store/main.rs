@@ -5,5 +5,6 @@ mod blobs;
 mod crash;
 mod damage;
 mod database;
+mod origins;
 mod partials;
 mod support;

@@ -11,7 +11,7 @@ use shoal_store::disk::Disk;
 use shoal_store::disk::memory::{Loss, MemoryDisk};
 use shoal_store::{FinishError, Options, Store, StoreError};
 
-use crate::support::{GatedDisk, content, fetch, keypair, of, open, options, whole, write};
+use crate::support::{GatedDisk, content, fetch, keypair, of, open, options, ours, whole, write};
 
 #[tokio::test]
 async fn wrong_bytes_are_never_held_and_are_repaired_by_chunk() {
@@ -19,7 +19,7 @@ async fn wrong_bytes_are_never_held_and_are_repaired_by_chunk() {
     let (store, _) = open(&disk);
     let bytes = content(1, 1_000_000);
     let digest = of(Algorithm::Sha256, &bytes);
-    let partial = store.partial(&digest, 1_000_000).await.unwrap();
+    let partial = store.partial(&digest, 1_000_000, ours()).await.unwrap();
     let wrong = content(2, 1_000_000);
     for chunk in [3, 1, 0] {
         write(&partial, &bytes, chunk).await.unwrap();
@@ -35,7 +35,7 @@ async fn wrong_bytes_are_never_held_and_are_repaired_by_chunk() {
     assert_eq!(whole(&store, &digest).await.unwrap(), bytes);
     // Closed: nothing more is taken.
     assert!(matches!(write(&partial, &bytes, 0).await, Err(StoreError::Closed)));
-    let error = store.put(&digest.same_algorithm_of(b"other"), content(5, 10)).await.unwrap_err();
+    let error = store.put(&digest.same_algorithm_of(b"other"), content(5, 10), ours()).await.unwrap_err();
     assert!(matches!(error, StoreError::Mismatch { .. }));
 }
 
@@ -45,7 +45,7 @@ async fn a_kill_costs_at_most_what_was_not_flushed() {
     let bytes = content(1, 3_000_000);
     let digest = of(Algorithm::Sha256, &bytes);
     let (store, _) = open(&disk);
-    let partial = store.partial(&digest, 3_000_000).await.unwrap();
+    let partial = store.partial(&digest, 3_000_000, ours()).await.unwrap();
     for chunk in 0..6 {
         write(&partial, &bytes, chunk).await.unwrap();
     }
@@ -56,11 +56,11 @@ async fn a_kill_costs_at_most_what_was_not_flushed() {
     }
     // With the power, unsynced bytes go too: the database then claims chunks that are not there, and is not believed.
     let (unpowered, _) = open(&disk.after_power_loss(Loss::All));
-    let rest = unpowered.partial(&digest, 3_000_000).await.unwrap();
+    let rest = unpowered.partial(&digest, 3_000_000, ours()).await.unwrap();
     assert_eq!(rest.have().count_ones(..), 0);
     let (resumed, recovery) = open(&disk.after_kill());
     assert_eq!(recovery.partials, 1);
-    let again = resumed.partial(&digest, 3_000_000).await.unwrap();
+    let again = resumed.partial(&digest, 3_000_000, ours()).await.unwrap();
     assert_eq!(again.have().ones().collect::<Vec<_>>(), (0..6).collect::<Vec<_>>());
     assert_eq!(again.attestations().len(), 6);
     let (piece, attestation) = again.read(5).await.unwrap();
@@ -79,15 +79,15 @@ async fn sizes_that_disagree() {
     let (store, _) = open(&disk);
     let bytes = content(1, 600_000);
     let digest = of(Algorithm::Sha256, &bytes);
-    let lie = store.partial(&digest, 700_000).await.unwrap();
-    let error = store.partial(&digest, 600_000).await.unwrap_err();
+    let lie = store.partial(&digest, 700_000, ours()).await.unwrap();
+    let error = store.partial(&digest, 600_000, ours()).await.unwrap_err();
     assert!(matches!(error, StoreError::Size { known: 700_000, asked: 600_000, .. }));
     let error = lie.write(0, Bytes::new(), attestation(&digest)).await.unwrap_err();
     assert!(matches!(error, StoreError::Chunk { length: 0, .. }));
     assert!(lie.write(99, Bytes::new(), attestation(&digest)).await.is_err());
     lie.discard().await.unwrap();
     fetch(&store, &digest, &bytes).await.unwrap();
-    assert!(store.partial(&digest, u64::MAX).await.is_err());
+    assert!(store.partial(&digest, u64::MAX, ours()).await.is_err());
 }
 
 fn attestation(digest: &Digest) -> Attestation {
@@ -106,7 +106,7 @@ async fn a_chunk_that_is_there_is_never_written_again() {
     let store = open_quiet(&disk);
     let (bytes, wrong) = (content(1, 1_000_000), content(2, 1_000_000));
     let digest = of(Algorithm::Sha256, &bytes);
-    let partial = store.partial(&digest, 1_000_000).await.unwrap();
+    let partial = store.partial(&digest, 1_000_000, ours()).await.unwrap();
     let before = disk.calls();
     // Asked of two peers at once: both bring it.
     let writes: Vec<_> = (0..16)
@@ -134,7 +134,7 @@ async fn who_waits_for_a_write_that_fails_writes() {
     let disk = MemoryDisk::new();
     let store = open_quiet(&disk);
     let bytes = content(1, 300_000);
-    let partial = store.partial(&of(Algorithm::Sha256, &bytes), 300_000).await.unwrap();
+    let partial = store.partial(&of(Algorithm::Sha256, &bytes), 300_000, ours()).await.unwrap();
     disk.fail_call(2);
     let (first, second) = tokio::join!(write(&partial, &bytes, 0), write(&partial, &bytes, 0));
     assert!(matches!(first, Err(StoreError::Disk(_))) && second.is_ok(), "{first:?} {second:?}");
@@ -148,7 +148,7 @@ async fn nothing_is_written_while_and_after_it_is_published() {
     for seed in 0..20 {
         let (bytes, wrong) = (content(seed, 700_000), content(seed + 100, 700_000));
         let digest = of(Algorithm::Sha256, &bytes);
-        let partial = store.partial(&digest, 700_000).await.unwrap();
+        let partial = store.partial(&digest, 700_000, ours()).await.unwrap();
         for chunk in 0..3 {
             write(&partial, &bytes, chunk).await.unwrap();
         }
@@ -181,9 +181,9 @@ async fn what_is_stored_by_many_at_once_is_held_for_all_of_them() {
                 let (store, bytes) = (store.clone(), bytes.clone());
                 tokio::spawn(async move {
                     if n % 2 == 0 {
-                        return store.put(&digest, bytes).await.map_err(FinishError::from);
+                        return store.put(&digest, bytes, ours()).await.map_err(FinishError::from);
                     }
-                    let partial = store.partial(&digest, 600_000).await?;
+                    let partial = store.partial(&digest, 600_000, ours()).await?;
                     match partial.finish().await {
                         // It was held before this one asked, or is not all there yet.
                         Err(FinishError::Incomplete { .. }) => Ok(()),
@@ -205,9 +205,9 @@ async fn a_proven_blob_is_put_in_place_of_wrong_chunks() {
     let (store, _) = open(&disk);
     let (bytes, wrong) = (content(1, 600_000), content(2, 600_000));
     let digest = of(Algorithm::Sha256, &bytes);
-    let partial = store.partial(&digest, 600_000).await.unwrap();
+    let partial = store.partial(&digest, 600_000, ours()).await.unwrap();
     write(&partial, &wrong, 1).await.unwrap();
-    store.put(&digest, bytes.clone()).await.unwrap();
+    store.put(&digest, bytes.clone(), ours()).await.unwrap();
     assert_eq!(whole(&store, &digest).await.unwrap(), bytes);
     partial.finish().await.unwrap();
 }
@@ -219,7 +219,7 @@ async fn a_stored_chunk_that_the_disk_changes_is_fetched_again() {
     let bytes = content(1, 1_000_000);
     let digest = of(Algorithm::Sha256, &bytes);
     let file = Path::new("partial").join(format!("sha256-{}", digest.hex()));
-    let partial = store.partial(&digest, 1_000_000).await.unwrap();
+    let partial = store.partial(&digest, 1_000_000, ours()).await.unwrap();
     // Not the prefix: all these are read back before they are hashed.
     for chunk in [1, 2, 3] {
         write(&partial, &bytes, chunk).await.unwrap();
@@ -248,7 +248,7 @@ async fn a_stored_chunk_that_the_disk_changes_is_fetched_again() {
 async fn begin(store: &Store, bytes: &Bytes, chunks: std::ops::Range<u32>) -> Digest {
     let digest = of(Algorithm::Sha256, bytes);
     let before = store.usage().await.unwrap().partial_bytes;
-    let partial = store.partial(&digest, bytes.len() as u64).await.unwrap();
+    let partial = store.partial(&digest, bytes.len() as u64, ours()).await.unwrap();
     for chunk in chunks {
         write(&partial, bytes, chunk).await.unwrap();
     }
@@ -287,7 +287,7 @@ async fn a_blob_that_is_looked_through_keeps_no_other_waiting() {
                 }
                 format!(
                     "{:?}",
-                    store.partial(&digest, 900_000).await.unwrap().have().ones().collect::<Vec<_>>()
+                    store.partial(&digest, 900_000, ours()).await.unwrap().have().ones().collect::<Vec<_>>()
                 )
             })
         };
@@ -295,7 +295,8 @@ async fn a_blob_that_is_looked_through_keeps_no_other_waiting() {
             tokio::task::yield_now().await;
         }
         let other = of(Algorithm::Sha512, &[&other[..], digest.raw()].concat()[..]);
-        let quick = tokio::time::timeout(Duration::from_secs(10), store.partial(&other, 900_064)).await;
+        let quick =
+            tokio::time::timeout(Duration::from_secs(10), store.partial(&other, 900_064, ours())).await;
         gate.open();
         quick.expect("it waits for another blob").unwrap();
         let said = slow.await.unwrap();
@@ -312,16 +313,16 @@ async fn asking_with_another_size_deletes_nothing() {
         begin(&store, &bytes, 0..3).await
     };
     let (store, _) = open(&disk.after_kill());
-    let error = store.partial(&digest, 999_999).await.unwrap_err();
+    let error = store.partial(&digest, 999_999, ours()).await.unwrap_err();
     assert!(matches!(error, StoreError::Size { known: 1_000_000, asked: 999_999, .. }), "{error}");
-    let partial = store.partial(&digest, 1_000_000).await.unwrap();
+    let partial = store.partial(&digest, 1_000_000, ours()).await.unwrap();
     assert_eq!(partial.have().count_ones(..), 3);
     // Who knows better discards it.
     partial.discard().await.unwrap();
-    store.partial(&digest, 999_999).await.unwrap();
+    store.partial(&digest, 999_999, ours()).await.unwrap();
     // What a power loss left nothing of is in nobody's way.
     let (store, _) = open(&disk.after_power_loss(Loss::All));
-    store.partial(&digest, 999_999).await.unwrap();
+    store.partial(&digest, 999_999, ours()).await.unwrap();
 }
 
 #[tokio::test]
@@ -330,7 +331,7 @@ async fn what_is_proven_is_known_before_it_is_synced() {
     let store = open_quiet(&disk);
     let (bytes, wrong) = (content(1, 600_000), content(2, 600_000));
     let digest = of(Algorithm::Sha256, &bytes);
-    let partial = store.partial(&digest, 600_000).await.unwrap();
+    let partial = store.partial(&digest, 600_000, ours()).await.unwrap();
     write(&partial, &wrong, 0).await.unwrap();
     assert!(matches!(partial.prove().await, Err(FinishError::Incomplete { missing: 2 })));
     write(&partial, &bytes, 1).await.unwrap();

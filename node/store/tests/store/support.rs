@@ -11,9 +11,10 @@ use shoal_proto::attestation::{Attestation, ChunkHash, Claim};
 use shoal_proto::chunk::ChunkLayout;
 use shoal_proto::digest::{Algorithm, Digest, Hasher};
 use shoal_proto::identity::Keypair;
+use shoal_proto::name::Scope;
 use shoal_store::disk::memory::MemoryDisk;
 use shoal_store::disk::{Disk, DiskFile, DiskLock, Entry};
-use shoal_store::{FinishError, OpenError, Options, Partial, ReadError, Recovery, Store, StoreError};
+use shoal_store::{FinishError, Of, OpenError, Options, Partial, ReadError, Recovery, Store, StoreError};
 
 pub(crate) fn options() -> Options {
     // Nothing from memory: what these tests do to the disk is to be seen.
@@ -50,6 +51,12 @@ pub(crate) fn content(seed: u8, size: usize) -> Bytes {
         .into()
 }
 
+/// Whose the blobs are where nobody asks.
+pub(crate) fn ours() -> Of {
+    let scope = Scope { registry: "registry.test".parse().unwrap(), repository: "app".parse().unwrap() };
+    Of { scope, everyones: false }
+}
+
 pub(crate) fn of(algorithm: Algorithm, bytes: &[u8]) -> Digest {
     let mut hasher = Hasher::new(algorithm);
     hasher.update(bytes);
@@ -73,7 +80,7 @@ pub(crate) async fn write(partial: &Partial, bytes: &Bytes, chunk: u32) -> Resul
 }
 
 pub(crate) async fn fetch(store: &Store, digest: &Digest, bytes: &Bytes) -> Result<(), FinishError> {
-    let partial = store.partial(digest, bytes.len() as u64).await?;
+    let partial = store.partial(digest, bytes.len() as u64, ours()).await?;
     for chunk in 0..partial.layout().count() {
         write(&partial, bytes, chunk).await?;
     }

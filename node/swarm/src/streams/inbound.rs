@@ -224,7 +224,7 @@ async fn chunk(peer: PeerId, request: ChunkRequest, Uploads { serve, gate, .. }:
         Ok(slot) => slot,
         Err(refusal) => return Reply { id: request.id, chunk: Err(refusal), slot: None },
     };
-    let reply = serve.chunk(peer, request.digest, request.size, request.chunk);
+    let reply = serve.chunk(peer, request);
     let reply = tokio::time::timeout(SERVE, reply).await.unwrap_or(Err(Refusal::Missing));
     Reply { id: request.id, chunk: reply, slot: Some(slot) }
 }

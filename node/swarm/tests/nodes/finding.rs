@@ -7,7 +7,7 @@ use shoal_proto::digest::Digest;
 use shoal_proto::identity::Keypair;
 use shoal_proto::wire::Holding;
 
-use crate::fleet::{SIZE, Wish, at_once, blob, joined, node, until, until_within};
+use crate::fleet::{SIZE, Wish, at_once, blob, claim, joined, nobodys, node, until, until_within};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_provider_is_found_through_a_third_node() {
@@ -31,7 +31,7 @@ async fn a_provider_is_found_through_a_third_node() {
         false
     })
     .await;
-    let (bytes, _) = asker.handle.chunk(holder_peer, &digest, SIZE, 0).await.unwrap();
+    let (bytes, _) = asker.handle.chunk(holder_peer, claim(digest, 0), nobodys()).await.unwrap();
     assert_eq!(bytes.len(), 256 * 1024);
 }
 

@@ -13,9 +13,10 @@ use shoal_proto::chunk::ChunkLayout;
 use shoal_proto::digest::Digest;
 use shoal_proto::identity::{Keypair, PeerId};
 use shoal_proto::name::{Scope, Tag};
+use shoal_proto::origin::Origin;
 use shoal_proto::swarm::turn::{AskTurn, TurnAnswer};
 use shoal_proto::tag::SignedTagMapping;
-use shoal_proto::wire::{AskBlob, Holding, Refusal, Whereabouts};
+use shoal_proto::wire::{AskBlob, ChunkRequest, Holding, Refusal, Whereabouts};
 use shoal_swarm::bootstrap::Resolver;
 use shoal_swarm::cluster_key::ClusterKey;
 use shoal_swarm::{Config, Handle, Serve};
@@ -51,9 +52,7 @@ impl Serve for Blobs {
     fn chunk(
         &self,
         _: PeerId,
-        digest: Digest,
-        size: u64,
-        chunk: u32,
+        ChunkRequest { digest, size, chunk, .. }: ChunkRequest,
     ) -> BoxFuture<'static, Result<(Bytes, Attestation), Refusal>> {
         let one_less = |left: usize| left.checked_sub(1);
         if self.stalls.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_less).is_ok() {
@@ -81,9 +80,19 @@ impl Serve for Blobs {
     }
 }
 
+/// The chunk that is asked for.
+pub(crate) fn claim(digest: Digest, chunk: u32) -> Claim {
+    Claim { digest, size: SIZE, chunk }
+}
+
+/// No registry: these nodes do not mind.
+pub(crate) fn nobodys() -> Origin {
+    Origin::from_bytes([0; Origin::LEN])
+}
+
 /// The question what a peer has of a blob now.
 pub(crate) fn at_once(digest: Digest) -> AskBlob {
-    AskBlob { digest, following: None, round: 0 }
+    AskBlob { digest, following: None, round: 0, origin: nobodys() }
 }
 
 pub(crate) struct Node {

@@ -11,7 +11,7 @@ use shoal_proto::swarm::turn::AskTurn;
 use shoal_proto::wire::{Holding, Refusal};
 use shoal_swarm::{ChunkError, Handle};
 
-use crate::fleet::{SIZE, Wish, at_once, blob, joined, node, until};
+use crate::fleet::{SIZE, Wish, at_once, blob, claim, joined, nobodys, node, until};
 
 /// Asks for a chunk until its holder has a slot for it: one that it has just sent yields to others.
 async fn given(
@@ -21,7 +21,7 @@ async fn given(
     chunk: u32,
 ) -> Result<(Bytes, Attestation), ChunkError> {
     loop {
-        match asker.chunk(holder, &digest, SIZE, chunk).await {
+        match asker.chunk(holder, claim(digest, chunk), nobodys()).await {
             Err(ChunkError::Refused(Refusal::Busy | Refusal::Sent)) => {
                 tokio::time::sleep(Duration::from_millis(2)).await;
             }
@@ -57,7 +57,7 @@ async fn chunks_come_over_and_check() {
         assert_eq!(bytes, blob.slice(range.start as usize..range.end as usize));
         attestation.check(&Claim { digest, size: SIZE, chunk }, &bytes).unwrap();
     }
-    let missing = asker.handle.chunk(peer, &nothing, SIZE, 0).await;
+    let missing = asker.handle.chunk(peer, claim(nothing, 0), nobodys()).await;
     assert!(matches!(missing, Err(ChunkError::Refused(Refusal::Missing))), "{missing:?}");
 }
 
@@ -70,7 +70,7 @@ async fn a_peer_that_stalls_costs_seconds_and_its_questions_are_still_answered()
     joined(&asker).await;
     let peer = holder.handle.local_peer();
     let began = Instant::now();
-    let stalled = asker.handle.chunk(peer, &digest, SIZE, 0).await;
+    let stalled = asker.handle.chunk(peer, claim(digest, 0), nobodys()).await;
     assert!(matches!(stalled, Err(ChunkError::Stalled)), "{stalled:?}");
     assert!(began.elapsed() < Duration::from_secs(9), "{:?}", began.elapsed());
     assert_eq!(asker.handle.ask_blob(peer, at_once(digest)).await.unwrap(), Holding::Complete { size: SIZE });
@@ -104,7 +104,7 @@ async fn a_peer_that_goes_is_gone_at_once() {
     joined(&asker).await;
     let peer = holder.handle.local_peer();
     let handle = asker.handle.clone();
-    let waiting = tokio::spawn(async move { handle.chunk(peer, &digest, SIZE, 0).await });
+    let waiting = tokio::spawn(async move { handle.chunk(peer, claim(digest, 0), nobodys()).await });
     tokio::time::sleep(Duration::from_millis(300)).await;
     let began = Instant::now();
     drop(holder);
@@ -208,11 +208,11 @@ async fn a_stalled_request_frees_its_slot_as_it_is_given_up() {
     let asker = node(Wish { bootstrap: vec![holder.address()], ..Wish::default() }).await;
     joined(&asker).await;
     let peer = holder.handle.local_peer();
-    let both = [0, 1].map(|n| asker.handle.chunk(peer, &digest, SIZE, n));
+    let both = [0, 1].map(|n| asker.handle.chunk(peer, claim(digest, n), nobodys()));
     for stalled in futures::future::join_all(both).await {
         assert!(matches!(stalled, Err(ChunkError::Stalled)), "{stalled:?}");
     }
     tokio::time::sleep(Duration::from_millis(300)).await;
-    let given = asker.handle.chunk(peer, &digest, SIZE, 0).await;
+    let given = asker.handle.chunk(peer, claim(digest, 0), nobodys()).await;
     assert!(given.is_ok(), "{:?}", given.err());
 }

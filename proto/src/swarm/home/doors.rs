@@ -133,6 +133,7 @@ mod tests {
     use super::super::tests::silent;
     use super::*;
     use crate::digest::Digest;
+    use crate::origin::Origin;
     use crate::swarm::test_peer;
 
     fn join() -> Report {
@@ -142,7 +143,7 @@ mod tests {
     #[test]
     fn a_few_are_sent_on_and_the_others_hear_of_each_other() {
         let mut doors = Doors::default();
-        let key = SwarmKey::first(Digest::sha256_of(b"blob"), 8 << 18);
+        let key = SwarmKey::first(Digest::sha256_of(b"blob"), 8 << 18, Origin::from_bytes([7; 16]));
         let now = Duration::from_secs(1);
         let mut named = BTreeSet::new();
         let mut sent_on = 0;

@@ -6,6 +6,7 @@ use proptest::prelude::*;
 use super::tests::silent;
 use super::*;
 use crate::chunk::MIN_CHUNK;
+use crate::origin::Origin;
 use crate::swarm::lease::{Lease, LeaseEnd};
 use crate::swarm::message::{Ended, MAX_ROUND};
 use crate::swarm::test_peer;
@@ -24,6 +25,7 @@ fn key() -> impl Strategy<Value = SwarmKey> {
         digest: Digest::sha256_of(&[blob]),
         size,
         round,
+        origin: Origin::from_bytes([7; 16]),
     })
 }
 
@@ -126,7 +128,7 @@ proptest! {
 fn a_home_counts_on_from_the_largest_numbers() {
     let (local, liar, member) = (test_peer(0), test_peer(1), test_peer(2));
     let mut homes = Homes::new(Ranking::new(local), OPTIONS);
-    let key = SwarmKey::first(Digest::sha256_of(b"blob"), 9 * MIN_CHUNK);
+    let key = SwarmKey::first(Digest::sha256_of(b"blob"), 9 * MIN_CHUNK, Origin::from_bytes([7; 16]));
     let none = Availability::Partial(FixedBitSet::with_capacity(9));
     let largest = Lease { epoch: u64::MAX, id: u64::MAX, chunks: 0..1 };
     let claim = Claim { epoch: u64::MAX, leases: vec![(liar, largest.clone())] };
@@ -148,7 +150,7 @@ fn who_waits_for_a_swarm_that_goes_is_told_to_ask_later() {
     let mut homes = Homes::new(ranking, Options { swarms: 1, ..OPTIONS });
     let mut answers = Vec::new();
     for blob in 0..2_u64 {
-        let key = SwarmKey::first(Digest::sha256_of(b"blob"), MIN_CHUNK + blob);
+        let key = SwarmKey::first(Digest::sha256_of(b"blob"), MIN_CHUNK + blob, Origin::from_bytes([7; 16]));
         let none = Availability::Partial(FixedBitSet::with_capacity(if blob == 0 { 1 } else { 2 }));
         // Or it would be sent there.
         let report = Report { unreachable: vec![test_peer(1)], ..silent(none) };

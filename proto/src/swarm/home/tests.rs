@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use super::*;
 use crate::chunk::MIN_CHUNK;
+use crate::origin::Origin;
 use crate::swarm::lease::{Lease, LeaseEnd};
 use crate::swarm::message::{Ended, MAX_NAMED, Membership};
 use crate::swarm::test_peer;
@@ -17,7 +18,7 @@ fn ms(ms: u64) -> Duration {
 }
 
 fn key() -> SwarmKey {
-    SwarmKey::first(Digest::sha256_of(b"blob"), u64::from(CHUNKS) * MIN_CHUNK)
+    SwarmKey::first(Digest::sha256_of(b"blob"), u64::from(CHUNKS) * MIN_CHUNK, Origin::from_bytes([7; 16]))
 }
 
 fn report(have: std::ops::Range<u32>) -> Report {

@@ -7,6 +7,7 @@ use anyhow::Result;
 use fixedbitset::FixedBitSet;
 use shoal_proto::chunk::ChunkLayout;
 use shoal_proto::digest::Digest;
+use shoal_proto::origin::Origin;
 use shoal_proto::swarm::message::SwarmKey;
 
 use crate::clock::{At, Clock, Event};
@@ -94,7 +95,7 @@ impl Fleet {
         let mut layers = Vec::new();
         for (number, size) in scenario.layer_sizes().into_iter().enumerate() {
             let digest = Digest::sha256_of(format!("layer {number} of seed {}", scenario.seed).as_bytes());
-            let key = SwarmKey::first(digest, size);
+            let key = SwarmKey::first(digest, size, Origin::from_bytes([0; Origin::LEN]));
             let (layout, places) = (ChunkLayout::of(size)?, membership.places(&digest));
             layers.push(Layer { key, layout, places, record: Vec::new() });
         }

@@ -1,0 +1,169 @@
+//! Whose the bytes of a digest are.
+//!
+//! A digest is no ticket: what came from one registry is not for another's clients merely because that one says it has
+//! the digest. So a blob on its way is of one registry, and of what is held it is noted which registries gave it, and
+//! whether everyone could read it in one of them.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use redb::ReadTransaction;
+use shoal_proto::digest::Digest;
+use shoal_proto::name::{Registry, Scope};
+use shoal_proto::origin::Origin;
+
+use crate::StoreError;
+use crate::change::Change;
+use crate::metadata::scopes;
+use crate::store::{Inner, Store, blocking, remove_if_there};
+use crate::tables::{EVERYONES, ORIGINS, PARTIAL, PARTIAL_OF, key, scope_of};
+
+/// The most repositories of one registry remembered as origins of one blob: more of others' fit in.
+const MAX_ORIGINS: usize = 4;
+
+/// For whose sake bytes come.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Of {
+    /// The repository whose registry gives them.
+    pub scope: Scope,
+    /// Everyone may read them there.
+    pub everyones: bool,
+}
+
+/// Whose what is held of a digest is.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Whose {
+    /// The repositories whose registry gave the bytes, among the first 16; none of a blob that was found beside a new
+    /// database.
+    pub origins: Vec<Scope>,
+    /// Everyone could read it in one of them.
+    pub everyones: bool,
+}
+
+impl Whose {
+    /// Whether this node gives it for a registry that says it has it: also what was found beside a new database, of which
+    /// nobody knows whose it is. To other nodes that is not given: they would note it.
+    pub fn is_given_for(&self, origin: Origin) -> bool {
+        self.is_of(origin) || !self.is_known()
+    }
+
+    /// Whether it is known to be this registry's.
+    pub fn is_of(&self, origin: Origin) -> bool {
+        self.everyones || self.origins.iter().any(|scope| Origin::of(&scope.registry) == origin)
+    }
+
+    /// Whether anything is known of it.
+    pub const fn is_known(&self) -> bool {
+        self.everyones || !self.origins.is_empty()
+    }
+}
+
+/// Whose a blob on its way is.
+#[derive(Debug)]
+pub(crate) struct Owner {
+    pub(crate) scope: Scope,
+    everyones: AtomicBool,
+}
+
+impl Owner {
+    pub(crate) fn new(Of { scope, everyones }: Of) -> Self {
+        Self { scope, everyones: AtomicBool::new(everyones) }
+    }
+
+    /// Whether who comes now may have what comes: one registry's clients, or everyone what everyone may read.
+    pub(crate) fn admits(&self, of: &Of) -> bool {
+        if self.scope.registry != of.scope.registry {
+            return of.everyones && self.is_everyones();
+        }
+        self.everyones.fetch_or(of.everyones, Ordering::Relaxed);
+        true
+    }
+
+    pub(crate) fn is_everyones(&self) -> bool {
+        self.everyones.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn now(&self) -> Of {
+        Of { scope: self.scope.clone(), everyones: self.is_everyones() }
+    }
+}
+
+impl Store {
+    /// Whose what is held of this digest is.
+    ///
+    /// # Errors
+    /// Whatever the disk says.
+    pub async fn whose(&self, digest: &Digest) -> Result<Whose, StoreError> {
+        let (inner, digest) = (self.inner.clone(), *digest);
+        blocking(move || inner.database.read(|txn| whose(txn, &digest))).await
+    }
+
+    /// The size that a blob of which a part is here is being fetched with, unless another registry sends it.
+    ///
+    /// # Errors
+    /// Whatever the disk says.
+    pub async fn partial_size(
+        &self,
+        digest: &Digest,
+        registry: &Registry,
+    ) -> Result<Option<u64>, StoreError> {
+        let (inner, digest, registry) = (self.inner.clone(), *digest, registry.clone());
+        blocking(move || {
+            inner.database.read(|txn| {
+                let partial_of = txn.open_table(PARTIAL_OF)?.get(&*key(&digest))?;
+                let theirs = partial_of.and_then(|row| scope_of(row.value()));
+                if theirs.is_some_and(|theirs| theirs.registry != registry) {
+                    return Ok(None);
+                }
+                Ok(txn.open_table(PARTIAL)?.get(&*key(&digest))?.map(|row| row.value()))
+            })
+        })
+        .await
+    }
+
+    /// Notes whose bytes these are too; of one registry, four repositories at most.
+    ///
+    /// # Errors
+    /// Whatever the disk says.
+    pub async fn note_origin(&self, digest: &Digest, of: Of) -> Result<(), StoreError> {
+        let known = self.whose(digest).await?;
+        let of_it = known.origins.iter().filter(|known| known.registry == of.scope.registry).count();
+        if (of_it >= MAX_ORIGINS || known.origins.contains(&of.scope)) && (known.everyones || !of.everyones) {
+            return Ok(());
+        }
+        self.inner.writer.write(Change::Origin(*digest, of)).await
+    }
+}
+
+fn whose(txn: &ReadTransaction, digest: &Digest) -> Result<Whose, StoreError> {
+    let everyones = txn.open_table(EVERYONES)?.get(&*key(digest))?.is_some();
+    Ok(Whose { origins: scopes(txn, ORIGINS, digest)?, everyones })
+}
+
+impl Inner {
+    /// Makes way for one who wants to resume what is there of a blob: what is of another registry alone goes, unless it
+    /// was held and is being repaired. Blocks.
+    pub(crate) fn make_way(&self, digest: &Digest, of: &Of) -> Result<(), StoreError> {
+        let known = self.database.read(|txn| {
+            if txn.open_table(PARTIAL)?.get(&*key(digest))?.is_none() {
+                return Ok(None);
+            }
+            let partial_of = txn.open_table(PARTIAL_OF)?.get(&*key(digest))?;
+            Ok(Some((partial_of.and_then(|row| scope_of(row.value())), whose(txn, digest)?)))
+        })?;
+        let Some((partial_of, whose)) = known else { return Ok(()) };
+        let is_ours = match partial_of {
+            Some(theirs) if theirs.registry == of.scope.registry => true,
+            None if !whose.is_known() => true,
+            _ => whose.is_of(Origin::of(&of.scope.registry)),
+        };
+        if is_ours {
+            return Ok(());
+        }
+        if whose.is_known() {
+            return Err(StoreError::OfAnother(*digest));
+        }
+        tracing::info!(%digest, scope = %of.scope, "what is here in part is of another registry, and is fetched anew");
+        self.writer.write_blocking(Change::DropPartial(*digest))?;
+        Ok(remove_if_there(&*self.disk, &crate::layout::partial(digest))?)
+    }
+}
