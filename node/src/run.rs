@@ -17,6 +17,7 @@ use shoal_swarm::RateCap;
 use shoal_swarm::bootstrap::Address;
 use shoal_swarm::cluster_key::ClusterKey;
 use tokio::net::TcpListener;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -138,12 +139,17 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     ));
     tasks.spawn(named("the swarm", outcome_of(swarm)));
     watchdog::start().context("the watchdog's thread did not start")?;
+    // Before anybody is told that it runs: who then stops it at once is heard.
+    let mut signals = Signals::listen()?;
     say(&served.said)?;
     supervisor::serves();
 
     // Cancel-safe: what either waited for is only looked at.
     let stopped = tokio::select! {
-        told = told_to_stop(config.exit_with_stdin) => told.map(|reason| tracing::info!(reason, "stopping")),
+        reason = signals.told_to_stop(config.exit_with_stdin) => {
+            tracing::info!(reason, "stopping");
+            Ok(())
+        }
         lost = store.lost() => Err(health::ended_by(lost)),
         broken = broken(&mut tasks) => Err(broken),
     };
@@ -153,7 +159,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     tokio::select! {
         () = end(tasks, announcing) => {}
         // Who asks twice does not want to wait.
-        _ = told_to_stop(false) => tracing::warn!("told to stop again: answers on their way are cut off"),
+        _ = signals.told_to_stop(false) => tracing::warn!("told to stop again: answers on their way are cut off"),
     }
     // A disk that hangs must not hold up the end.
     if tokio::time::timeout(LAST_WORD, ledger.close()).await.is_err() {
@@ -320,29 +326,42 @@ fn say(serving: &Serving) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Waits for SIGTERM, SIGINT, or, if asked to, the end of standard input.
-async fn told_to_stop(exit_with_stdin: bool) -> anyhow::Result<&'static str> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let mut terminate = signal(SignalKind::terminate()).context("SIGTERM cannot be waited for")?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT cannot be waited for")?;
-    let stdin_ends = async {
-        if !exit_with_stdin {
-            return std::future::pending().await;
+/// SIGTERM and SIGINT.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    /// From here on they end the process no more by themselves.
+    fn listen() -> anyhow::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate()).context("SIGTERM cannot be waited for")?,
+            interrupt: signal(SignalKind::interrupt()).context("SIGINT cannot be waited for")?,
+        })
+    }
+
+    /// Waits for one of them, or, if asked to, the end of standard input. Cancel-safe.
+    async fn told_to_stop(&mut self, exit_with_stdin: bool) -> &'static str {
+        let stdin_ends = async {
+            if !exit_with_stdin {
+                return std::future::pending().await;
+            }
+            let (ended, end) = tokio::sync::oneshot::channel();
+            // A thread of its own, not the runtime's: it may wait for ever, and must not hold up the end.
+            std::thread::spawn(move || {
+                let read = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
+                // Ended either way, and whoever waited may be gone.
+                drop((read, ended.send(())));
+            });
+            end.await.ok();
+        };
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+            () = stdin_ends => "standard input ended",
         }
-        let (ended, end) = tokio::sync::oneshot::channel();
-        // A thread of its own, not the runtime's: it may wait for ever, and must not hold up the end.
-        std::thread::spawn(move || {
-            let read = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
-            // Ended either way, and whoever waited may be gone.
-            drop((read, ended.send(())));
-        });
-        end.await.ok();
-    };
-    Ok(tokio::select! {
-        _ = terminate.recv() => "SIGTERM",
-        _ = interrupt.recv() => "SIGINT",
-        () = stdin_ends => "standard input ended",
-    })
+    }
 }
 
 #[cfg(test)]
