@@ -202,6 +202,7 @@ fn reports_out_of_bounds_are_refused() {
         size: 3_000_000,
         holding: generated::Holding::Partial.into(),
         chunks: Bytes::from_static(&[0, 0]),
+        origin: Bytes::from_static(&[7; 16]),
         ..Default::default()
     };
     let wrap = |report| generated::SessionMessage {
@@ -214,6 +215,7 @@ fn reports_out_of_bounds_are_refused() {
         (generated::Report { chunks: Bytes::from_static(&[0]), ..good.clone() }, "chunks"),
         (generated::Report { holding: 0, ..good.clone() }, "holding"),
         (generated::Report { size: u64::MAX, ..good.clone() }, "size"),
+        (generated::Report { origin: Bytes::from_static(&[7; 17]), ..good.clone() }, "origin"),
         (generated::Report { lease: lease(3, 3), ..good.clone() }, "lease"),
         (generated::Report { lease: lease(0, 13), ..good.clone() }, "lease"),
         (generated::Report { wants: Some(12), ..good.clone() }, "wants"),
@@ -227,19 +229,21 @@ fn reports_out_of_bounds_are_refused() {
 #[test]
 fn numbers_that_nobody_counts_to_are_refused() {
     use crate::swarm::message::MAX_NUMBER;
-    let digest: Bytes = Digest::sha256_of(b"x").multihash().into();
+    let (digest, origin) = (Bytes::from(Digest::sha256_of(b"x").multihash()), Bytes::from_static(&[7; 16]));
     let lease = |epoch, id| Some(generated::Lease { epoch, id, first: 0, end: 1 });
     let report = |lease| generated::Report {
         digest: digest.clone(),
         size: 1000,
         holding: generated::Holding::Complete.into(),
         lease,
+        origin: origin.clone(),
         ..generated::Report::default()
     };
     assert!(swarm::report(&report(lease(MAX_NUMBER, MAX_NUMBER))).is_ok());
     assert_eq!(swarm::report(&report(lease(MAX_NUMBER + 1, 0))), Err(WireError::Field("epoch")));
     assert_eq!(swarm::report(&report(lease(0, u64::MAX))), Err(WireError::Field("lease")));
-    let claim = generated::Claim { digest, size: 1000, epoch: u64::MAX, ..generated::Claim::default() };
+    let epoch = u64::MAX;
+    let claim = generated::Claim { digest, size: 1000, epoch, origin, ..generated::Claim::default() };
     assert_eq!(swarm::claim(claim), Err(WireError::Field("epoch")));
     let answer = generated::ClaimAnswer { epoch: u64::MAX, ..generated::ClaimAnswer::default() };
     assert_eq!(swarm::claim_answer(answer), Err(WireError::Field("epoch")));
