@@ -167,15 +167,23 @@ impl Desk {
             )))
         };
         if let Some(handle) = self.live(&digest) {
-            let joined = if handle.size == size { handle.joined(of) } else { Err(other_size(handle.size)) };
+            // Whose it is comes first: to others its size is not told.
+            let joined = match handle.size_for(&of) {
+                None => Err(OpenError::OfAnother),
+                Some(known) if known != size => Err(other_size(known)),
+                Some(_) => handle.joined(of),
+            };
             drop(reply.send(joined));
             return;
         }
         if let Some(opening) = self.opening.get_mut(&digest) {
+            let registry = |(of, _): &(Of, Reply)| of.scope.registry.clone();
             if opening.size == size {
                 opening.waiting.push((of, reply));
-            } else {
+            } else if opening.waiting.first().map(registry).as_ref() == Some(&of.scope.registry) {
                 drop(reply.send(Err(other_size(opening.size))));
+            } else {
+                drop(reply.send(Err(OpenError::OfAnother)));
             }
             return;
         }

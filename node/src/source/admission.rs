@@ -39,7 +39,8 @@ const JUST_NOW: Duration = Duration::from_secs(2);
 const LENT: Duration = Duration::from_mins(10);
 
 impl NodeSource {
-    /// That the caller may have this of the repository; and whether everyone may.
+    /// That the caller may have this of the repository; and whether everyone may, as upstream said lately: what everyone
+    /// could read before it went down is served to them, and makes it nobody else's.
     ///
     /// # Errors
     /// What upstream said, or that the caller has not shown that it may.
@@ -58,7 +59,7 @@ impl NodeSource {
             Err(refused @ (PullError::NotFound { .. } | PullError::Denied { .. })) => {
                 Err(self.refusal(&question, mine, refused))
             }
-            other => other.map(|()| everyones),
+            other => other.map(|()| everyones && self.knows(&question, listed)),
         }
     }
 

@@ -113,7 +113,7 @@ impl NodeSource {
         match self.here(of, digest).await? {
             Here::Ours(held) => return self.held_blob(of, digest, held.size, range).await,
             Here::Others(held) => {
-                self.prove(of, digest, held.size).await?;
+                self.prove(of, digest).await?;
                 return self.held_blob(of, digest, held.size, range).await;
             }
             Here::Nothing => {}
@@ -294,7 +294,7 @@ fn casts_doubt(error: &PullError) -> bool {
     )
 }
 
-fn untold(scope: &Scope, digest: &Digest) -> PullError {
+pub(super) fn untold(scope: &Scope, digest: &Digest) -> PullError {
     PullError::Upstream {
         registry: scope.registry.to_string(),
         status: None,

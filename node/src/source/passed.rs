@@ -14,6 +14,7 @@ use futures::stream::{self, BoxStream, StreamExt as _};
 use shoal_gateway::error::PullError;
 use shoal_gateway::source::BlobBody;
 use shoal_gateway::upstream::identity::Identity;
+use shoal_proto::chunk::MAX_BLOB;
 use shoal_proto::digest::{Digest, Hasher};
 use shoal_proto::origin::Origin;
 use shoal_proto::range::{ByteRange, RangeRequest};
@@ -21,7 +22,7 @@ use shoal_proto::verdict::{Object, Question, Reader};
 use shoal_store::{Of, Whose};
 use tokio::time::{Instant, timeout};
 
-use super::blobs::{Begin, Here};
+use super::blobs::{Begin, Here, untold};
 use super::{NodeSource, unavailable};
 use crate::config::Stream;
 use crate::fetch::{OpenError, small};
@@ -44,7 +45,8 @@ struct Passing {
     source: NodeSource,
     of: Of,
     digest: Digest,
-    size: u64,
+    /// The most bytes that are taken.
+    most: u64,
     stream: BoxStream<'static, Result<Bytes, PullError>>,
     hasher: Hasher,
     hashed: u64,
@@ -54,7 +56,7 @@ struct Passing {
 
 impl NodeSource {
     /// Has it proven that what is held for other registries' clients is for this one's too.
-    pub(super) async fn prove(&self, of: &Of, digest: &Digest, size: u64) -> Result<(), PullError> {
+    pub(super) async fn prove(&self, of: &Of, digest: &Digest) -> Result<(), PullError> {
         let origin = Origin::of(&of.scope.registry);
         let (source, for_whom, digest) = (self.clone(), of.clone(), *digest);
         let proof = self.proofs.of((digest, origin), || async move {
@@ -62,7 +64,7 @@ impl NodeSource {
                 return Ok(());
             }
             if !small::is_held_by_peers(&source.ports, digest, origin).await {
-                source.have_it_sent(&for_whom, digest, size).await?;
+                source.have_it_sent(&for_whom, digest).await?;
             }
             source.ports.store.note_origin(&digest, for_whom).await.map_err(unavailable)
         })?;
@@ -103,7 +105,7 @@ impl NodeSource {
     }
 
     /// Has a node of the fleet take the whole blob from the registry, for nothing but to know that it has it.
-    async fn have_it_sent(&self, of: &Of, digest: Digest, size: u64) -> Result<(), PullError> {
+    async fn have_it_sent(&self, of: &Of, digest: Digest) -> Result<(), PullError> {
         let registry = &of.scope.registry;
         let key = Digest::sha256_of(format!("proof\n{registry}\n{digest}").as_bytes());
         let wish = Wish { key, fresh: FRESH, asked: Instant::now(), registry };
@@ -111,11 +113,12 @@ impl NodeSource {
         wish.once(
             &self.ports,
             async || {
-                let (_, mut stream) = self.passing(of, &digest, Some(size)).await?;
+                let (_, mut stream) = self.passing(of, &digest).await?;
                 while let Some(piece) = stream.next().await {
                     piece?;
                 }
-                Ok(())
+                // Before the others hear that it is over, and ask this node.
+                self.ports.store.note_origin(&digest, of.clone()).await.map_err(unavailable)
             },
             async |by| small::is_held_by(&self.ports, by, digest, origin).await.then_some(()),
         )
@@ -136,7 +139,7 @@ impl NodeSource {
         match self.here(of, digest).await? {
             Here::Ours(held) => return self.held_blob(of, digest, held.size, range).await,
             Here::Others(held) => {
-                self.prove(of, digest, held.size).await?;
+                self.prove(of, digest).await?;
                 return self.held_blob(of, digest, held.size, range).await;
             }
             Here::Nothing => {}
@@ -149,35 +152,26 @@ impl NodeSource {
         if range.is_some() || self.stream == Stream::Proven {
             return Err(PullError::Unavailable(format!("{digest} is being fetched from another registry")));
         }
-        let (size, stream) = self.passing(of, digest, None).await?;
+        let (size, stream) = self.passing(of, digest).await?;
+        let size = size.ok_or_else(|| untold(&of.scope, digest))?;
         Ok(BlobBody { size, range: ByteRange::new(0, size), stream })
     }
 
-    /// All bytes of the blob as the registry sends them, and how many. The stream ends well only if they are what the
-    /// digest promises.
+    /// All bytes of the blob as the registry sends them, and how many, if it says so: what is known here of the blob shows
+    /// in nothing. The stream ends well only if they are what the digest promises.
     async fn passing(
         &self,
         of: &Of,
         digest: &Digest,
-        expected: Option<u64>,
-    ) -> Result<(u64, BoxStream<'static, Result<Bytes, PullError>>), PullError> {
+    ) -> Result<(Option<u64>, BoxStream<'static, Result<Bytes, PullError>>), PullError> {
         self.ports.metrics.upstream_request();
         let download = self.ports.upstreams.blob(&of.scope, digest, None).await?;
-        let size = match (download.size, expected) {
-            (Some(size), Some(expected)) if size != expected => None,
-            (size, expected) => size.or(expected),
-        };
-        let Some(size) = size else {
-            return Err(PullError::Content(format!(
-                "{} does not say how large {digest} is",
-                of.scope.registry
-            )));
-        };
+        let size = download.size;
         let passing = Passing {
             source: self.clone(),
             of: of.clone(),
             digest: *digest,
-            size,
+            most: size.unwrap_or(MAX_BLOB),
             stream: download.stream,
             hasher: Hasher::new(digest.algorithm()),
             hashed: 0,
@@ -202,14 +196,14 @@ impl Passing {
             ports.rates.download.pass(piece.len()).await;
             self.hasher.update(&piece);
             self.hashed += piece.len() as u64;
-            if self.hashed > self.size {
+            if self.hashed > self.most {
                 return Err(self.wrong());
             }
             if let Some(before) = self.kept_back.replace(piece) {
                 return Ok(Some((before, Some(self))));
             }
         }
-        if self.hashed != self.size || self.hasher.clone().finish() != self.digest {
+        if self.hasher.clone().finish() != self.digest {
             return Err(self.wrong());
         }
         Ok(self.kept_back.take().map(|last| (last, None)))

@@ -109,9 +109,7 @@ impl Store {
         let (inner, digest, registry) = (self.inner.clone(), *digest, registry.clone());
         blocking(move || {
             inner.database.read(|txn| {
-                let partial_of = txn.open_table(PARTIAL_OF)?.get(&*key(&digest))?;
-                let theirs = partial_of.and_then(|row| scope_of(row.value()));
-                if theirs.is_some_and(|theirs| theirs.registry != registry) {
+                if !is_ours(txn, &digest, &registry)? {
                     return Ok(None);
                 }
                 Ok(txn.open_table(PARTIAL)?.get(&*key(&digest))?.map(|row| row.value()))
@@ -139,6 +137,18 @@ fn whose(txn: &ReadTransaction, digest: &Digest) -> Result<Whose, StoreError> {
     Ok(Whose { origins: scopes(txn, ORIGINS, digest)?, everyones })
 }
 
+/// Whether what is here of a blob in part may be given for this registry.
+fn is_ours(txn: &ReadTransaction, digest: &Digest, registry: &Registry) -> Result<bool, StoreError> {
+    let partial_of = txn.open_table(PARTIAL_OF)?.get(&*key(digest))?.and_then(|row| scope_of(row.value()));
+    let whose = whose(txn, digest)?;
+    Ok(match partial_of {
+        Some(theirs) if theirs.registry == *registry => true,
+        // It was found beside a new database, and is damaged.
+        None if !whose.is_known() => true,
+        _ => whose.is_of(Origin::of(registry)),
+    })
+}
+
 impl Inner {
     /// Makes way for one who wants to resume what is there of a blob: what is of another registry alone goes, unless it
     /// was held and is being repaired. Blocks.
@@ -147,19 +157,13 @@ impl Inner {
             if txn.open_table(PARTIAL)?.get(&*key(digest))?.is_none() {
                 return Ok(None);
             }
-            let partial_of = txn.open_table(PARTIAL_OF)?.get(&*key(digest))?;
-            Ok(Some((partial_of.and_then(|row| scope_of(row.value())), whose(txn, digest)?)))
+            Ok(Some((is_ours(txn, digest, &of.scope.registry)?, whose(txn, digest)?.is_known())))
         })?;
-        let Some((partial_of, whose)) = known else { return Ok(()) };
-        let is_ours = match partial_of {
-            Some(theirs) if theirs.registry == of.scope.registry => true,
-            None if !whose.is_known() => true,
-            _ => whose.is_of(Origin::of(&of.scope.registry)),
-        };
+        let (is_ours, was_held) = known.unwrap_or((true, false));
         if is_ours {
             return Ok(());
         }
-        if whose.is_known() {
+        if was_held {
             return Err(StoreError::OfAnother(*digest));
         }
         tracing::info!(%digest, scope = %of.scope, "what is here in part is of another registry, and is fetched anew");
