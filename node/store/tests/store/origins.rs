@@ -90,6 +90,9 @@ async fn a_held_blob_that_is_damaged_is_repaired_by_its_own_registry() {
     assert_eq!(store.held(&digest).await.unwrap(), None);
     let opened = store.partial(&digest, SIZE as u64, theirs("other.test", "app", true)).await;
     assert!(matches!(opened, Err(StoreError::OfAnother(_))), "{opened:?}");
+    // Nor is its size told.
+    let sizes = async |name: &str| store.partial_size(&digest, &name.parse().unwrap()).await.unwrap();
+    assert_eq!((sizes("registry.test").await, sizes("other.test").await), (Some(SIZE as u64), None));
     let partial = store.partial(&digest, SIZE as u64, ours()).await.unwrap();
     assert_eq!(partial.missing(), [1]);
     assert!(matches!(partial.finish().await, Err(FinishError::Incomplete { missing: 1 })));
