@@ -70,6 +70,15 @@ pub struct Ports {
     pub history: History,
 }
 
+impl Ports {
+    /// Counts bytes of a blob that came from a registry, and waits as long as the caps on them say.
+    pub async fn came_from_upstream(&self, length: usize) {
+        self.metrics.upstream_bytes(length as u64);
+        self.rates.upstream.pass(length).await;
+        self.rates.download.pass(length).await;
+    }
+}
+
 /// Caps on what comes, beside the one on uploads, which the swarm keeps.
 #[derive(Debug, Clone, Default)]
 pub struct Rates {
@@ -133,7 +142,7 @@ enum Given {
 pub struct TransferHandle {
     /// The blob's size in bytes.
     pub size: u64,
-    /// The registry that it is fetched from.
+    /// The registry that it is fetched from: its swarm is of this one.
     pub origin: Origin,
     partial: Partial,
     questions: mpsc::Sender<Question>,
@@ -142,10 +151,12 @@ pub struct TransferHandle {
 }
 
 impl TransferHandle {
-    /// For one who asks for it, too, if what comes is for these as well.
-    fn joined(self, of: Of) -> Result<Self, OpenError> {
-        if !self.partial.admits(&of) {
-            return Err(OpenError::OfAnother);
+    /// For one who asks for it, too, as so many bytes, if what comes is for these as well.
+    fn joined(self, size: u64, of: Of) -> Result<Self, OpenError> {
+        // Whose it is comes first: to others its size is not told.
+        let known = self.size_for(&of).ok_or(OpenError::OfAnother)?;
+        if known != size {
+            return Err(other_size(&self.partial.digest(), known, size));
         }
         // What everyone may read does not come from where not everyone may.
         if of.everyones || !self.partial.is_everyones() {
@@ -197,6 +208,12 @@ impl TransferHandle {
     pub fn partial(&self) -> &Partial {
         &self.partial
     }
+}
+
+fn other_size(digest: &Digest, known: u64, asked: u64) -> OpenError {
+    OpenError::Failed(PullError::Content(format!(
+        "{digest} is being fetched as {known} bytes and was now asked for as {asked}"
+    )))
 }
 
 /// Why a transfer does not begin.

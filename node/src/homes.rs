@@ -19,7 +19,7 @@ use shoal_proto::swarm::message::{Claim, ClaimAnswer, Report, Standing, SwarmKey
 use shoal_proto::swarm::ranking::Ranking;
 use shoal_proto::swarm::turn::{self, AskTurn, TurnAnswer, TurnEnded, Turns};
 use shoal_proto::transfer::{self, Availability};
-use shoal_store::{Store, StoreError};
+use shoal_store::Store;
 use shoal_swarm::Handle;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
@@ -162,14 +162,10 @@ impl Homes {
     /// Who is known here to hold the whole blob.
     async fn known(&self, key: &SwarmKey, asker: PeerId) -> Vec<PeerId> {
         let mut known = self.peers.local_providers(key.digest).await;
-        let held = async {
-            let held = self.store.held(&key.digest).await?.is_some_and(|held| held.size == key.size);
-            Ok::<_, StoreError>(held && self.store.whose(&key.digest).await?.is_of(key.origin))
-        };
-        match held.await {
-            Ok(true) => known.push(self.peers.local_peer()),
+        match self.store.held_of(&key.digest, key.origin).await {
+            Ok(Some(held)) if held.size == key.size => known.push(self.peers.local_peer()),
             // This node's own record says more than others' of it.
-            Ok(false) => {}
+            Ok(_) => {}
             Err(error) => tracing::warn!(%error, "the store does not say whether a blob is held"),
         }
         known.retain(|&peer| peer != asker);

@@ -93,14 +93,13 @@ impl NodeServe {
 
     /// The size of a blob that is held, and known to be of this registry.
     async fn held(&self, digest: &Digest, origin: Origin) -> Option<u64> {
-        let held = async {
-            let Some(held) = self.store.held(digest).await? else { return Ok(None) };
-            Ok::<_, StoreError>(self.store.whose(digest).await?.is_of(origin).then_some(held.size))
-        };
-        held.await.unwrap_or_else(|error| {
-            tracing::warn!(%error, "the store did not answer a peer's question");
-            None
-        })
+        match self.store.held_of(digest, origin).await {
+            Ok(held) => held.map(|held| held.size),
+            Err(error) => {
+                tracing::warn!(%error, "the store did not answer a peer's question");
+                None
+            }
+        }
     }
 
     /// What a running transfer has, for one who may follow it.
@@ -220,7 +219,7 @@ impl NodeServe {
         })
     }
 
-    /// Has the bad chunks fetched again, from any repository that the blob was seen in.
+    /// Has the bad chunks fetched again, from where the blob came.
     async fn repair(&self, claim: Claim) {
         let of = async {
             let whose = self.store.whose(&claim.digest).await?;

@@ -13,7 +13,7 @@ use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 
-use super::{Command, InProgress, OpenError, Ports, Status, TransferHandle, driver};
+use super::{Command, InProgress, OpenError, Ports, Status, TransferHandle, driver, other_size};
 
 /// The most transfers at once: what comes after waits for its turn.
 const MAX_TRANSFERS: usize = 512;
@@ -161,27 +161,16 @@ impl Desk {
     }
 
     fn open(&mut self, Wanted { digest, size, of, reply }: Wanted) {
-        let other_size = |known: u64| {
-            OpenError::Failed(PullError::Content(format!(
-                "{digest} is being fetched as {known} bytes and was now asked for as {size}"
-            )))
-        };
         if let Some(handle) = self.live(&digest) {
-            // Whose it is comes first: to others its size is not told.
-            let joined = match handle.size_for(&of) {
-                None => Err(OpenError::OfAnother),
-                Some(known) if known != size => Err(other_size(known)),
-                Some(_) => handle.joined(of),
-            };
-            drop(reply.send(joined));
+            drop(reply.send(handle.joined(size, of)));
             return;
         }
         if let Some(opening) = self.opening.get_mut(&digest) {
-            let registry = |(of, _): &(Of, Reply)| of.scope.registry.clone();
+            let is_theirs = |(first, _): &(Of, Reply)| first.scope.registry == of.scope.registry;
             if opening.size == size {
                 opening.waiting.push((of, reply));
-            } else if opening.waiting.first().map(registry).as_ref() == Some(&of.scope.registry) {
-                drop(reply.send(Err(other_size(opening.size))));
+            } else if opening.waiting.first().is_some_and(is_theirs) {
+                drop(reply.send(Err(other_size(&digest, opening.size, size))));
             } else {
                 drop(reply.send(Err(OpenError::OfAnother)));
             }
@@ -208,7 +197,7 @@ impl Desk {
         let Some((of, first)) = waiting.next() else { return };
         let handle = opened.map(|opened| self.transfer(digest, size, of.scope, opened));
         for (of, reply) in waiting {
-            drop(reply.send(handle.clone().and_then(|handle| handle.joined(of))));
+            drop(reply.send(handle.clone().and_then(|handle| handle.joined(size, of))));
         }
         drop(first.send(handle));
     }
@@ -240,7 +229,7 @@ impl Desk {
 
 async fn opened(store: &Store, digest: &Digest, size: u64, of: Of) -> Result<Opened, OpenError> {
     ChunkLayout::of(size).map_err(|error| PullError::TooLarge(error.to_string()))?;
-    let origin = Origin::of(&of.scope.registry);
+    let origin = of.origin();
     let opened = async {
         let partial = store.partial(digest, size, of).await?;
         let held = store.held(digest).await?.is_some();

@@ -75,7 +75,7 @@ enum Said {
 pub(super) struct Driver {
     ports: Ports,
     digest: Digest,
-    /// Of one registry, all of them.
+    /// Of the registry that is the origin; what everyone may read comes from others' too.
     scopes: Vec<Scope>,
     origin: Origin,
     partial: Partial,

@@ -87,9 +87,7 @@ impl RangeFetch {
         let mut filled = 0;
         while let Some(piece) = download.stream.next().await {
             let mut piece = piece?;
-            self.ports.metrics.upstream_bytes(piece.len() as u64);
-            self.ports.rates.upstream.pass(piece.len()).await;
-            self.ports.rates.download.pass(piece.len()).await;
+            self.ports.came_from_upstream(piece.len()).await;
             if skip > 0 {
                 // An upstream that ignores Range sends from the start.
                 let skipped = usize::try_from(skip).unwrap_or(usize::MAX).min(piece.len());

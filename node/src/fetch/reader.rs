@@ -14,7 +14,6 @@ use futures::stream::{self, BoxStream, StreamExt as _};
 use shoal_gateway::error::PullError;
 use shoal_proto::chunk::ChunkLayout;
 use shoal_proto::digest::Digest;
-use shoal_proto::origin::Origin;
 use shoal_proto::range::ByteRange;
 use shoal_store::{Of, ReadError, Store};
 use tokio::sync::{mpsc, oneshot};
@@ -75,7 +74,7 @@ pub struct Reader {
     pub metrics: Metrics,
     /// Which blob.
     pub digest: Digest,
-    /// The repository that the client named.
+    /// For whose sake: the repository that the client named.
     pub of: Of,
     /// The blob's chunks.
     pub layout: ChunkLayout,
@@ -176,7 +175,7 @@ impl Reader {
     async fn is_ours(&self) -> Result<(), PullError> {
         let whose = self.store.whose(&self.digest).await;
         let whose = whose.map_err(|error| PullError::Unavailable(error.to_string()))?;
-        if whose.is_given_for(Origin::of(&self.of.scope.registry)) {
+        if whose.is_given_for(self.of.origin()) {
             return Ok(());
         }
         Err(OpenError::OfAnother.into())

@@ -13,7 +13,6 @@ use shoal_gateway::source::BlobBody;
 use shoal_proto::chunk::ChunkLayout;
 use shoal_proto::digest::Digest;
 use shoal_proto::name::Scope;
-use shoal_proto::origin::Origin;
 use shoal_proto::range::{ByteRange, RangeRequest};
 
 use shoal_store::{Held, Of};
@@ -57,9 +56,7 @@ impl NodeSource {
             Teller::Partial => {
                 self.ports.store.partial_size(digest, &scope.registry).await.map_err(unavailable)
             }
-            Teller::Peers => {
-                Ok(small::size_from_peers(&self.ports, *digest, Origin::of(&scope.registry)).await)
-            }
+            Teller::Peers => Ok(small::size_from_peers(&self.ports, *digest, of.origin()).await),
             Teller::Upstream => {
                 self.ports.metrics.upstream_request();
                 self.ports.upstreams.blob_size(scope, digest).await
@@ -70,11 +67,11 @@ impl NodeSource {
     }
 
     /// What is held of this digest, and whether it is given for these.
-    pub(super) async fn here(&self, of: &Of, digest: &Digest) -> Result<Here, PullError> {
+    async fn here(&self, of: &Of, digest: &Digest) -> Result<Here, PullError> {
         let store = &self.ports.store;
         let Some(held) = store.held(digest).await.map_err(unavailable)? else { return Ok(Here::Nothing) };
         let whose = store.whose(digest).await.map_err(unavailable)?;
-        if !whose.is_given_for(Origin::of(&of.scope.registry)) {
+        if !whose.is_given_for(of.origin()) {
             return Ok(Here::Others(held));
         }
         // It came for somebody, and everyone may read it there.
@@ -110,13 +107,8 @@ impl NodeSource {
         range: Option<RangeRequest>,
     ) -> Result<BlobBody, PullError> {
         let scope = &of.scope;
-        match self.here(of, digest).await? {
-            Here::Ours(held) => return self.held_blob(of, digest, held.size, range).await,
-            Here::Others(held) => {
-                self.prove(of, digest).await?;
-                return self.held_blob(of, digest, held.size, range).await;
-            }
-            Here::Nothing => {}
+        if let Some(held) = self.held_blob(of, digest, range).await? {
+            return Ok(held);
         }
         let partial = self.told(Teller::Partial, of, digest).await?;
         let mut tried: Vec<(u64, PullError)> = Vec::new();
@@ -160,17 +152,24 @@ impl NodeSource {
         Err(tried.pop().map_or_else(|| untold(scope, digest), |(_, error)| error))
     }
 
-    /// The body of a blob that is held, and given for this repository's registry.
+    /// The body of a blob that is held, once it is given for these.
     pub(super) async fn held_blob(
         &self,
         of: &Of,
         digest: &Digest,
-        size: u64,
         range: Option<RangeRequest>,
-    ) -> Result<BlobBody, PullError> {
+    ) -> Result<Option<BlobBody>, PullError> {
+        let held = match self.here(of, digest).await? {
+            Here::Nothing => return Ok(None),
+            Here::Ours(held) => held,
+            Here::Others(held) => {
+                self.prove(of, digest).await?;
+                held
+            }
+        };
         self.note_repository(&of.scope, digest).await;
         self.ports.metrics.store_request();
-        Ok(self.body(of, digest, size, range, Begin::Store).await?)
+        Ok(Some(self.body(of, digest, held.size, range, Begin::Store).await?))
     }
 
     /// The body of a blob of this size, its first bytes at hand.
@@ -264,7 +263,7 @@ impl NodeSource {
 }
 
 /// What is held of a digest.
-pub(super) enum Here {
+enum Here {
     Nothing,
     /// It is given.
     Ours(Held),

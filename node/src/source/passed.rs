@@ -16,20 +16,21 @@ use shoal_gateway::source::BlobBody;
 use shoal_gateway::upstream::identity::Identity;
 use shoal_proto::chunk::MAX_BLOB;
 use shoal_proto::digest::{Digest, Hasher};
-use shoal_proto::origin::Origin;
+use shoal_proto::name::Registry;
 use shoal_proto::range::{ByteRange, RangeRequest};
 use shoal_proto::verdict::{Object, Question, Reader};
 use shoal_store::{Of, Whose};
 use tokio::time::{Instant, timeout};
 
-use super::blobs::{Begin, Here, untold};
+use super::blobs::{Begin, untold};
 use super::{NodeSource, unavailable};
 use crate::config::Stream;
-use crate::fetch::{OpenError, small};
+use crate::fetch::{OpenError, Ports, small};
 use crate::turn::Wish;
 
-/// The most repositories that are asked whether everyone can read there what came from them, and how long they may take.
+/// The most repositories that are asked whether everyone can read there what came from them.
 const MAX_ASKED: usize = 3;
+/// How long they may take for that, together.
 const ASKED: Duration = Duration::from_secs(2);
 /// A registry that failed no longer ago than this is not asked.
 const JUST_NOW: Duration = Duration::from_secs(10);
@@ -42,8 +43,8 @@ const OVER: Duration = Duration::from_secs(5);
 
 /// A whole blob that is passed on.
 struct Passing {
-    source: NodeSource,
-    of: Of,
+    ports: Ports,
+    registry: Registry,
     digest: Digest,
     /// The most bytes that are taken.
     most: u64,
@@ -57,7 +58,7 @@ struct Passing {
 impl NodeSource {
     /// Has it proven that what is held for other registries' clients is for this one's too.
     pub(super) async fn prove(&self, of: &Of, digest: &Digest) -> Result<(), PullError> {
-        let origin = Origin::of(&of.scope.registry);
+        let origin = of.origin();
         let (source, for_whom, digest) = (self.clone(), of.clone(), *digest);
         let proof = self.proofs.of((digest, origin), || async move {
             if source.is_everyones(&digest).await? {
@@ -109,7 +110,7 @@ impl NodeSource {
         let registry = &of.scope.registry;
         let key = Digest::sha256_of(format!("proof\n{registry}\n{digest}").as_bytes());
         let wish = Wish { key, fresh: FRESH, asked: Instant::now(), registry };
-        let origin = Origin::of(registry);
+        let origin = of.origin();
         wish.once(
             &self.ports,
             async || {
@@ -136,13 +137,8 @@ impl NodeSource {
         if let Some(mut transfer) = self.fetcher.find(*digest).await {
             drop(timeout(OVER, transfer.finished()).await);
         }
-        match self.here(of, digest).await? {
-            Here::Ours(held) => return self.held_blob(of, digest, held.size, range).await,
-            Here::Others(held) => {
-                self.prove(of, digest).await?;
-                return self.held_blob(of, digest, held.size, range).await;
-            }
-            Here::Nothing => {}
+        if let Some(held) = self.held_blob(of, digest, range).await? {
+            return Ok(held);
         }
         match self.body(of, digest, size, range, Begin::Again).await {
             Err(OpenError::OfAnother) => {}
@@ -168,8 +164,8 @@ impl NodeSource {
         let download = self.ports.upstreams.blob(&of.scope, digest, None).await?;
         let size = download.size;
         let passing = Passing {
-            source: self.clone(),
-            of: of.clone(),
+            ports: self.ports.clone(),
+            registry: of.scope.registry.clone(),
             digest: *digest,
             most: size.unwrap_or(MAX_BLOB),
             stream: download.stream,
@@ -190,10 +186,7 @@ impl Passing {
     async fn next(mut self) -> Result<Option<(Bytes, Option<Self>)>, PullError> {
         while let Some(piece) = self.stream.next().await {
             let piece = piece?;
-            let ports = &self.source.ports;
-            ports.metrics.upstream_bytes(piece.len() as u64);
-            ports.rates.upstream.pass(piece.len()).await;
-            ports.rates.download.pass(piece.len()).await;
+            self.ports.came_from_upstream(piece.len()).await;
             self.hasher.update(&piece);
             self.hashed += piece.len() as u64;
             if self.hashed > self.most {
@@ -210,6 +203,6 @@ impl Passing {
     }
 
     fn wrong(&self) -> PullError {
-        PullError::Content(format!("what {} sends for {} is not that", self.of.scope.registry, self.digest))
+        PullError::Content(format!("what {} sends for {} is not that", self.registry, self.digest))
     }
 }

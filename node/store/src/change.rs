@@ -10,13 +10,10 @@ use shoal_proto::wire::{MAX_TAG_MAPPINGS, generated, mapping_from_wire, mapping_
 
 use crate::tables::{
     CHUNKS, EVERYONES, HASHES, HASHES_A_ROW, HELD, INLINE, MEDIA_TYPES, ORIGINS, PARTIAL, PARTIAL_OF,
-    READABLE, REPOSITORIES, TAGS, TOTALS, Vouched, key, readable_key, row_key, rows_of, scope_text,
-    tag_prefix,
+    READABLE, REPOSITORIES, Scopes, TAGS, TOTALS, Vouched, key, readable_key, repository_key, row_key,
+    rows_of, scope_text, tag_prefix,
 };
 use crate::{Of, StoreError};
-
-/// A table of the repositories of blobs.
-pub(crate) type Scopes = TableDefinition<'static, &'static [u8], ()>;
 
 /// The most repositories remembered for one blob.
 const MAX_REPOSITORIES: usize = 16;
@@ -105,7 +102,7 @@ impl Change {
                 Ok(())
             }
             Self::Readable(scope, whom, checked_unix_ms) => readable(txn, scope, whom, *checked_unix_ms),
-            Self::Repository(digest, scope) => note(txn, REPOSITORIES, digest, &scope_text(scope)),
+            Self::Repository(digest, scope) => note(txn, REPOSITORIES, digest, scope),
             Self::Tag(signed) => put_tag(txn, signed),
             Self::Totals(totals) => put_totals(txn, totals),
             Self::Origin(digest, of) => note_origin(txn, digest, of),
@@ -168,7 +165,7 @@ fn drop_rows(
 }
 
 fn note_origin(txn: &WriteTransaction, digest: &Digest, of: &Of) -> Result<(), StoreError> {
-    note(txn, ORIGINS, digest, &scope_text(&of.scope))?;
+    note(txn, ORIGINS, digest, &of.scope)?;
     if of.everyones {
         txn.open_table(EVERYONES)?.insert(&*key(digest), ())?;
     }
@@ -176,7 +173,7 @@ fn note_origin(txn: &WriteTransaction, digest: &Digest, of: &Of) -> Result<(), S
 }
 
 /// Notes a repository with a blob, unless many are.
-fn note(txn: &WriteTransaction, table: Scopes, digest: &Digest, scope: &str) -> Result<(), StoreError> {
+fn note(txn: &WriteTransaction, table: Scopes, digest: &Digest, scope: &Scope) -> Result<(), StoreError> {
     let mut table = txn.open_table(table)?;
     let prefix = key(digest);
     let known = table
@@ -185,7 +182,7 @@ fn note(txn: &WriteTransaction, table: Scopes, digest: &Digest, scope: &str) -> 
         .take(MAX_REPOSITORIES)
         .count();
     if known < MAX_REPOSITORIES {
-        table.insert([&*prefix, scope.as_bytes()].concat().as_slice(), ())?;
+        table.insert(&*repository_key(digest, scope), ())?;
     }
     Ok(())
 }

@@ -1,36 +1,15 @@
 //! What is known besides bytes: media types, repositories and who could read them, tags.
 
-use redb::ReadTransaction;
 use shoal_proto::digest::Digest;
 use shoal_proto::name::{Scope, Tag};
 use shoal_proto::tag::SignedTagMapping;
 
 use crate::StoreError;
-use crate::change::{Change, Scopes, decode_tag};
+use crate::change::{Change, decode_tag};
 use crate::store::{Store, blocking};
 use crate::tables::{
-    MEDIA_TYPES, READABLE, REPOSITORIES, TAGS, key, readable_key, repository_key, repository_of, tag_of,
-    tag_prefix,
+    MEDIA_TYPES, READABLE, REPOSITORIES, TAGS, key, readable_key, repository_key, scopes, tag_of, tag_prefix,
 };
-
-/// The repositories that a table notes with a blob.
-pub(crate) fn scopes(
-    txn: &ReadTransaction,
-    table: Scopes,
-    digest: &Digest,
-) -> Result<Vec<Scope>, StoreError> {
-    let table = txn.open_table(table)?;
-    let prefix = key(digest);
-    let mut scopes = Vec::new();
-    for row in table.range(&*prefix..)? {
-        let (row, _) = row?;
-        if !row.value().starts_with(&prefix) {
-            break;
-        }
-        scopes.extend(repository_of(digest, row.value()));
-    }
-    Ok(scopes)
-}
 
 impl Store {
     /// Notes what a manifest is served as.

@@ -3,7 +3,7 @@
 //! Keys are multihashes, and what follows them is big-endian, so that the rows of a blob lie together.
 
 use prost::Message;
-use redb::TableDefinition;
+use redb::{ReadTransaction, TableDefinition};
 use shoal_proto::attestation::{Attestation, ChunkHash};
 use shoal_proto::digest::Digest;
 use shoal_proto::name::{Scope, Tag};
@@ -99,18 +99,40 @@ pub(crate) fn scope_of(text: &str) -> Option<Scope> {
 }
 
 /// The repository, from such a key.
-pub(crate) fn repository_of(digest: &Digest, key: &[u8]) -> Option<Scope> {
+fn repository_of(digest: &Digest, key: &[u8]) -> Option<Scope> {
     scope_of(std::str::from_utf8(key.get(digest.multihash().len()..)?).ok()?)
+}
+
+/// A table of the repositories of blobs.
+pub(crate) type Scopes = TableDefinition<'static, &'static [u8], ()>;
+
+/// The repositories that a table notes with a blob.
+pub(crate) fn scopes(
+    txn: &ReadTransaction,
+    table: Scopes,
+    digest: &Digest,
+) -> Result<Vec<Scope>, StoreError> {
+    let table = txn.open_table(table)?;
+    let prefix = key(digest);
+    let mut scopes = Vec::new();
+    for row in table.range(&*prefix..)? {
+        let (row, _) = row?;
+        if !row.value().starts_with(&prefix) {
+            break;
+        }
+        scopes.extend(repository_of(digest, row.value()));
+    }
+    Ok(scopes)
 }
 
 /// The key of a repository that some can read.
 pub(crate) fn readable_key(scope: &Scope, whom: &str) -> String {
-    format!("{}\0{}\0{whom}", scope.registry, scope.repository)
+    format!("{}\0{whom}", scope_text(scope))
 }
 
 /// What the keys of a tag's mappings begin with.
 pub(crate) fn tag_prefix(scope: &Scope, tag: &Tag) -> String {
-    format!("{}\0{}\0{tag}\0", scope.registry, scope.repository)
+    format!("{}\0{tag}\0", scope_text(scope))
 }
 
 /// The tag, from the key of a mapping.

@@ -13,9 +13,8 @@ use shoal_proto::origin::Origin;
 
 use crate::StoreError;
 use crate::change::Change;
-use crate::metadata::scopes;
-use crate::store::{Inner, Store, blocking, remove_if_there};
-use crate::tables::{EVERYONES, ORIGINS, PARTIAL, PARTIAL_OF, key, scope_of};
+use crate::store::{Held, Inner, Store, blocking, remove_if_there};
+use crate::tables::{EVERYONES, ORIGINS, PARTIAL, PARTIAL_OF, key, scope_of, scopes};
 
 /// The most repositories of one registry remembered as origins of one blob: more of others' fit in.
 const MAX_ORIGINS: usize = 4;
@@ -27,6 +26,13 @@ pub struct Of {
     pub scope: Scope,
     /// Everyone may read them there.
     pub everyones: bool,
+}
+
+impl Of {
+    /// Their registry, as nodes name it to each other.
+    pub fn origin(&self) -> Origin {
+        Origin::of(&self.scope.registry)
+    }
 }
 
 /// Whose what is held of a digest is.
@@ -97,6 +103,15 @@ impl Store {
         blocking(move || inner.database.read(|txn| whose(txn, &digest))).await
     }
 
+    /// A blob that is held, and known to be this registry's.
+    ///
+    /// # Errors
+    /// Whatever the disk says.
+    pub async fn held_of(&self, digest: &Digest, origin: Origin) -> Result<Option<Held>, StoreError> {
+        let Some(held) = self.held(digest).await? else { return Ok(None) };
+        Ok(self.whose(digest).await?.is_of(origin).then_some(held))
+    }
+
     /// The size that a blob of which a part is here is being fetched with, unless another registry sends it.
     ///
     /// # Errors
@@ -109,7 +124,7 @@ impl Store {
         let (inner, digest, registry) = (self.inner.clone(), *digest, registry.clone());
         blocking(move || {
             inner.database.read(|txn| {
-                if !is_ours(txn, &digest, &registry)? {
+                if !is_ours(txn, &digest, &registry, &whose(txn, &digest)?)? {
                     return Ok(None);
                 }
                 Ok(txn.open_table(PARTIAL)?.get(&*key(&digest))?.map(|row| row.value()))
@@ -138,9 +153,13 @@ fn whose(txn: &ReadTransaction, digest: &Digest) -> Result<Whose, StoreError> {
 }
 
 /// Whether what is here of a blob in part may be given for this registry.
-fn is_ours(txn: &ReadTransaction, digest: &Digest, registry: &Registry) -> Result<bool, StoreError> {
+fn is_ours(
+    txn: &ReadTransaction,
+    digest: &Digest,
+    registry: &Registry,
+    whose: &Whose,
+) -> Result<bool, StoreError> {
     let partial_of = txn.open_table(PARTIAL_OF)?.get(&*key(digest))?.and_then(|row| scope_of(row.value()));
-    let whose = whose(txn, digest)?;
     Ok(match partial_of {
         Some(theirs) if theirs.registry == *registry => true,
         // It was found beside a new database, and is damaged.
@@ -157,7 +176,8 @@ impl Inner {
             if txn.open_table(PARTIAL)?.get(&*key(digest))?.is_none() {
                 return Ok(None);
             }
-            Ok(Some((is_ours(txn, digest, &of.scope.registry)?, whose(txn, digest)?.is_known())))
+            let whose = whose(txn, digest)?;
+            Ok(Some((is_ours(txn, digest, &of.scope.registry, &whose)?, whose.is_known())))
         })?;
         let (is_ours, was_held) = known.unwrap_or((true, false));
         if is_ours {

@@ -365,7 +365,7 @@ async fn what_two_registries_have_is_asked_of_the_second_once() {
     };
     for (number, blob) in private.blobs().enumerate() {
         let expected = blob.bytes().unwrap();
-        // A part comes after the whole was proven; the whole is passed on while it is proven.
+        // A part, and the whole, come after the whole was proven.
         let range = number.is_multiple_of(2).then_some("bytes=1-9");
         let answer = ask(0, &blob.digest, range).await;
         let (status, body) = match range {

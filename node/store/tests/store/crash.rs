@@ -1,7 +1,6 @@
 //! Whatever a node does, and wherever the power goes or a call fails: what is held stays held.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
 use std::sync::LazyLock;
 use std::time::Duration;
 
@@ -12,7 +11,7 @@ use shoal_store::disk::Disk;
 use shoal_store::disk::memory::{Loss, MemoryDisk};
 use shoal_store::{ReadError, Store};
 
-use crate::support::{content, fetch, of, open, ours, whole, write};
+use crate::support::{content, fetch, file_of, of, open, ours, whole, write};
 
 /// What a node does to its store, with one of the blobs below; and what a disk does to it.
 #[derive(Debug, Clone, Copy)]
@@ -124,11 +123,10 @@ impl Expected {
 
     async fn damage(&mut self, disk: &MemoryDisk, store: &Store, n: usize) -> bool {
         let digest = &BLOBS[n].0;
-        let path = format!("blobs/sha256/{}/{}", &digest.hex()[..2], digest.hex());
+        let path = file_of(digest);
         self.sure.remove(digest);
         self.damaged.insert(*digest);
-        let written =
-            disk.open(Path::new(&path)).and_then(|file| file.write_all_at(20, b"overwritten by somebody"));
+        let written = disk.open(&path).and_then(|file| file.write_all_at(20, b"overwritten by somebody"));
         if written.is_err() {
             return false;
         }

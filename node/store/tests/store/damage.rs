@@ -7,17 +7,17 @@ use shoal_store::disk::Disk;
 use shoal_store::disk::memory::{Loss, MemoryDisk};
 use shoal_store::{FinishError, ReadError, StoreError};
 
-use crate::support::{content, fetch, of, open, open_again, ours, whole, write};
+use crate::support::{content, fetch, file_of, of, open, open_again, ours, whole, write};
 
 #[tokio::test]
 async fn damage_is_seen_and_only_the_bad_chunks_are_lost() {
     let disk = MemoryDisk::new();
     let bytes = content(1, 1_000_000);
     let digest = of(Algorithm::Sha256, &bytes);
-    let path = format!("blobs/sha256/{}/{}", &digest.hex()[..2], digest.hex());
+    let path = file_of(&digest);
     let (store, _) = open(&disk);
     fetch(&store, &digest, &bytes).await.unwrap();
-    disk.open(Path::new(&path)).unwrap().write_all_at(300_000, b"overwritten").unwrap();
+    disk.open(&path).unwrap().write_all_at(300_000, b"overwritten").unwrap();
     assert!(store.read_chunk(&digest, 0).await.is_ok());
     let error = store.read_chunk(&digest, 1).await.unwrap_err();
     assert!(matches!(&error, ReadError::Damaged { chunk: 1, .. }), "{error}");
@@ -30,7 +30,7 @@ async fn damage_is_seen_and_only_the_bad_chunks_are_lost() {
 
     // Truncated while nobody looked: found at the start.
     drop((store, partial));
-    disk.open(Path::new(&path)).unwrap().set_len(600_000).unwrap();
+    disk.open(&path).unwrap().set_len(600_000).unwrap();
     let (store, recovery) = open_again(&disk).await;
     assert_eq!((recovery.held, recovery.damaged, recovery.partials), (0, 1, 1));
     let partial = store.partial(&digest, 1_000_000, ours()).await.unwrap();
@@ -40,7 +40,7 @@ async fn damage_is_seen_and_only_the_bad_chunks_are_lost() {
         write(&partial, &bytes, chunk).await.unwrap();
     }
     partial.finish().await.unwrap();
-    disk.remove(Path::new(&path)).unwrap();
+    disk.remove(&path).unwrap();
     assert!(matches!(store.read_chunk(&digest, 0).await, Err(ReadError::Damaged { .. })));
     assert_eq!(store.partial(&digest, 1_000_000, ours()).await.unwrap().have().count_ones(..), 0);
 }
@@ -102,8 +102,8 @@ async fn a_call_that_fails_while_reading_loses_nothing_held() {
         assert_eq!(whole(&store, &digest).await.unwrap(), bytes);
     }
     // Nor while it is looked at what is good in a blob that is damaged.
-    let path = format!("blobs/sha256/{}/{}", &digest.hex()[..2], digest.hex());
-    disk.open(Path::new(&path)).unwrap().write_all_at(300_000, b"overwritten").unwrap();
+    let path = file_of(&digest);
+    disk.open(&path).unwrap().write_all_at(300_000, b"overwritten").unwrap();
     for call in 3..=10 {
         disk.fail_call(call);
         let error = store.read_chunk(&digest, 1).await.unwrap_err();
@@ -122,14 +122,14 @@ async fn what_follows_a_whole_blob_in_its_file_is_cut_off() {
     let disk = MemoryDisk::new();
     let bytes = content(1, 600_000);
     let digest = of(Algorithm::Sha256, &bytes);
-    let path = format!("blobs/sha256/{}/{}", &digest.hex()[..2], digest.hex());
+    let path = file_of(&digest);
     let (store, _) = open(&disk);
     fetch(&store, &digest, &bytes).await.unwrap();
-    disk.open(Path::new(&path)).unwrap().write_all_at(600_000, b"more").unwrap();
+    disk.open(&path).unwrap().write_all_at(600_000, b"more").unwrap();
     let disk = disk.after_kill();
     let (store, recovery) = open(&disk);
     assert_eq!((recovery.held, recovery.damaged), (1, 0));
-    assert_eq!(disk.len(Path::new(&path)).unwrap(), 600_000);
+    assert_eq!(disk.len(&path).unwrap(), 600_000);
     assert_eq!(whole(&store, &digest).await.unwrap(), bytes);
 }
 

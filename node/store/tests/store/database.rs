@@ -9,7 +9,7 @@ use shoal_store::disk::Disk;
 use shoal_store::disk::memory::MemoryDisk;
 use shoal_store::{Adopted, Health, Store, StoreError};
 
-use crate::support::{content, fetch, of, open, open_again, ours, whole, write};
+use crate::support::{content, fetch, file_of, of, open, open_again, ours, whole, write};
 
 const DATABASE: &str = "shoal.redb";
 const SIZES: [usize; 4] = [300_000, 500_000, 1_000_000, 5_000_000];
@@ -144,14 +144,14 @@ async fn a_database_overwritten_while_it_is_used_is_lost_and_says_so() {
 async fn a_file_whose_digest_does_not_come_out_is_not_taken_over() {
     let (disk, blobs) = filled().await;
     let (digest, _) = &blobs[1];
-    let path = format!("blobs/sha256/{}/{}", &digest.hex()[..2], digest.hex());
-    disk.open(Path::new(&path)).unwrap().write_all_at(300_000, b"overwritten").unwrap();
+    let path = file_of(digest);
+    disk.open(&path).unwrap().write_all_at(300_000, b"overwritten").unwrap();
     disk.remove(Path::new(DATABASE)).unwrap();
     let (store, _) = open(&disk);
     let adopted = store.adopt().await.unwrap();
     assert_eq!((adopted.blobs, adopted.refused), (3, 1));
     assert_eq!(store.held(digest).await.unwrap(), None);
-    assert!(disk.len(Path::new(&path)).is_err());
+    assert!(disk.len(&path).is_err());
 }
 
 #[tokio::test]

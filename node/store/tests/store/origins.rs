@@ -7,7 +7,7 @@ use shoal_store::disk::Disk as _;
 use shoal_store::disk::memory::MemoryDisk;
 use shoal_store::{FinishError, Of, Store, StoreError};
 
-use crate::support::{content, fetch, of, open, open_again, ours, write};
+use crate::support::{content, fetch, file_of, of, open, open_again, ours, write};
 
 const SIZE: usize = 1_000_000;
 
@@ -83,9 +83,7 @@ async fn a_held_blob_that_is_damaged_is_repaired_by_its_own_registry() {
     let bytes = content(1, SIZE);
     let digest = of(Algorithm::Sha256, &bytes);
     fetch(&store, &digest, &bytes).await.unwrap();
-    let hex = digest.hex();
-    let path = std::path::PathBuf::from(format!("blobs/sha256/{}/{hex}", &hex[..2]));
-    disk.open(&path).unwrap().write_all_at(300_000, b"rot").unwrap();
+    disk.open(&file_of(&digest)).unwrap().write_all_at(300_000, b"rot").unwrap();
     store.read_chunk(&digest, 1).await.unwrap_err();
     assert_eq!(store.held(&digest).await.unwrap(), None);
     let opened = store.partial(&digest, SIZE as u64, theirs("other.test", "app", true)).await;

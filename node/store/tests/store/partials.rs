@@ -11,7 +11,7 @@ use shoal_store::disk::Disk;
 use shoal_store::disk::memory::{Loss, MemoryDisk};
 use shoal_store::{FinishError, Options, Store, StoreError};
 
-use crate::support::{GatedDisk, content, fetch, keypair, of, open, options, ours, whole, write};
+use crate::support::{GatedDisk, content, fetch, file_of, keypair, of, open, options, ours, whole, write};
 
 #[tokio::test]
 async fn wrong_bytes_are_never_held_and_are_repaired_by_chunk() {
@@ -273,8 +273,8 @@ async fn a_blob_that_is_looked_through_keeps_no_other_waiting() {
         (begin(&store, &begun, 0..3).await, held_digest)
     };
     let disk = disk.after_kill();
-    let path = format!("blobs/sha256/{}/{}", &held_digest.hex()[..2], held_digest.hex());
-    disk.open(Path::new(&path)).unwrap().write_all_at(0, b"overwritten").unwrap();
+    let path = file_of(&held_digest);
+    disk.open(&path).unwrap().write_all_at(0, b"overwritten").unwrap();
     let (gated, gate) = GatedDisk::new(&disk);
     let (store, _) = Store::open(Arc::new(gated), options()).unwrap();
     for digest in [partial_digest, held_digest] {

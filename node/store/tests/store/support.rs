@@ -51,6 +51,11 @@ pub(crate) fn content(seed: u8, size: usize) -> Bytes {
         .into()
 }
 
+/// Where a held blob's bytes are.
+pub(crate) fn file_of(digest: &Digest) -> PathBuf {
+    PathBuf::from(format!("blobs/sha256/{}/{}", &digest.hex()[..2], digest.hex()))
+}
+
 /// Whose the blobs are where nobody asks.
 pub(crate) fn ours() -> Of {
     let scope = Scope { registry: "registry.test".parse().unwrap(), repository: "app".parse().unwrap() };
