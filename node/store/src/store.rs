@@ -64,7 +64,7 @@ pub(crate) struct Inner {
     /// Whether the start found blob files that a new database does not know.
     pub(crate) adopting: bool,
     /// Kept to the end: the last thing to go.
-    _lock: Box<dyn DiskLock>,
+    _lock: Arc<dyn DiskLock>,
 }
 
 impl Inner {
@@ -96,10 +96,10 @@ impl Store {
     /// [`OpenError`] if another process has it, another version wrote it, or the disk fails.
     pub fn open(disk: Arc<dyn Disk>, options: Options) -> Result<(Self, Recovery), OpenError> {
         let Opened { database, index, recovery, adopting, lock } = recovery::open(&disk, options)?;
-        let database = Arc::new(database);
+        let (database, lock) = (Arc::new(database), Arc::<dyn DiskLock>::from(lock));
         let inner = Inner {
             disk,
-            writer: Writer::start(database.clone())?,
+            writer: Writer::start(database.clone(), lock.clone())?,
             database,
             options,
             recent: Arc::new(Recent::new(options.recent)),

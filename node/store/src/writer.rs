@@ -8,6 +8,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::StoreError;
 use crate::change::Change;
 use crate::database::Database;
+use crate::disk::DiskLock;
 
 /// Changes that may wait.
 const QUEUE: usize = 1024;
@@ -23,10 +24,15 @@ pub(crate) struct Writer {
 }
 
 impl Writer {
-    /// Starts the thread.
-    pub(crate) fn start(database: Arc<Database>) -> Result<Self, StoreError> {
+    /// Starts the thread. It keeps the data directory's lock until it has let go of the database: it may be the last to
+    /// have it, and closing it takes a while and cuts the file short.
+    pub(crate) fn start(database: Arc<Database>, lock: Arc<dyn DiskLock>) -> Result<Self, StoreError> {
         let (changes, queue) = mpsc::channel(QUEUE);
-        std::thread::Builder::new().name("store-writer".into()).spawn(move || run(&database, queue))?;
+        std::thread::Builder::new().name("store-writer".into()).spawn(move || {
+            run(&database, queue);
+            drop(database);
+            drop(lock);
+        })?;
         Ok(Self { changes })
     }
 

@@ -147,6 +147,27 @@ async fn on_the_real_disk_one_process_at_a_time() {
     assert_eq!(whole(&store, &digest).await.unwrap(), bytes);
 }
 
+/// Closing the database writes to its file and cuts it short, on whichever thread has it last.
+#[tokio::test]
+async fn who_opens_it_in_the_instant_in_which_it_is_free_finds_it_whole() {
+    let folder = tempfile::tempdir().unwrap();
+    let disk = Arc::new(RealDisk::at(folder.path()).unwrap());
+    let (mut store, _) = Store::open(disk.clone(), options()).unwrap();
+    let bytes = content(1, 9_000);
+    store.put(&Digest::sha256_of(&bytes), bytes, ours()).await.unwrap();
+    for turn in 0..200 {
+        drop(store);
+        let (opened, recovery) = loop {
+            match Store::open(disk.clone(), options()) {
+                Err(OpenError::InUse { .. }) => std::thread::yield_now(),
+                opened => break opened.unwrap(),
+            }
+        };
+        assert_eq!(recovery.held, 1, "turn {turn}: the database was set aside");
+        store = opened;
+    }
+}
+
 #[tokio::test]
 async fn totals_are_kept() {
     let disk = MemoryDisk::new();
@@ -156,7 +177,7 @@ async fn totals_are_kept() {
         store.set_totals(vec![("bytes", 1), ("pulls", 2)]).await.unwrap();
         store.set_totals(vec![("bytes", 3)]).await.unwrap();
     }
-    let (store, _) = open(&disk);
+    let (store, _) = open_again(&disk).await;
     let expected = [("bytes".to_owned(), 3), ("pulls".to_owned(), 2)];
     assert_eq!(store.totals().await.unwrap(), expected.into());
 }

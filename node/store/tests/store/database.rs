@@ -9,7 +9,7 @@ use shoal_store::disk::Disk;
 use shoal_store::disk::memory::MemoryDisk;
 use shoal_store::{Adopted, Health, Store, StoreError};
 
-use crate::support::{content, fetch, file_of, of, open, open_again, ours, whole, write};
+use crate::support::{closed, content, fetch, file_of, of, open, open_again, ours, whole, write};
 
 const DATABASE: &str = "shoal.redb";
 const SIZES: [usize; 4] = [300_000, 500_000, 1_000_000, 5_000_000];
@@ -33,7 +33,7 @@ async fn filled() -> (MemoryDisk, Vec<(Digest, Bytes)>) {
     let partial = store.partial(&of(Algorithm::Sha256, &begun), 800_000, ours()).await.unwrap();
     write(&partial, &begun, 1).await.unwrap();
     drop((partial, store));
-    open_again(&disk).await;
+    closed(&disk).await;
     (disk, blobs)
 }
 

@@ -30,6 +30,13 @@ pub(crate) async fn open_again(disk: &MemoryDisk) -> (Store, Recovery) {
     free(|| Store::open(Arc::new(disk.clone()), options())).await
 }
 
+/// Waits for a store that has just been dropped to be done with its disk.
+pub(crate) async fn closed(disk: &MemoryDisk) {
+    while disk.lock(Path::new("lock")).unwrap().is_none() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
 /// Opens a store whose last user has just let go of it: what that had under way, on threads of its own, ends a moment
 /// later and holds the lock until then.
 pub(crate) async fn free(open: impl Fn() -> Result<(Store, Recovery), OpenError>) -> (Store, Recovery) {
