@@ -18,7 +18,7 @@ use shoal_proto::swarm::turn::{AskTurn, TurnAnswer, TurnEnded};
 use shoal_proto::tag::SignedTagMapping;
 use shoal_proto::verdict::{Question, SignedVerdict};
 use shoal_proto::wire::{AskBlob, ChunkRequest, Holding, Refusal, Whereabouts};
-use shoal_store::{Of, ReadError, Store, StoreError};
+use shoal_store::{Of, ReadError, Store, StoreError, Whose};
 use shoal_swarm::Serve;
 use tokio::time::{Instant, timeout};
 
@@ -222,11 +222,12 @@ impl NodeServe {
     /// Has the bad chunks fetched again, from where the blob came.
     async fn repair(&self, claim: Claim) {
         let of = async {
-            let whose = self.store.whose(&claim.digest).await?;
-            // In any repository that it was seen in, if it was found beside a new database.
-            let seen = self.store.repositories(&claim.digest).await?;
-            let scope = whose.origins.into_iter().chain(seen).next();
-            Ok::<_, StoreError>(scope.map(|scope| Of { scope, everyones: whose.everyones }))
+            let Whose { mut origins, everyones } = self.store.whose(&claim.digest).await?;
+            if origins.is_empty() {
+                // It was found beside a new database: from any repository that it was seen in.
+                origins = self.store.repositories(&claim.digest).await?;
+            }
+            Ok::<_, StoreError>(origins.into_iter().next().map(|scope| Of { scope, everyones }))
         };
         let of = of.await.unwrap_or_else(|error| {
             tracing::warn!(%error, "the store does not say where the blob came from");

@@ -49,6 +49,8 @@ struct Opening {
     size: u64,
     /// For whose sake it was asked for, and who waits.
     waiting: Vec<(Of, Reply)>,
+    /// Who only wants to know of it: to say that nothing runs would send peers of a blob under repair upstream.
+    finders: Vec<oneshot::Sender<Option<TransferHandle>>>,
 }
 
 struct Opened {
@@ -103,7 +105,10 @@ impl Desk {
     fn handle(&mut self, command: Command) {
         // Who asked may have left meanwhile: then nobody minds that the reply is lost.
         match command {
-            Command::Find { digest, reply } => drop(reply.send(self.live(&digest))),
+            Command::Find { digest, reply } => match self.opening.get_mut(&digest) {
+                Some(opening) => opening.finders.push(reply),
+                None => drop(reply.send(self.live(&digest))),
+            },
             Command::List { reply } => drop(reply.send(self.list())),
             Command::Open { digest, size, of, reply } => {
                 let wanted = Wanted { digest, size, of, reply };
@@ -177,7 +182,8 @@ impl Desk {
             return;
         }
         let store = self.ports.store.clone();
-        self.opening.insert(digest, Opening { size, waiting: vec![(of.clone(), reply)] });
+        self.opening
+            .insert(digest, Opening { size, waiting: vec![(of.clone(), reply)], finders: Vec::new() });
         self.opened.spawn(async move { (digest, opened(&store, &digest, size, of).await) });
     }
 
@@ -192,7 +198,7 @@ impl Desk {
                 return;
             }
         };
-        let Some(Opening { size, waiting }) = self.opening.remove(&digest) else { return };
+        let Some(Opening { size, waiting, finders }) = self.opening.remove(&digest) else { return };
         let mut waiting = waiting.into_iter();
         let Some((of, first)) = waiting.next() else { return };
         let handle = opened.map(|opened| self.transfer(digest, size, of.scope, opened));
@@ -200,6 +206,9 @@ impl Desk {
             drop(reply.send(handle.clone().and_then(|handle| handle.joined(size, of))));
         }
         drop(first.send(handle));
+        for finder in finders {
+            drop(finder.send(self.live(&digest)));
+        }
     }
 
     fn transfer(&mut self, digest: Digest, size: u64, scope: Scope, opened: Opened) -> TransferHandle {
