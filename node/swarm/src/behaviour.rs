@@ -14,10 +14,12 @@ use crate::{Config, denial, streams, zone};
 const KAD_PROTOCOL: StreamProtocol = StreamProtocol::new("/shoal/kad/1");
 /// What identify calls the protocol; nothing is negotiated by it.
 const IDENTIFY_PROTOCOL: &str = "/shoal/identify/1";
-/// A heartbeat's interval and limit.
+/// The time between a heartbeat's answer, or its failure, and the next.
 const HEARTBEAT: Duration = Duration::from_secs(1);
-/// How late a heartbeat may be: a node under load answers late, and is not dead.
-const HEARTBEAT_LIMIT: Duration = Duration::from_secs(3);
+/// How late a heartbeat may be: a node under load answers late, and is not dead. libp2p keeps the first failure to itself,
+/// so that a peer that is silent is left after two of these, and an interval before each: within 5 s. A client whose chunk
+/// was asked of that peer is cut off after 8 s, and the chunk has to be had from elsewhere before.
+const HEARTBEAT_LIMIT: Duration = Duration::from_millis(1500);
 /// Connections that may be in the making at once.
 const MAX_PENDING: u32 = 256;
 

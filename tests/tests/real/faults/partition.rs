@@ -158,6 +158,12 @@ async fn inside(host: &Host, logs: &Path, words: &[&str]) -> String {
     tokio::time::timeout(PATIENCE, read).await.unwrap().unwrap().unwrap()
 }
 
+fn all_run(pulls: &mut [Process], before: &str) {
+    for (number, pull) in pulls.iter_mut().enumerate() {
+        assert!(pull.is_running(), "pull {number} is over before {before}: {}", pull.tail());
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_partition_heals() {
     let hosts = Hosts::new().await;
@@ -179,11 +185,11 @@ async fn a_partition_heals() {
     for &(one, other) in &pairs {
         hosts.join(one, other, false);
     }
-    assert!(pulls.iter_mut().all(Process::is_running), "a pull is over already");
+    all_run(&mut pulls, "the partition");
     hosts.connected(NODES / 2 - 1).await;
     hosts.have_a_home(&near).await;
     hosts.have_a_home(&far).await;
-    assert!(pulls.iter_mut().all(Process::is_running), "a pull is over before both sides have a home");
+    all_run(&mut pulls, "both sides have a home");
     for &(one, other) in &pairs {
         hosts.join(one, other, true);
     }
