@@ -34,7 +34,7 @@ use crate::run::{Parts, named};
 
 pub mod barred;
 mod desk;
-mod discovery;
+pub(crate) mod discovery;
 mod driver;
 mod range;
 pub mod reader;
@@ -154,12 +154,14 @@ impl TransferHandle {
     /// For one who asks for it, too, as so many bytes, if what comes is for these as well.
     fn joined(self, size: u64, of: Of) -> Result<Self, OpenError> {
         // Whose it is comes first: to others its size is not told.
-        let known = self.size_for(&of).ok_or(OpenError::OfAnother)?;
-        if known != size {
-            return Err(other_size(&self.partial.digest(), known, size));
+        if !self.partial.join(&of) {
+            return Err(OpenError::OfAnother(self.partial.digest()));
         }
-        // What everyone may read does not come from where not everyone may.
-        if of.everyones || !self.partial.is_everyones() {
+        if self.size != size {
+            return Err(other_size(&self.partial.digest(), self.size, size));
+        }
+        // Its swarm is of one registry, and what everyone may read does not come from where not everyone may.
+        if of.origin() == self.origin && (of.everyones || !self.partial.is_everyones()) {
             // Its queue may be full of questions: then this repository is not needed.
             drop(self.questions.try_send(Question::AlsoIn(of.scope)));
         }
@@ -220,7 +222,7 @@ fn other_size(digest: &Digest, known: u64, asked: u64) -> OpenError {
 #[derive(Debug, Clone)]
 pub enum OpenError {
     /// The blob is on its way for another registry's clients, or held for them.
-    OfAnother,
+    OfAnother(Digest),
     /// It cannot be had.
     Failed(PullError),
 }
@@ -234,7 +236,9 @@ impl From<PullError> for OpenError {
 impl From<OpenError> for PullError {
     fn from(error: OpenError) -> Self {
         match error {
-            OpenError::OfAnother => Self::Unavailable("it is being fetched from another registry".to_owned()),
+            OpenError::OfAnother(digest) => {
+                Self::Unavailable(format!("{digest} is being fetched from another registry"))
+            }
             OpenError::Failed(error) => error,
         }
     }

@@ -6,8 +6,8 @@
 //! | `tags` | what a tag names: upstream decides, the fleet remembers |
 //! | `manifests` | manifests by digest |
 //! | `blobs` | blobs: how large, and their bytes |
-//! | `passed` | blobs that are here for another registry's clients |
-//! | `proofs` | one proof of a thing at a time |
+//! | `proofs` | proofs that a registry has what is held of another, one of a thing at a time |
+//! | `unshared` | blobs that are on their way for another registry's clients alone |
 //! | `sizes` | what manifests said of the sizes of blobs |
 //! | `flight` | one fetch of a thing at a time |
 
@@ -22,7 +22,6 @@ use shoal_proto::name::{Reference, Scope, Tag};
 use shoal_proto::range::RangeRequest;
 use shoal_proto::tag::TagMapping;
 use shoal_proto::verdict::Object;
-use shoal_store::Of;
 
 use crate::access::Access;
 use crate::config::Stream;
@@ -33,12 +32,12 @@ mod admission;
 mod blobs;
 mod flight;
 pub mod manifests;
-mod passed;
 mod proofs;
 mod sizes;
 mod tags;
 #[cfg(test)]
 mod tests;
+mod unshared;
 
 use crate::tags::{Recent, Rules};
 use flight::Flights;
@@ -121,8 +120,8 @@ impl Source for NodeSource {
 
     async fn blob_size(&self, scope: &Scope, digest: &Digest) -> Result<u64, PullError> {
         self.ports.upstreams.check(&scope.registry)?;
-        let everyones = self.admit(scope, Object::Blob(*digest)).await?;
-        self.size_of_blob(&Of { scope: scope.clone(), everyones }, digest).await
+        let of = self.admit(scope, Object::Blob(*digest)).await?;
+        self.size_of_blob(&of, digest).await
     }
 
     async fn open(
@@ -132,8 +131,8 @@ impl Source for NodeSource {
         range: Option<RangeRequest>,
     ) -> Result<BlobBody, PullError> {
         self.ports.upstreams.check(&scope.registry)?;
-        let everyones = self.admit(scope, Object::Blob(*digest)).await?;
-        self.open_blob(&Of { scope: scope.clone(), everyones }, digest, range).await
+        let of = self.admit(scope, Object::Blob(*digest)).await?;
+        self.open_blob(&of, digest, range).await
     }
 
     async fn pass(&self, scope: &Scope, passage: Passage, query: &str) -> Result<Passed, PullError> {

@@ -177,7 +177,7 @@ impl Desk {
             } else if opening.waiting.first().is_some_and(is_theirs) {
                 drop(reply.send(Err(other_size(&digest, opening.size, size))));
             } else {
-                drop(reply.send(Err(OpenError::OfAnother)));
+                drop(reply.send(Err(OpenError::OfAnother(digest))));
             }
             return;
         }
@@ -249,7 +249,7 @@ async fn opened(store: &Store, digest: &Digest, size: u64, of: Of) -> Result<Ope
         Ok(Opened { partial, held })
     };
     opened.await.map_err(|error| match error {
-        StoreError::OfAnother(_) => OpenError::OfAnother,
+        StoreError::OfAnother(digest) => OpenError::OfAnother(digest),
         error => OpenError::Failed(PullError::Unavailable(error.to_string())),
     })
 }

@@ -22,6 +22,8 @@ const SHORT: Duration = Duration::from_millis(60);
 const LATE: Duration = Duration::from_secs(2);
 /// The most connected peers asked: more know no more, and each is a message.
 const MAX_ASKED: usize = 32;
+/// How long one that is asked by itself may take.
+const ONE_PEER: Duration = Duration::from_secs(1);
 /// With so many providers among the connected peers, the DHT is not asked.
 const ENOUGH: usize = 4;
 
@@ -48,6 +50,40 @@ impl Found {
         };
         Some(Self { peer, size, availability, round })
     }
+
+    /// Whether it has all of the blob.
+    pub(crate) fn is_complete(&self) -> bool {
+        self.availability == Availability::Complete
+    }
+}
+
+/// All that is found within the limit, for one who is in no transfer.
+pub(crate) async fn search(ports: &Ports, digest: Digest, origin: Origin) -> Vec<Found> {
+    let mut all = Vec::new();
+    Search::begin(ports.clone(), digest, origin, 0).run(|found| all.push(found)).await;
+    all
+}
+
+/// A peer's word for the size in bytes: a hint until the digest is proven.
+pub(crate) async fn size_from_peers(ports: &Ports, digest: Digest, origin: Origin) -> Option<u64> {
+    search(ports, digest, origin).await.into_iter().map(|found| found.size).next()
+}
+
+/// Whether any peer holds all of it, and may give it for the registry.
+pub(crate) async fn is_held_by_any(ports: &Ports, digest: Digest, origin: Origin) -> bool {
+    search(ports, digest, origin).await.iter().any(Found::is_complete)
+}
+
+/// What this one peer says, if it holds all of it, and may give it for the registry.
+pub(crate) async fn all_of_it_at(
+    ports: &Ports,
+    peer: PeerId,
+    digest: Digest,
+    origin: Origin,
+) -> Option<Found> {
+    let ask = AskBlob { digest, following: None, round: 0, origin };
+    let answer = timeout(ONE_PEER, ports.peers.ask_blob(peer, ask)).await.ok()?.ok()?;
+    Found::of(peer, answer, 0).filter(Found::is_complete)
 }
 
 /// One search, which yields what it finds as it comes.

@@ -178,7 +178,7 @@ impl Reader {
         if whose.is_given_for(self.of.origin()) {
             return Ok(());
         }
-        Err(OpenError::OfAnother.into())
+        Err(OpenError::OfAnother(self.digest).into())
     }
 
     async fn chunk(&self, client: &mut Client, chunk: u32) -> Result<Bytes, PullError> {

@@ -8,12 +8,10 @@ use shoal_proto::chunk::ChunkLayout;
 use shoal_proto::digest::Digest;
 use shoal_proto::identity::PeerId;
 use shoal_proto::origin::Origin;
-use shoal_proto::transfer::Availability;
-use shoal_proto::wire::AskBlob;
 use tokio::time::timeout;
 
 use super::Ports;
-use super::discovery::{Found, Search};
+use super::discovery::{self, Found, Search};
 
 /// How long one peer may take to give all of it.
 const ONE_PEER: Duration = Duration::from_secs(1);
@@ -28,24 +26,8 @@ pub async fn from_peer(
     origin: Origin,
     most: u64,
 ) -> Option<Bytes> {
-    let found = asked(ports, peer, digest, origin).await?;
+    let found = discovery::all_of_it_at(ports, peer, digest, origin).await?;
     first_good(ports, digest, origin, most, vec![found]).await
-}
-
-/// Whether this peer holds all of it, and may give it for the registry.
-pub async fn is_held_by(ports: &Ports, peer: PeerId, digest: Digest, origin: Origin) -> bool {
-    asked(ports, peer, digest, origin).await.is_some()
-}
-
-/// What this peer says, if it has all.
-async fn asked(ports: &Ports, peer: PeerId, digest: Digest, origin: Origin) -> Option<Found> {
-    let ask = AskBlob { digest, following: None, round: 0, origin };
-    let answer = timeout(ONE_PEER, ports.peers.ask_blob(peer, ask)).await.ok()?.ok()?;
-    Found::of(peer, answer, 0).filter(has_all)
-}
-
-fn has_all(found: &Found) -> bool {
-    found.availability == Availability::Complete
 }
 
 /// The bytes from a connected peer that has them: one round trip, for what the fleet is thought not to have.
@@ -58,7 +40,7 @@ pub async fn from_connected(ports: &Ports, digest: Digest, origin: Origin, most:
 /// The bytes from the first peer that gives the right ones; `None` if none does. `most` bounds the size in
 /// bytes, which a peer says and the digest proves.
 pub async fn from_peers(ports: &Ports, digest: Digest, origin: Origin, most: u64) -> Option<Bytes> {
-    let found = search(ports, digest, origin).await;
+    let found = discovery::search(ports, digest, origin).await;
     first_good(ports, digest, origin, most, found).await
 }
 
@@ -69,7 +51,7 @@ async fn first_good(
     most: u64,
     found: Vec<Found>,
 ) -> Option<Bytes> {
-    let complete = |found: &Found| has_all(found) && found.size <= most;
+    let complete = |found: &Found| found.is_complete() && found.size <= most;
     for found in found.into_iter().filter(complete).take(MAX_TRIED) {
         match timeout(ONE_PEER, whole(ports, digest, origin, &found)).await {
             Ok(Given::Bytes(bytes)) if digest.same_algorithm_of(&bytes) == digest => return Some(bytes),
@@ -87,22 +69,6 @@ async fn first_good(
         }
     }
     None
-}
-
-/// A peer's word for the size in bytes: a hint until the digest is proven.
-pub async fn size_from_peers(ports: &Ports, digest: Digest, origin: Origin) -> Option<u64> {
-    search(ports, digest, origin).await.into_iter().map(|found| found.size).next()
-}
-
-/// Whether any peer holds all of it, and may give it for the registry.
-pub async fn is_held_by_peers(ports: &Ports, digest: Digest, origin: Origin) -> bool {
-    search(ports, digest, origin).await.iter().any(has_all)
-}
-
-async fn search(ports: &Ports, digest: Digest, origin: Origin) -> Vec<Found> {
-    let mut all = Vec::new();
-    Search::begin(ports.clone(), digest, origin, 0).run(|found| all.push(found)).await;
-    all
 }
 
 /// What a peer gave.

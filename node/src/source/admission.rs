@@ -20,6 +20,7 @@ use shoal_gateway::upstream::config::Access as Profit;
 use shoal_gateway::upstream::identity::Identity;
 use shoal_proto::name::{Reference, Scope, Tag};
 use shoal_proto::verdict::{Object, Question, Reader, SignedVerdict};
+use shoal_store::Of;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout, timeout_at};
 
@@ -39,27 +40,28 @@ const JUST_NOW: Duration = Duration::from_secs(2);
 const LENT: Duration = Duration::from_mins(10);
 
 impl NodeSource {
-    /// That the caller may have this of the repository; and whether everyone may, as upstream said lately: what everyone
-    /// could read before it went down is served to them, and makes it nobody else's.
+    /// For whose sake the caller gets this of the repository, if it may: for everyone's if upstream said so lately. What
+    /// everyone could read before it went down is served to them, and makes it nobody else's.
     ///
     /// # Errors
     /// What upstream said, or that the caller has not shown that it may.
-    pub(super) async fn admit(&self, scope: &Scope, object: Object) -> Result<bool, PullError> {
+    pub(super) async fn admit(&self, scope: &Scope, object: Object) -> Result<Of, PullError> {
         let listed = self.is_listed(scope, &object).await?;
         let question = Question { scope: scope.clone(), object, reader: self.everyone(scope) };
-        let everyones = question.reader == Reader::Everyone;
+        let of = |everyones| Of { scope: scope.clone(), everyones };
+        let asks_all = question.reader == Reader::Everyone;
         if self.knows(&question, listed) {
-            return Ok(everyones);
+            return Ok(of(asks_all));
         }
         let mine = self.client_may(&question, listed).await;
         if matches!(mine, Some(Ok(()))) {
-            return Ok(false);
+            return Ok(of(false));
         }
         match self.everyone_may(&question, listed).await {
             Err(refused @ (PullError::NotFound { .. } | PullError::Denied { .. })) => {
                 Err(self.refusal(&question, mine, refused))
             }
-            other => other.map(|()| everyones && self.knows(&question, listed)),
+            other => other.map(|()| of(asks_all && self.knows(&question, listed))),
         }
     }
 

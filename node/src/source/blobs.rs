@@ -19,11 +19,12 @@ use shoal_store::{Held, Of};
 
 use super::{NodeSource, unavailable};
 use crate::config::Stream;
+use crate::fetch::discovery;
 use crate::fetch::reader::Reader;
-use crate::fetch::small;
 use crate::fetch::{OpenError, Status, TransferHandle};
 
-/// How often, and for how long, a transfer of another size that has just failed is given time to let go of the blob.
+/// How often, and for how long, a transfer that is ending is given time to let go of the blob: one of another size that
+/// has just failed, or one from another registry.
 const LET_GO: (Duration, u32) = (Duration::from_millis(20), 50);
 
 /// Who says how large a blob is.
@@ -56,7 +57,7 @@ impl NodeSource {
             Teller::Partial => {
                 self.ports.store.partial_size(digest, &scope.registry).await.map_err(unavailable)
             }
-            Teller::Peers => Ok(small::size_from_peers(&self.ports, *digest, of.origin()).await),
+            Teller::Peers => Ok(discovery::size_from_peers(&self.ports, *digest, of.origin()).await),
             Teller::Upstream => {
                 self.ports.metrics.upstream_request();
                 self.ports.upstreams.blob_size(scope, digest).await
@@ -126,7 +127,7 @@ impl NodeSource {
             }
             let begin = if tried.is_empty() { Begin::Transfer } else { Begin::Again };
             let body = match self.body(of, digest, size, range, begin).await {
-                Err(OpenError::OfAnother) => self.of_another(of, digest, size, range).await,
+                Err(OpenError::OfAnother(_)) => self.of_another(of, digest, size, range).await,
                 Err(OpenError::Failed(error)) => Err(error),
                 Ok(body) => Ok(body),
             };
@@ -278,7 +279,7 @@ pub(super) enum Begin {
     Store,
     /// It is fetched, or already being fetched.
     Transfer,
-    /// It was just fetched at another size, and did not come out.
+    /// The same, once a transfer that is just ending has let go of it.
     Again,
 }
 

@@ -1,17 +1,39 @@
-//! Proofs that a registry has a blob, one at a time for each: what is held of another is taken from it once.
+//! Proofs that a registry has what is held, but came from another, where not everyone can read it.
+//!
+//! That the asked one says it has the digest is no proof: whoever runs one can make it say so. So it has to send the bytes
+//! once, in whole, before what is held is given for it; a fleet has one node do that. Held bytes are never compared with
+//! what it sends: one that guesses could then learn a blob byte by byte.
 
 use std::collections::HashMap;
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use futures::StreamExt as _;
 use futures::future::{BoxFuture, FutureExt as _, Shared};
 use shoal_gateway::error::PullError;
+use shoal_gateway::upstream::identity::Identity;
 use shoal_proto::digest::Digest;
 use shoal_proto::origin::Origin;
-use tokio::time::Instant;
+use shoal_proto::verdict::{Object, Question, Reader};
+use shoal_store::{Of, Whose};
+use tokio::time::{Instant, timeout};
 
-/// The most that run at a time.
+use super::{NodeSource, unavailable};
+use crate::fetch::discovery;
+use crate::turn::Wish;
+
+/// The most repositories that are asked whether everyone can read there what came from them.
+const MAX_ASKED: usize = 3;
+/// How long they may take for that, together.
+const ASKED: Duration = Duration::from_secs(2);
+/// A registry that failed no longer ago than this is not asked.
+const JUST_NOW: Duration = Duration::from_secs(10);
+/// How long one who waits for a proof waits; the proof goes on without it.
+const PATIENCE: Duration = Duration::from_secs(15);
+/// For how long the fleet remembers who proved it.
+const FRESH: Duration = Duration::from_mins(10);
+/// The most proofs that run at a time.
 const MOST: usize = 32;
 /// For how long one that failed is not tried again, from its end: each takes a whole copy from upstream.
 const FAILED: Duration = Duration::from_secs(30);
@@ -82,6 +104,78 @@ impl Proofs {
 
     fn entries(&self) -> MutexGuard<'_, HashMap<Key, Entry>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl NodeSource {
+    /// Has it proven that what is held for other registries' clients is for this one's too.
+    pub(super) async fn prove(&self, of: &Of, digest: &Digest) -> Result<(), PullError> {
+        let origin = of.origin();
+        let (source, for_whom, digest) = (self.clone(), of.clone(), *digest);
+        let proof = self.proofs.of((digest, origin), || async move {
+            if source.is_everyones(&digest).await? {
+                return Ok(());
+            }
+            if !discovery::is_held_by_any(&source.ports, digest, origin).await {
+                source.have_it_sent(&for_whom, digest).await?;
+            }
+            source.ports.store.note_origin(&digest, for_whom).await.map_err(unavailable)
+        })?;
+        let waited = timeout(PATIENCE, proof).await;
+        waited.unwrap_or_else(|_| {
+            let registry = &of.scope.registry;
+            Err(PullError::Unavailable(format!(
+                "{digest} is held of another registry, and {registry} is still sending it"
+            )))
+        })
+    }
+
+    /// Whether everyone can read what is held of this digest where it came from.
+    async fn is_everyones(&self, digest: &Digest) -> Result<bool, PullError> {
+        let Whose { origins, everyones } = self.ports.store.whose(digest).await.map_err(unavailable)?;
+        if everyones {
+            return Ok(true);
+        }
+        let reader = Reader::Everyone;
+        let worth_asking = origins.into_iter().filter(|scope| {
+            !self.access.is_refused(scope, reader)
+                && !self.ports.upstreams.is_down(&scope.registry, JUST_NOW)
+                && !self.ports.upstreams.is_paused(&scope.registry)
+        });
+        let ask = async {
+            for scope in worth_asking.take(MAX_ASKED) {
+                let question = Question { scope: scope.clone(), object: Object::Blob(*digest), reader };
+                if self.ask_once(&question, Identity::Anonymous).await.is_ok() {
+                    return Some(scope);
+                }
+            }
+            None
+        };
+        let Some(scope) = timeout(ASKED, ask).await.ok().flatten() else { return Ok(false) };
+        let of = Of { scope, everyones: true };
+        self.ports.store.note_origin(digest, of).await.map_err(unavailable)?;
+        Ok(true)
+    }
+
+    /// Has a node of the fleet take the whole blob from the registry, for nothing but to know that it has it.
+    async fn have_it_sent(&self, of: &Of, digest: Digest) -> Result<(), PullError> {
+        let registry = &of.scope.registry;
+        let key = Digest::sha256_of(format!("proof\n{registry}\n{digest}").as_bytes());
+        let wish = Wish { key, fresh: FRESH, asked: Instant::now(), registry };
+        let origin = of.origin();
+        wish.once(
+            &self.ports,
+            async || {
+                let (_, mut stream) = self.passing(of, &digest).await?;
+                while let Some(piece) = stream.next().await {
+                    piece?;
+                }
+                // Before the others hear that it is over, and ask this node.
+                self.ports.store.note_origin(&digest, of.clone()).await.map_err(unavailable)
+            },
+            async |by| discovery::all_of_it_at(&self.ports, by, digest, origin).await.map(drop),
+        )
+        .await
     }
 }
 

@@ -11,8 +11,9 @@ use shoal_proto::wire::{MAX_TAG_MAPPINGS, generated, mapping_from_wire, mapping_
 use crate::tables::{
     CHUNKS, EVERYONES, HASHES, HASHES_A_ROW, HELD, INLINE, MEDIA_TYPES, ORIGINS, PARTIAL, PARTIAL_OF,
     READABLE, REPOSITORIES, Scopes, TAGS, TOTALS, Vouched, key, readable_key, repository_key, row_key,
-    rows_of, scope_text, tag_prefix,
+    rows_of, scope_text, scopes, tag_prefix,
 };
+use crate::whose::{Place, place};
 use crate::{Of, StoreError};
 
 /// The most repositories remembered for one blob.
@@ -102,7 +103,7 @@ impl Change {
                 Ok(())
             }
             Self::Readable(scope, whom, checked_unix_ms) => readable(txn, scope, whom, *checked_unix_ms),
-            Self::Repository(digest, scope) => note(txn, REPOSITORIES, digest, scope),
+            Self::Repository(digest, scope) => note_repository(txn, digest, scope),
             Self::Tag(signed) => put_tag(txn, signed),
             Self::Totals(totals) => put_totals(txn, totals),
             Self::Origin(digest, of) => note_origin(txn, digest, of),
@@ -165,7 +166,15 @@ fn drop_rows(
 }
 
 fn note_origin(txn: &WriteTransaction, digest: &Digest, of: &Of) -> Result<(), StoreError> {
-    note(txn, ORIGINS, digest, &of.scope)?;
+    let mut table = txn.open_table(ORIGINS)?;
+    let origins = scopes(&table, digest)?;
+    let place = place(&origins, &of.scope);
+    if let Place::InsteadOf(other) = place {
+        table.remove(&*repository_key(digest, other))?;
+    }
+    if place != Place::None {
+        table.insert(&*repository_key(digest, &of.scope), ())?;
+    }
     if of.everyones {
         txn.open_table(EVERYONES)?.insert(&*key(digest), ())?;
     }
@@ -173,15 +182,9 @@ fn note_origin(txn: &WriteTransaction, digest: &Digest, of: &Of) -> Result<(), S
 }
 
 /// Notes a repository with a blob, unless many are.
-fn note(txn: &WriteTransaction, table: Scopes, digest: &Digest, scope: &Scope) -> Result<(), StoreError> {
-    let mut table = txn.open_table(table)?;
-    let prefix = key(digest);
-    let known = table
-        .range(&*prefix..)?
-        .take_while(|row| row.as_ref().is_ok_and(|(key, _)| key.value().starts_with(&prefix)))
-        .take(MAX_REPOSITORIES)
-        .count();
-    if known < MAX_REPOSITORIES {
+fn note_repository(txn: &WriteTransaction, digest: &Digest, scope: &Scope) -> Result<(), StoreError> {
+    let mut table = txn.open_table(REPOSITORIES)?;
+    if scopes(&table, digest)?.len() < MAX_REPOSITORIES {
         table.insert(&*repository_key(digest, scope), ())?;
     }
     Ok(())

@@ -53,7 +53,7 @@ impl Store {
     /// Whatever the disk says.
     pub async fn repositories(&self, digest: &Digest) -> Result<Vec<Scope>, StoreError> {
         let (inner, digest) = (self.inner.clone(), *digest);
-        blocking(move || inner.database.read(|txn| scopes(txn, REPOSITORIES, &digest))).await
+        blocking(move || inner.database.read(|txn| scopes(&txn.open_table(REPOSITORIES)?, &digest))).await
     }
 
     /// Whether a blob was seen in this repository, among the 16 that are remembered.

@@ -45,7 +45,7 @@ impl Partial {
             if state.progress().phase == Phase::Closed {
                 // What is still written would land in the file that is opened now.
                 state.quiet().await;
-            } else if !state.owner.admits(&of) {
+            } else if !state.owner.join(&of) {
                 return Err(StoreError::OfAnother(digest));
             } else if state.layout.size() == size {
                 return Ok(Self { store: inner.clone(), state });
@@ -79,6 +79,11 @@ impl Partial {
     /// Whether what comes is for these too: one registry's clients, or everyone if everyone may read it.
     pub fn admits(&self, of: &Of) -> bool {
         self.state.owner.admits(of)
+    }
+
+    /// The same, and notes that everyone may read it where it comes from, if these know that.
+    pub fn join(&self, of: &Of) -> bool {
+        self.state.owner.join(of)
     }
 
     /// Whether everyone may read it where it comes from.

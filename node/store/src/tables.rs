@@ -3,7 +3,7 @@
 //! Keys are multihashes, and what follows them is big-endian, so that the rows of a blob lie together.
 
 use prost::Message;
-use redb::{ReadTransaction, TableDefinition};
+use redb::{ReadableTable, TableDefinition};
 use shoal_proto::attestation::{Attestation, ChunkHash};
 use shoal_proto::digest::Digest;
 use shoal_proto::name::{Scope, Tag};
@@ -106,13 +106,11 @@ fn repository_of(digest: &Digest, key: &[u8]) -> Option<Scope> {
 /// A table of the repositories of blobs.
 pub(crate) type Scopes = TableDefinition<'static, &'static [u8], ()>;
 
-/// The repositories that a table notes with a blob.
+/// The repositories that such a table notes with a blob.
 pub(crate) fn scopes(
-    txn: &ReadTransaction,
-    table: Scopes,
+    table: &impl ReadableTable<&'static [u8], ()>,
     digest: &Digest,
 ) -> Result<Vec<Scope>, StoreError> {
-    let table = txn.open_table(table)?;
     let prefix = key(digest);
     let mut scopes = Vec::new();
     for row in table.range(&*prefix..)? {

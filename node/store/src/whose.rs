@@ -16,8 +16,10 @@ use crate::change::Change;
 use crate::store::{Held, Inner, Store, blocking, remove_if_there};
 use crate::tables::{EVERYONES, ORIGINS, PARTIAL, PARTIAL_OF, key, scope_of, scopes};
 
-/// The most repositories of one registry remembered as origins of one blob: more of others' fit in.
-const MAX_ORIGINS: usize = 4;
+/// The most origins remembered of one blob.
+const MAX_ORIGINS: usize = 16;
+/// The most of them of one registry: they say no more than the first, but where else to ask.
+const MAX_OF_ONE: usize = 4;
 
 /// For whose sake bytes come.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,7 +40,7 @@ impl Of {
 /// Whose what is held of a digest is.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Whose {
-    /// The repositories whose registry gave the bytes, among the first 16; none of a blob that was found beside a new
+    /// The repositories whose registry gave the bytes, of 16 registries at least; none of a blob that was found beside a new
     /// database.
     pub origins: Vec<Scope>,
     /// Everyone could read it in one of them.
@@ -75,13 +77,21 @@ impl Owner {
         Self { scope, everyones: AtomicBool::new(everyones) }
     }
 
-    /// Whether who comes now may have what comes: one registry's clients, or everyone what everyone may read.
+    /// Whether these may have what comes: one registry's clients, or everyone what everyone may read.
     pub(crate) fn admits(&self, of: &Of) -> bool {
-        if self.scope.registry != of.scope.registry {
-            return of.everyones && self.is_everyones();
+        self.is_from(of) || (of.everyones && self.is_everyones())
+    }
+
+    /// These have what comes too, if they may: of the same registry, they may know that everyone may.
+    pub(crate) fn join(&self, of: &Of) -> bool {
+        if self.is_from(of) {
+            self.everyones.fetch_or(of.everyones, Ordering::Relaxed);
         }
-        self.everyones.fetch_or(of.everyones, Ordering::Relaxed);
-        true
+        self.admits(of)
+    }
+
+    fn is_from(&self, of: &Of) -> bool {
+        self.scope.registry == of.scope.registry
     }
 
     pub(crate) fn is_everyones(&self) -> bool {
@@ -138,18 +148,43 @@ impl Store {
     /// # Errors
     /// Whatever the disk says.
     pub async fn note_origin(&self, digest: &Digest, of: Of) -> Result<(), StoreError> {
-        let known = self.whose(digest).await?;
-        let of_it = known.origins.iter().filter(|known| known.registry == of.scope.registry).count();
-        if (of_it >= MAX_ORIGINS || known.origins.contains(&of.scope)) && (known.everyones || !of.everyones) {
+        let Whose { origins, everyones } = self.whose(digest).await?;
+        if place(&origins, &of.scope) == Place::None && (everyones || !of.everyones) {
+            // Most of the time: it needs no commit.
             return Ok(());
         }
         self.inner.writer.write(Change::Origin(*digest, of)).await
     }
 }
 
+/// Where one more origin goes.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Place<'a> {
+    /// It says nothing new.
+    None,
+    Free,
+    InsteadOf(&'a Scope),
+}
+
+/// A registry that is not known yet finds a place in any case: what is not noted has to be proven again, by a whole copy.
+pub(crate) fn place<'a>(origins: &'a [Scope], new: &Scope) -> Place<'a> {
+    let of = |registry: &Registry| origins.iter().filter(move |known| known.registry == *registry).count();
+    if origins.contains(new) || of(&new.registry) >= MAX_OF_ONE {
+        return Place::None;
+    }
+    if origins.len() < MAX_ORIGINS {
+        return Place::Free;
+    }
+    let one_of_several = origins.iter().find(|known| of(&known.registry) > 1);
+    match one_of_several.or_else(|| origins.first()) {
+        Some(other) if of(&new.registry) == 0 => Place::InsteadOf(other),
+        _ => Place::None,
+    }
+}
+
 fn whose(txn: &ReadTransaction, digest: &Digest) -> Result<Whose, StoreError> {
     let everyones = txn.open_table(EVERYONES)?.get(&*key(digest))?.is_some();
-    Ok(Whose { origins: scopes(txn, ORIGINS, digest)?, everyones })
+    Ok(Whose { origins: scopes(&txn.open_table(ORIGINS)?, digest)?, everyones })
 }
 
 /// Whether what is here of a blob in part may be given for this registry.
@@ -189,5 +224,44 @@ impl Inner {
         tracing::info!(%digest, scope = %of.scope, "what is here in part is of another registry, and is fetched anew");
         self.writer.write_blocking(Change::DropPartial(*digest))?;
         Ok(remove_if_there(&*self.disk, &crate::layout::partial(digest))?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn scope(registry: u32, repository: u32) -> Scope {
+        Scope {
+            registry: format!("registry-{registry}.test").parse().unwrap(),
+            repository: format!("repository-{repository}").parse().unwrap(),
+        }
+    }
+
+    #[test]
+    fn every_registry_finds_a_place_and_none_takes_all() {
+        let mut origins: Vec<Scope> = Vec::new();
+        for repository in 0..4 {
+            assert_eq!(place(&origins, &scope(0, repository)), Place::Free);
+            origins.push(scope(0, repository));
+        }
+        assert_eq!(place(&origins, &scope(0, 9)), Place::None, "four of one registry are enough");
+        for registry in 1..=12 {
+            assert_eq!(place(&origins, &scope(registry, 0)), Place::Free);
+            origins.push(scope(registry, 0));
+        }
+        assert_eq!(place(&origins, &scope(5, 0)), Place::None, "it is known");
+        assert_eq!(place(&origins, &scope(5, 1)), Place::None, "its registry is known");
+        assert_eq!(
+            place(&origins, &scope(13, 0)),
+            Place::InsteadOf(&scope(0, 0)),
+            "of several of one registry"
+        );
+        let all_differ: Vec<Scope> = (0..16).map(|registry| scope(registry, 0)).collect();
+        assert_eq!(
+            place(&all_differ, &scope(16, 0)),
+            Place::InsteadOf(&scope(0, 0)),
+            "the newest is asked for"
+        );
     }
 }
