@@ -75,7 +75,7 @@ enum Said {
 pub(super) struct Driver {
     ports: Ports,
     digest: Digest,
-    /// Of the registry that is the origin; what everyone may read comes from others' too.
+    /// All of the registry that is the origin.
     scopes: Vec<Scope>,
     origin: Origin,
     partial: Partial,

@@ -40,7 +40,7 @@ impl Of {
 /// Whose what is held of a digest is.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Whose {
-    /// The repositories whose registry gave the bytes, of 16 registries at least; none of a blob that was found beside a new
+    /// The repositories whose registry gave the bytes, of up to 16 registries; none of a blob that was found beside a new
     /// database.
     pub origins: Vec<Scope>,
     /// Everyone could read it in one of them.
