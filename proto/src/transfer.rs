@@ -107,6 +107,8 @@ pub struct Transfer {
     left_at: Duration,
     readers: Readers,
     discovery: Discovery,
+    /// More nodes are live than when peers were last looked for.
+    grown: bool,
     repair: Repair,
     /// How often the disk has lost chunks.
     losses: u32,
@@ -144,6 +146,7 @@ impl Transfer {
             left_at: now,
             readers: Readers::default(),
             discovery: Discovery::Idle,
+            grown: false,
             repair: Repair::default(),
             losses: 0,
             phase: Phase::Fetching,
@@ -168,7 +171,10 @@ impl Transfer {
             }
             Event::Candidate(peer) => self.candidate(peer, now, &mut actions),
             Event::HasNothing(peer) => self.has_nothing(peer, now),
-            Event::Homes(homes) => self.member.homes(homes),
+            Event::Homes(homes) => {
+                self.grown |= homes.fleet > self.member.homes.fleet;
+                self.member.homes(homes);
+            }
             Event::Reported(id, standing) => self.reported(id, standing, now, &mut actions),
             Event::UpstreamWhole(fetch) => {
                 if self.upstream.is_running(fetch) {
@@ -338,6 +344,7 @@ impl Transfer {
         }
         self.assign(now, actions);
         self.follow(actions);
+        self.consider_newcomers(actions);
         self.consider_upstream(now, actions);
         self.consider_report(now, actions);
         self.set_timer(now, actions);

@@ -3,14 +3,20 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use serde_json::json;
+use tokio::sync::{OwnedRwLockWriteGuard, RwLock};
 
 use crate::hub::Hub;
 use crate::process::{Process, Spec, output, until};
 use crate::tool;
+
+/// Held by an engine with bridges for as long as it runs, and shared by the others while they start: an engine that has
+/// no bridge takes away the machine's, whoever uses it.
+static BRIDGE: LazyLock<Arc<RwLock<()>>> = LazyLock::new(Arc::default);
 
 /// How long the engine may take to start: it starts a containerd of its own first.
 const START: Duration = Duration::from_mins(1);
@@ -38,6 +44,7 @@ pub enum Version {
 pub struct Docker {
     directory: PathBuf,
     process: Process,
+    _bridge: Option<OwnedRwLockWriteGuard<()>>,
 }
 
 impl Docker {
@@ -47,40 +54,33 @@ impl Docker {
     /// If it is not installed, the test does not run as root, or it does not start.
     pub async fn start(home: &Path, name: &str, mirrors: &[String], network: Network) -> Result<Self> {
         let directory = home.join(name);
-        Self::configure(&directory, mirrors, network)?;
-        Self::launch(Version::Debian, &directory, None).await
+        write_config(&directory, mirrors, network)?;
+        Self::launch_with(Version::Debian, &directory, None, network).await
     }
 
-    /// Writes the `daemon.json` of an engine whose files lie in this directory, with these mirrors for Docker Hub.
+    /// Writes the `daemon.json` of an engine without a network whose files lie in this directory.
     ///
     /// # Errors
     /// If the file cannot be written.
-    pub fn configure(directory: &Path, mirrors: &[String], network: Network) -> Result<()> {
-        fs::create_dir_all(directory)?;
-        let bridged = network == Network::Bridge;
-        let mut config = json!({
-            "data-root": directory.join("data"),
-            "exec-root": directory.join("exec"),
-            "pidfile": directory.join("pid"),
-            "hosts": [format!("unix://{}/socket", directory.display())],
-            "iptables": bridged,
-            "ip6tables": false,
-        });
-        if !bridged {
-            config["bridge"] = json!("none");
-        }
-        if !mirrors.is_empty() {
-            config["registry-mirrors"] = json!(mirrors);
-        }
-        fs::write(directory.join("daemon.json"), config.to_string())?;
-        Ok(())
+    pub fn configure(directory: &Path) -> Result<()> {
+        write_config(directory, &[], Network::None)
     }
 
-    /// Starts an empty engine by the `daemon.json` in its directory, with a Docker Hub if one is named.
+    /// Starts an empty engine by the `daemon.json` in its directory, which gives it no network, with a Docker Hub if one
+    /// is named.
     ///
     /// # Errors
     /// If it is not installed, the test does not run as root, or it does not start.
     pub async fn launch(version: Version, directory: &Path, hub: Option<&Hub>) -> Result<Self> {
+        Self::launch_with(version, directory, hub, Network::None).await
+    }
+
+    async fn launch_with(
+        version: Version,
+        directory: &Path,
+        hub: Option<&Hub>,
+        network: Network,
+    ) -> Result<Self> {
         tool::need_root("a container engine")?;
         let directory = directory.to_owned();
         let entrance = hub.map(Hub::entrance).transpose()?.unwrap_or_default();
@@ -95,8 +95,11 @@ impl Docker {
             tool::CONTAINERD.path()?;
             spec.command().env("PATH", tool::search_path()?).env("DOCKER_MIN_API_VERSION", "1.24");
         }
-        let process = spec.start()?;
-        let docker = Self { directory, process };
+        let (bridge, _starting) = match network {
+            Network::Bridge => (Some(Arc::clone(&BRIDGE).write_owned().await), None),
+            Network::None => (None, Some(BRIDGE.read().await)),
+        };
+        let docker = Self { directory, process: spec.start()?, _bridge: bridge };
         let answers = until("Docker Engine answers", START, async || docker.docker(&["version"]).ok());
         answers.await.with_context(|| docker.process.tail())?;
         Ok(docker)
@@ -159,6 +162,27 @@ impl Docker {
         fs::remove_file(archive)?;
         Ok(())
     }
+}
+
+fn write_config(directory: &Path, mirrors: &[String], network: Network) -> Result<()> {
+    fs::create_dir_all(directory)?;
+    let bridged = network == Network::Bridge;
+    let mut config = json!({
+        "data-root": directory.join("data"),
+        "exec-root": directory.join("exec"),
+        "pidfile": directory.join("pid"),
+        "hosts": [format!("unix://{}/socket", directory.display())],
+        "iptables": bridged,
+        "ip6tables": false,
+    });
+    if !bridged {
+        config["bridge"] = json!("none");
+    }
+    if !mirrors.is_empty() {
+        config["registry-mirrors"] = json!(mirrors);
+    }
+    fs::write(directory.join("daemon.json"), config.to_string())?;
+    Ok(())
 }
 
 impl Drop for Docker {

@@ -17,9 +17,9 @@ const IDENTIFY_PROTOCOL: &str = "/shoal/identify/1";
 /// The time between a heartbeat's answer, or its failure, and the next.
 const HEARTBEAT: Duration = Duration::from_secs(1);
 /// How late a heartbeat may be: a node under load answers late, and is not dead. libp2p keeps the first failure to itself,
-/// so that a peer that is silent is left after two of these, and an interval before each: within 8 s. Half of it would
-/// leave nodes that were frozen for some seconds alone, and they fetch by themselves then.
-const HEARTBEAT_LIMIT: Duration = Duration::from_secs(3);
+/// so that a peer that is silent is left after two of these, and an interval before each: within 5 s, before clients
+/// that wait for what it has are cut off.
+const HEARTBEAT_LIMIT: Duration = Duration::from_millis(1500);
 /// Connections that may be in the making at once.
 const MAX_PENDING: u32 = 256;
 

@@ -44,6 +44,11 @@ impl Behaviour {
             self.dead.insert(peer, now + DENIED);
         }
     }
+
+    /// Lets this peer be dialled now, dead or not.
+    pub(crate) fn lift(&mut self, peer: &PeerId) {
+        self.dead.remove(peer);
+    }
 }
 
 impl NetworkBehaviour for Behaviour {

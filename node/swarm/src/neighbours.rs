@@ -150,6 +150,11 @@ impl Neighbours {
         self.table().get(peer).map_or(0, |neighbour| neighbour.connections)
     }
 
+    /// Since when this peer is connected.
+    pub(crate) fn since(&self, peer: &PeerId) -> Option<Instant> {
+        self.table().get(peer).map(|neighbour| neighbour.since)
+    }
+
     pub(crate) fn contains(&self, peer: &PeerId) -> bool {
         self.table().contains_key(peer)
     }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use futures::StreamExt as _;
 use libp2p::core::transport::ListenerId;
 use libp2p::core::upgrade::Version;
-use libp2p::swarm::{ConnectionId, DialError, SwarmEvent};
+use libp2p::swarm::{ConnectionError, ConnectionId, DialError, SwarmEvent};
 use libp2p::{Multiaddr, PeerId, Swarm, identify, kad, ping};
 use shoal_proto::digest::Digest;
 use tokio::sync::{mpsc, watch};
@@ -33,7 +33,7 @@ use crate::transport::{self, TransportBuildError};
 use crate::{Config, Serve, zone};
 use finding::Lookup;
 use joining::Joining;
-use lost::Lost;
+use lost::{Ended, Lost};
 
 /// Commands that may wait for the task.
 const COMMANDS: usize = 256;
@@ -152,9 +152,9 @@ impl Node {
         self.announcer.tick(now);
         self.joining.tick(now, &self.shown.neighbours);
         for peer in self.lost.due(now) {
-            if let Err(DialError::Denied { .. }) = self.swarm.dial(peer) {
-                // Another dial has failed since, which says less than one made now.
-                self.lost.not_tried(peer, now);
+            self.swarm.behaviour_mut().denial.lift(&peer);
+            if let Err(error) = self.swarm.dial(peer) {
+                tracing::debug!(%peer, error = chain(&error), "a lost peer is not dialled");
             }
         }
         self.end_abandoned();
@@ -200,9 +200,7 @@ impl Node {
             }
             SwarmEvent::ConnectionClosed { peer_id, cause, num_established, .. } => {
                 if num_established == 0 {
-                    tracing::debug!(peer = %peer_id, cause = cause.map(|cause| cause.to_string()), "disconnected");
-                    self.announcer.lost(peer_id);
-                    self.lost.note(peer_id, Instant::now());
+                    self.disconnected(peer_id, cause);
                 }
                 self.shown.neighbours.closed(peer_id, num_established);
                 self.joining.show(!self.shown.neighbours.is_empty());
@@ -220,6 +218,15 @@ impl Node {
             }
             _ => {}
         }
+    }
+
+    /// The last connection to this peer is gone; without a cause, this node closed it.
+    fn disconnected(&mut self, peer: PeerId, cause: Option<ConnectionError>) {
+        let lasted = self.shown.neighbours.since(&peer).map_or(Duration::ZERO, |since| since.elapsed());
+        let ended = if cause.is_none() { Ended::Silent } else { Ended::ByPeer { lasted } };
+        tracing::debug!(%peer, cause = cause.map(|cause| cause.to_string()), "disconnected");
+        self.announcer.lost(peer);
+        self.lost.note(peer, ended, Instant::now());
     }
 
     /// Whether this is about the cluster key, which an operator has to mend, and was not told of lately.

@@ -65,6 +65,18 @@ impl Transfer {
         self.providers.follow(|peer, known| actions.push(Action::Ask { peer, known }));
     }
 
+    /// Looks for peers once more where none is known and nodes have come: a node that was frozen has lost them all, and
+    /// would fetch from upstream what they have.
+    pub(super) fn consider_newcomers(&mut self, actions: &mut Vec<Action>) {
+        if self.grown && matches!(self.discovery, Discovery::Ended(_)) {
+            self.grown = false;
+            if self.providers.is_empty() {
+                self.discovery = Discovery::Running;
+                actions.push(Action::Discover);
+            }
+        }
+    }
+
     pub(super) fn has_nothing(&mut self, peer: PeerId, now: Duration) {
         self.member.misses(peer, now);
         if self.providers.is_empty() {

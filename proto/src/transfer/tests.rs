@@ -134,6 +134,25 @@ fn a_complete_peer_spares_upstream_and_the_reader_is_served_in_order() {
 }
 
 #[test]
+fn who_has_lost_all_peers_looks_for_them_when_nodes_come_back() {
+    let (mut transfer, _) = fresh(100);
+    let (id, range) = upstream_range(&transfer.handle(Event::DiscoveryEnded, ms(300))).unwrap();
+    assert_eq!(range, 0..100);
+    let fleet = |fleet| Event::Homes(Homes { fleet, ..homes() });
+    assert!(!transfer.handle(fleet(1), ms(400)).contains(&Action::Discover));
+    assert!(transfer.handle(fleet(2), ms(500)).contains(&Action::Discover));
+    // It is looked for once at a time, and what came meanwhile afterwards.
+    assert!(!transfer.handle(fleet(3), ms(600)).contains(&Action::Discover));
+    assert!(transfer.handle(Event::DiscoveryEnded, ms(800)).contains(&Action::Discover));
+    // Upstream ends the chunk it is at.
+    transfer.handle(Event::Provider(peer(1), Availability::Complete), ms(900));
+    assert!(transfer.handle(Event::UpstreamChunk(id, 0), ms(1000)).contains(&Action::StopUpstream(id)));
+    // With somebody who has something, no more is looked for.
+    assert!(!transfer.handle(Event::DiscoveryEnded, ms(1100)).contains(&Action::Discover));
+    assert!(!transfer.handle(fleet(4), ms(1200)).contains(&Action::Discover));
+}
+
+#[test]
 fn who_is_near_is_asked_before_others() {
     let (mut transfer, _) =
         Transfer::start(layout(64), FixedBitSet::new(), homes(), Options::default(), ms(0));

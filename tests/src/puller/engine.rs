@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result};
 
 use super::Kind;
 use crate::containerd::{Containerd, Options};
-use crate::docker::{Docker, Network};
+use crate::docker::Docker;
 use crate::hub::Hub;
 use crate::process::{Process, Spec, output, until};
 use crate::tool;
@@ -57,7 +57,7 @@ fn docker(host: &Path) -> PathBuf {
 
 /// Writes what `shoal setup` adds its mirror to.
 pub(super) fn configure_docker(host: &Path) -> Result<()> {
-    Docker::configure(&docker(host), &[], Network::None)
+    Docker::configure(&docker(host))
 }
 
 /// `BuildKit` with a root of its own.

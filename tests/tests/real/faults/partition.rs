@@ -158,46 +158,10 @@ async fn inside(host: &Host, logs: &Path, words: &[&str]) -> String {
     tokio::time::timeout(PATIENCE, read).await.unwrap().unwrap().unwrap()
 }
 
-/// The clients, one a node. A body may stand still for as long as nobody notices the partition, and is cut off then: that
-/// client tries again, as engines do, once.
-struct Pulls(Vec<(Process, u32)>);
-
-impl Pulls {
-    fn begin(hosts: &Hosts) -> Self {
-        Self((0..NODES).map(|number| (hosts.pull(number), 1)).collect())
+fn all_run(pulls: &mut [Process], before: &str) {
+    for (number, pull) in pulls.iter_mut().enumerate() {
+        assert!(pull.is_running(), "pull {number} is over before {before}: {}", pull.tail());
     }
-
-    /// Fails if one has all before both sides have a home, or failed again.
-    #[expect(clippy::print_stderr, reason = "how a first attempt failed belongs to a failure")]
-    fn go_on(&mut self, hosts: &Hosts) {
-        for (number, (pull, attempts)) in self.0.iter_mut().enumerate() {
-            if pull.is_running() {
-                continue;
-            }
-            let (status, tail) = (pull.wait(PATIENCE).unwrap(), pull.tail());
-            assert!(!status.success(), "pull {number} is over before both sides have a home");
-            assert!(*attempts < 2, "pull {number} failed twice: {tail}");
-            eprintln!("pull {number} is made again: {tail}");
-            (*pull, *attempts) = (hosts.pull(number), *attempts + 1);
-        }
-    }
-
-    async fn complete(self, hosts: &Hosts) {
-        for (number, (pull, attempts)) in self.0.into_iter().enumerate() {
-            let (success, tail) = ended(pull).await;
-            if !success && attempts < 2 {
-                let (success, second) = ended(hosts.pull(number)).await;
-                assert!(success, "pull {number} failed twice: {tail}\n{second}");
-            } else {
-                assert!(success, "pull {number} failed twice: {tail}");
-            }
-        }
-    }
-}
-
-/// Waits for a pull; says whether it went well, and what it said.
-async fn ended(mut pull: Process) -> (bool, String) {
-    spawn_blocking(move || (pull.wait(PATIENCE).unwrap().success(), pull.tail())).await.unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -216,20 +180,23 @@ async fn a_partition_heals() {
             .unwrap();
     };
 
-    let mut pulls = Pulls::begin(&hosts);
+    let mut pulls: Vec<Process> = (0..NODES).map(|number| hosts.pull(number)).collect();
     reaches(0.15).await;
     for &(one, other) in &pairs {
         hosts.join(one, other, false);
     }
-    assert!(pulls.0.iter_mut().all(|(pull, _)| pull.is_running()), "a pull is over already");
+    all_run(&mut pulls, "the partition");
     hosts.connected(NODES / 2 - 1).await;
     hosts.have_a_home(&near).await;
     hosts.have_a_home(&far).await;
-    pulls.go_on(&hosts);
+    all_run(&mut pulls, "both sides have a home");
     for &(one, other) in &pairs {
         hosts.join(one, other, true);
     }
-    pulls.complete(&hosts).await;
+    for mut pull in pulls {
+        let ended = spawn_blocking(move || (pull.wait(PATIENCE), pull)).await.unwrap();
+        assert!(ended.0.unwrap().success(), "{}", ended.1.tail());
+    }
     // One for each side, and a twentieth for packets' headers.
     at_most(copies(), 2.1);
     hosts.connected(NODES - 1).await;
