@@ -87,11 +87,14 @@ impl Hosts {
     /// Waits until every node is connected with so many others.
     async fn connected(&self, others: usize) {
         for number in 0..NODES {
+            let mut peers = Value::Null;
             let connected = until("every node knows who is there", PATIENCE, async || {
-                let status = self.status(number).await?;
-                (status["peers"].as_array()?.len() == others).then_some(())
+                peers = self.status(number).await?["peers"].take();
+                (peers.as_array()?.len() == others).then_some(())
             });
-            connected.await.unwrap();
+            if let Err(error) = connected.await {
+                panic!("node {number} has not {others} peers, but {peers}: {error:#}");
+            }
         }
     }
 
