@@ -40,6 +40,7 @@ mod provider;
 mod providers;
 mod readers;
 mod repair;
+mod starving;
 mod upstream;
 
 pub use doubt::{Doubt, Verdict};
@@ -65,6 +66,13 @@ struct Asked {
     at: Duration,
     /// When this is later than its peer's rate promises.
     overdue: Duration,
+}
+
+impl Asked {
+    /// When this is half as late as it may be.
+    fn late(&self) -> Duration {
+        self.at + self.overdue.saturating_sub(self.at) / 2
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -371,7 +379,12 @@ impl Transfer {
         let overdue = self.asked.values().map(|asked| asked.overdue).filter(|&at| at > now);
         let paused = self.providers.iter().filter_map(|(_, provider)| provider.due(now));
         let gives_up = self.gives_up_at().filter(|&at| at > now);
-        let earliest = overdue.chain(paused).chain(gives_up).chain(self.member.due(now)).min();
+        let earliest = overdue
+            .chain(paused)
+            .chain(gives_up)
+            .chain(self.member.due(now))
+            .chain(self.starving_due(now))
+            .min();
         if earliest != self.timer {
             self.timer = earliest;
             actions.extend(earliest.map(Action::SetTimer));

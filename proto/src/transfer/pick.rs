@@ -5,6 +5,7 @@ use std::time::Duration;
 use libp2p_identity::PeerId;
 
 use super::providers::untaken;
+use super::starving::SCARCE;
 use super::{Action, Transfer};
 
 /// Of the chunks that a reader waits for soon, so many are asked for before all others, where others fetch the blob
@@ -16,6 +17,7 @@ impl Transfer {
     pub(super) fn assign(&mut self, now: Duration, actions: &mut Vec<Action>) {
         let chunk_size = self.layout.chunk_size();
         let most = usize::try_from(self.options.max_in_flight / chunk_size).unwrap_or(usize::MAX).max(2);
+        let most = if self.feed_starving(now, actions) { most.min(SCARCE) } else { most };
         while self.asked.len() < most {
             // Who is near goes first, then who would bring one more chunk soonest.
             let mut peers: Vec<(bool, Duration, PeerId)> = self
@@ -98,7 +100,7 @@ impl Transfer {
         !self.has(chunk) && self.providers.get(&peer).is_some_and(|provider| provider.offers(chunk, now))
     }
 
-    fn anyone_can_give(&self, chunk: u32) -> bool {
+    pub(super) fn anyone_can_give(&self, chunk: u32) -> bool {
         !self.has(chunk) && self.providers.anyone_has(chunk)
     }
 

@@ -43,6 +43,16 @@ impl Readers {
         self.0.values().map(|place| place.chunk)
     }
 
+    /// Since when each has waited for the chunk that it wants.
+    pub(super) fn since(&self) -> impl Iterator<Item = Duration> {
+        self.0.values().map(|place| place.since)
+    }
+
+    /// The chunks that are wanted since then or longer.
+    pub(super) fn waiting_since(&self, then: Duration) -> impl Iterator<Item = u32> {
+        self.0.values().filter(move |place| place.since <= then).map(|place| place.chunk)
+    }
+
     /// Of these chunks the one that is waited for longest.
     fn longest_wait(&self, of_these: impl Fn(u32) -> bool) -> Option<u32> {
         let places = self.0.values().filter(|place| of_these(place.chunk));

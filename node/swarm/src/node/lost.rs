@@ -49,7 +49,7 @@ impl Lost {
     /// The last connection to this peer is gone.
     pub(super) fn note(&mut self, peer: PeerId, ended: Ended, now: Instant) {
         if self.0.len() < MOST {
-            self.0.entry(peer).or_insert((now + ended.wait(), 0));
+            self.0.entry(peer).or_insert_with(|| (now + ended.wait(), 0));
         }
     }
 
@@ -97,7 +97,7 @@ mod tests {
         lost.note(other, Ended::ByPeer { lasted: Duration::ZERO }, began);
         assert_eq!(lost.due(began), [peer]);
         lost.found(&peer);
-        assert_eq!(lost.due(began + UNWANTED - Duration::from_millis(1)), []);
+        assert_eq!(lost.due(began + UNWANTED / 2), []);
         assert_eq!(lost.due(began + UNWANTED), [other]);
     }
 

@@ -79,3 +79,62 @@ fn among_others_a_lease_is_kept() {
     assert!(!actions.contains(&Action::StopUpstream(fetch)), "{actions:?}");
     assert_eq!(report(&actions).and_then(|(_, _, said)| said.ended), None);
 }
+
+fn with_only(chunks: std::ops::Range<usize>) -> Availability {
+    let mut have = FixedBitSet::with_capacity(64);
+    have.insert_range(chunks);
+    Availability::Partial(have)
+}
+
+/// A blob of 64 chunks that others fetch, and that this node may not.
+fn beside_others() -> Transfer {
+    let (mut transfer, actions) =
+        Transfer::start(layout(64), FixedBitSet::new(), homes(), Options::default(), ms(0));
+    let (id, _, _) = report(&actions).unwrap();
+    transfer.handle(Event::Reported(id, Some(standing(None, vec![]))), ms(0));
+    transfer
+}
+
+#[test]
+fn who_starves_is_fed_first_and_little_else_is_asked() {
+    let mut transfer = beside_others();
+    transfer.handle(reader(1, 20), ms(0));
+    let actions = transfer.handle(Event::Provider(peer(1), with_only(20..21)), ms(0));
+    let (wanted, _, _) = requests(&actions)[0];
+    transfer.handle(Event::ChunkFailed(wanted, ChunkFailure::Busy), ms(1));
+    let mut others = Vec::new();
+    for other in 2..10 {
+        let actions = transfer.handle(Event::Provider(peer(other), with_only(32..64)), ms(2));
+        others.extend(requests(&actions).into_iter().map(|(id, _, _)| id));
+    }
+    assert_eq!(others.len(), 16, "as much as may be on its way");
+    assert_eq!(requests(&transfer.handle(Event::Timer, ms(999))), []);
+    let asked = requests(&transfer.handle(Event::Timer, ms(1000)));
+    assert_eq!(asked.iter().map(|&(_, from, chunk)| (from, chunk)).collect::<Vec<_>>(), [(peer(1), 20)]);
+    // What is on its way comes, and little more is asked for until the reader has its chunk.
+    for (left, &other) in (0..16_usize).rev().zip(&others) {
+        let more = requests(&transfer.handle(Event::Chunk(other), ms(1001)));
+        // The reader's own is on its way too.
+        assert_eq!(more.len(), usize::from(left + 1 < starving::SCARCE), "{left} left");
+        if !more.is_empty() {
+            break;
+        }
+    }
+    let more = requests(&transfer.handle(Event::Chunk(asked[0].0), ms(1002)));
+    assert_eq!(more.len(), 13, "as much as may be on its way again");
+}
+
+#[test]
+fn for_who_starves_a_second_peer_is_asked_sooner() {
+    let second_asked_at = |waits: bool| {
+        let mut transfer = beside_others();
+        if waits {
+            transfer.handle(reader(1, 20), ms(0));
+        }
+        let asked = requests(&transfer.handle(Event::Provider(peer(1), with_only(20..21)), ms(0)));
+        assert_eq!(asked.len(), 1);
+        transfer.handle(Event::Provider(peer(2), with_only(20..21)), ms(1));
+        (2..5000).find(|&at| !requests(&transfer.handle(Event::Timer, ms(at))).is_empty())
+    };
+    assert_eq!([second_asked_at(true), second_asked_at(false)], [Some(1000), Some(2000)]);
+}

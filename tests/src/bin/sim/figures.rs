@@ -34,6 +34,8 @@ pub(crate) struct Figures {
     pub(crate) beats: Vec<Beat>,
     nodes: Vec<Control>,
     pub(crate) first_bytes: Vec<Duration>,
+    /// How long a body that had begun stood still, the longest of all.
+    pub(crate) longest_wait: Duration,
     pub(crate) upstream_bytes: f64,
     pub(crate) upstream_requests: u64,
     pub(crate) peer_bytes: f64,
@@ -54,6 +56,7 @@ impl Figures {
             beats: Vec::new(),
             nodes: vec![Control::default(); nodes as usize],
             first_bytes: Vec::new(),
+            longest_wait: Duration::ZERO,
             upstream_bytes: 0.0,
             upstream_requests: 0,
             peer_bytes: 0.0,

@@ -29,6 +29,8 @@ pub(crate) struct Running {
     pub(crate) have: u32,
     /// What the client waits for.
     reader: u32,
+    /// Since when.
+    waits_since: Duration,
     /// Chunks asked of peers, and still of use.
     pub(crate) asked: Vec<RequestId>,
     pub(crate) followers: Followers,
@@ -60,6 +62,7 @@ impl Fleet {
             wake: None,
             have: 0,
             reader: 0,
+            waits_since: self.clock.now,
             asked: Vec::new(),
             followers: Followers::default(),
             search: Search::default(),
@@ -179,6 +182,11 @@ impl Fleet {
         }
         let reader = running.reader;
         if reader > before {
+            let waited = now.saturating_sub(std::mem::replace(&mut running.waits_since, now));
+            // Before its first byte a client waits for longer.
+            if before > 0 {
+                self.figures.longest_wait = self.figures.longest_wait.max(waited);
+            }
             if before == 0 && at.layer == 0 {
                 self.figures
                     .first_bytes
