@@ -1,6 +1,9 @@
 //! The wall clock, as it is written down and told to others: times since the Unix epoch.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// What the clocks of two nodes may differ by, and an answer be under way.
+pub const SKEW: Duration = Duration::from_secs(30);
 
 /// Now, in milliseconds. 0 where the clock stands before 1970.
 pub fn unix_ms() -> u64 {

@@ -12,6 +12,7 @@
 //! | `flight` | one fetch of a thing at a time |
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use shoal_gateway::caller::Caller;
 use shoal_gateway::error::PullError;
@@ -27,6 +28,13 @@ use crate::access::Access;
 use crate::config::Stream;
 use crate::fetch::room::Room;
 use crate::fetch::{Fetcher, Ports};
+
+/// How long the node that asked upstream may take to say what it heard.
+const ONE_PEER: Duration = Duration::from_secs(1);
+/// How long peers may take to say what they know where upstream cannot be asked.
+const PEERS_LIMIT: Duration = Duration::from_millis(600);
+/// The most peers asked then.
+const MOST_PEERS: usize = 16;
 
 mod admission;
 mod blobs;

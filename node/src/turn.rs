@@ -1,4 +1,5 @@
-//! Taking turns with the fleet: one node asks upstream for a tag or a manifest, the others ask that node.
+//! Taking turns with the fleet: one node asks upstream for a tag, a manifest, a verdict or a proof, the
+//! others ask that node.
 
 use std::time::Duration;
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use indicatif::BinaryBytes;
 use serde::{Deserialize, Serialize};
-use shoal_gateway::upstream::config::Access as Profit;
+use shoal_gateway::upstream::config::Access;
 use shoal_proto::chunk::ChunkLayout;
 use shoal_proto::digest::Digest;
 use shoal_proto::manifest::{Listing, MAX_MANIFEST};
@@ -85,7 +85,7 @@ pub struct Part {
 pub async fn look(views: &Views, image: &ImageName) -> Result<Why, StoreError> {
     let scope = &image.scope;
     let access = views.upstreams.access(&scope.registry);
-    let reader = if access == Some(Profit::Cluster) { Reader::Cluster } else { Reader::Everyone };
+    let reader = if access == Some(Access::Cluster) { Reader::Cluster } else { Reader::Everyone };
     let everyone = if views.access.may_read(scope, reader) {
         Everyone::May
     } else if views.access.is_refused(scope, reader) {

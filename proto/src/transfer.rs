@@ -13,10 +13,12 @@
 //!
 //! Its rules:
 //! - A chunk is asked of a peer that says it has it, one in this node's zone before others; the window ahead of a
-//!   reader comes first, in order, then the chunks that fewest peers have.
+//!   reader comes first (in order where all peers have everything, else the rarest first), then the chunks that fewest
+//!   peers have.
+//! - What a reader has waited for too long goes before all that, and little else is asked for meanwhile: `starving.rs`.
 //! - How many chunks are in flight at a peer follows its measured rate, and all of them together a byte bound.
 //! - A peer that stalls, disappears or lies costs the chunks asked of it: they are asked of another. A chunk
-//!   that takes much longer than its peer's rate promises is asked of a second peer as well.
+//!   that takes much longer than its peer's rate promises is asked of a second peer as well, then of a third.
 //! - Upstream is asked only under a lease of the blob's home (see [`crate::swarm`]), for what no usable peer has, and
 //!   only once discovery has had its time. What peers bring meanwhile shortens the range.
 //! - The home is told once a second how things stand. One that does not answer is followed by the next closest; only
@@ -31,6 +33,7 @@ use libp2p_identity::PeerId;
 
 use crate::chunk::ChunkLayout;
 
+mod asked;
 mod doubt;
 mod event;
 mod member;
@@ -43,6 +46,7 @@ mod repair;
 mod starving;
 mod upstream;
 
+use asked::Asked;
 pub use doubt::{Doubt, Verdict};
 pub use event::{Action, Availability, ChunkFailure, Event, FetchId, Options, ReaderId, RequestId};
 use member::Member;
@@ -58,22 +62,6 @@ pub use upstream::UpstreamFailure;
 const MAX_DROPS: u32 = 3;
 /// How often chunks that a disk damaged are fetched again.
 const MAX_LOSSES: u32 = 3;
-/// A chunk that was asked of a peer.
-#[derive(Debug, Clone, Copy)]
-struct Asked {
-    peer: PeerId,
-    chunk: u32,
-    at: Duration,
-    /// When this is later than its peer's rate promises.
-    overdue: Duration,
-}
-
-impl Asked {
-    /// When this is half as late as it may be.
-    fn late(&self) -> Duration {
-        self.at + self.overdue.saturating_sub(self.at) / 2
-    }
-}
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Discovery {
@@ -352,7 +340,7 @@ impl Transfer {
         }
         self.assign(now, actions);
         self.follow(actions);
-        self.consider_newcomers(actions);
+        self.consider_newcomers(now, actions);
         self.consider_upstream(now, actions);
         self.consider_report(now, actions);
         self.set_timer(now, actions);
@@ -379,11 +367,13 @@ impl Transfer {
         let overdue = self.asked.values().map(|asked| asked.overdue).filter(|&at| at > now);
         let paused = self.providers.iter().filter_map(|(_, provider)| provider.due(now));
         let gives_up = self.gives_up_at().filter(|&at| at > now);
+        let newcomers = self.newcomers_due().filter(|&at| at > now);
         let earliest = overdue
             .chain(paused)
             .chain(gives_up)
             .chain(self.member.due(now))
             .chain(self.starving_due(now))
+            .chain(newcomers)
             .min();
         if earliest != self.timer {
             self.timer = earliest;

@@ -65,7 +65,7 @@ pub struct Status {
     pub store: Stored,
     /// Where bytes came from.
     pub traffic: Traffic,
-    /// What it saved since its data directory was made.
+    /// What it saved for as long as its savings are kept.
     pub savings: Savings,
     /// How many keys it has announced.
     pub announced: u64,

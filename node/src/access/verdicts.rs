@@ -6,10 +6,10 @@ use hashlink::LruCache;
 use shoal_proto::name::Scope;
 use shoal_proto::verdict::{Question, Reader, SignedVerdict};
 
+use crate::clock;
+
 /// The most that is remembered of each kind. Clients choose the names, so there is no end of them.
 const MOST: usize = 4096;
-/// What clocks may differ by.
-const SLACK_MS: u64 = 30_000;
 /// That many may read a repository is written down again after so long.
 const WRITE_EACH_MS: u64 = 5 * 60 * 1000;
 
@@ -102,7 +102,7 @@ impl Verdicts {
 
 /// A clock that runs ahead, here or there, makes nothing fresh for ever.
 fn is_fresh(at: u64, within: Duration, now: u64) -> bool {
-    if at > now.saturating_add(SLACK_MS) {
+    if u128::from(at) > u128::from(now) + clock::SKEW.as_millis() {
         return within == Duration::MAX;
     }
     u128::from(now.saturating_sub(at)) <= within.as_millis()

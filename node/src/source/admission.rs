@@ -8,7 +8,7 @@
 //! ```
 //!
 //! Digests are no secrets: that a client knows one, and that a node holds it, admits nobody; that a registry says it has
-//! one is not believed of bytes that came from elsewhere (`passed.rs`). Upstream's trouble is no
+//! one is not believed of bytes that came from elsewhere (`proofs.rs`). Upstream's trouble is no
 //! refusal: what everyone could read is served on while it is down, however long. A client's own credentials are believed
 //! then for as long as upstream's last word on them holds, and not beyond.
 
@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use shoal_gateway::error::PullError;
 use shoal_gateway::source::{Accept, Passage, Passed};
-use shoal_gateway::upstream::config::Access as Profit;
+use shoal_gateway::upstream::config::Access;
 use shoal_gateway::upstream::identity::Identity;
 use shoal_proto::name::{Reference, Scope, Tag};
 use shoal_proto::verdict::{Object, Question, Reader, SignedVerdict};
@@ -25,17 +25,11 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::tags::{Answer, Ask};
-use super::{NodeSource, unavailable};
+use super::{MOST_PEERS, NodeSource, ONE_PEER, PEERS_LIMIT, unavailable};
 use crate::turn::Wish;
 
-/// How long the node that asked upstream may take to say what it heard.
-const ONE_PEER: Duration = Duration::from_secs(1);
-/// How long peers may take to say what they know, when upstream is down.
-const PEERS_LIMIT: Duration = Duration::from_millis(600);
-/// The most peers asked then.
-const MAX_ASKED: usize = 16;
 /// A registry that failed no longer ago than this fails now.
-const JUST_NOW: Duration = Duration::from_secs(2);
+const STILL_DOWN: Duration = Duration::from_secs(2);
 /// How long the node may ask for a repository with what a client lent it: longer than a transfer takes.
 const LENT: Duration = Duration::from_mins(10);
 
@@ -202,7 +196,7 @@ impl NodeSource {
         let identity = self.ports.upstreams.everyone(&scope.registry);
         let was_let = async || listed && self.access.last_read(scope, question.reader).await.is_some();
         // Not asked for each part of an image: each would wait for it.
-        if self.ports.upstreams.is_down(&scope.registry, JUST_NOW) && was_let().await {
+        if self.ports.upstreams.is_down(&scope.registry, STILL_DOWN) && was_let().await {
             return Ok(());
         }
         match self.ask_once(question, identity).await {
@@ -249,7 +243,7 @@ impl NodeSource {
     /// Whether the operator lets clients read with credentials of their own what the node's can.
     fn wants_credentials(&self, scope: &Scope) -> bool {
         let access = self.ports.upstreams.access(&scope.registry);
-        matches!(access, Some(Profit::Verify | Profit::Challenge))
+        matches!(access, Some(Access::Verify | Access::Challenge))
     }
 
     /// What a client is told that has shown no credentials, or `wrong` ones.
@@ -257,7 +251,7 @@ impl NodeSource {
         PullError::Private {
             registry: scope.registry.to_string(),
             wrong,
-            challenge: self.ports.upstreams.access(&scope.registry) == Some(Profit::Challenge),
+            challenge: self.ports.upstreams.access(&scope.registry) == Some(Access::Challenge),
         }
     }
 
@@ -323,7 +317,7 @@ impl NodeSource {
     async fn peers_know(&self, question: &Question) -> bool {
         let deadline = Instant::now() + PEERS_LIMIT;
         let mut answers = JoinSet::new();
-        for summary in self.ports.peers.connected().into_iter().take(MAX_ASKED) {
+        for summary in self.ports.peers.connected().into_iter().take(MOST_PEERS) {
             let (peers, question) = (self.ports.peers.clone(), question.clone());
             answers.spawn(async move { peers.ask_verdict(summary.peer, question).await.ok().flatten() });
         }

@@ -28,7 +28,7 @@ const MAX_ASKED: usize = 3;
 /// How long they may take for that, together.
 const ASKED: Duration = Duration::from_secs(2);
 /// A registry that failed no longer ago than this is not asked.
-const JUST_NOW: Duration = Duration::from_secs(10);
+const WAS_DOWN: Duration = Duration::from_secs(10);
 /// How long one who waits for a proof waits; the proof goes on without it.
 const PATIENCE: Duration = Duration::from_secs(15);
 /// For how long the fleet remembers who proved it.
@@ -139,7 +139,7 @@ impl NodeSource {
         let reader = Reader::Everyone;
         let worth_asking = origins.into_iter().filter(|scope| {
             !self.access.is_refused(scope, reader)
-                && !self.ports.upstreams.is_down(&scope.registry, JUST_NOW)
+                && !self.ports.upstreams.is_down(&scope.registry, WAS_DOWN)
                 && !self.ports.upstreams.is_paused(&scope.registry)
         });
         let ask = async {

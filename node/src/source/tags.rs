@@ -11,22 +11,14 @@ use shoal_store::Of;
 use tokio::task::JoinSet;
 use tokio::time::{Duration, Instant, timeout, timeout_at};
 
-use super::{NodeSource, unavailable};
+use super::{MOST_PEERS, NodeSource, ONE_PEER, PEERS_LIMIT, unavailable};
 use crate::clock;
 use crate::hearsay;
 use crate::tags::{Said, Trust, Ttl};
 use crate::turn::Wish;
 
-/// What clocks may differ by, and an answer be under way.
-const SLACK: Duration = Duration::from_secs(30);
 /// For ever, as homes are told: longer than they remember.
 const FOREVER: Duration = Duration::from_hours(24 * 30);
-/// How long the node that asked upstream may take to say what it heard.
-const ONE_PEER: Duration = Duration::from_secs(1);
-/// How long peers may take to say what they remember of a tag.
-const PEERS_LIMIT: Duration = Duration::from_millis(600);
-/// The most peers asked for a tag.
-const MAX_ASKED: usize = 16;
 
 /// What a tag names, and how old that is if upstream could not be asked.
 #[derive(Debug)]
@@ -126,7 +118,7 @@ impl NodeSource {
             async |by| {
                 let answer = timeout(ONE_PEER, self.ports.peers.ask_tag(by, scope, tag, Some(key))).await;
                 let told = answer.ok().and_then(Result::ok).unwrap_or_default();
-                let within = fresh.saturating_add(SLACK);
+                let within = fresh.saturating_add(clock::SKEW);
                 let signed = newest(told_to(identity, told), scope, tag, accept, Some(within))?;
                 self.recent.note(key, Said { signed: signed.clone(), asked_unix_ms: arrived });
                 let mapping = signed.mapping.clone();
@@ -254,7 +246,7 @@ impl NodeSource {
             let (peers, scope, tag) = (self.ports.peers.clone(), scope.clone(), tag.clone());
             answers.spawn(async move { peers.ask_tag(peer, &scope, &tag, None).await.unwrap_or_default() });
         };
-        for summary in self.ports.peers.connected().into_iter().take(MAX_ASKED / 2) {
+        for summary in self.ports.peers.connected().into_iter().take(MOST_PEERS / 2) {
             asked.insert(summary.peer);
             ask(summary.peer, &mut answers);
         }
@@ -262,7 +254,7 @@ impl NodeSource {
         if asked.is_empty() {
             return known;
         }
-        let mut providers = self.ports.peers.providers(TagMapping::key(scope, tag), MAX_ASKED).await;
+        let mut providers = self.ports.peers.providers(TagMapping::key(scope, tag), MOST_PEERS).await;
         let mut searching = true;
         while searching || !answers.is_empty() {
             let step = async {
@@ -272,7 +264,7 @@ impl NodeSource {
                 }
             };
             match timeout_at(deadline, step).await {
-                Ok((Some(Some(peer)), _)) if asked.len() < MAX_ASKED => {
+                Ok((Some(Some(peer)), _)) if asked.len() < MOST_PEERS => {
                     if asked.insert(peer) && !self.ports.barred.is_barred(&peer) {
                         ask(peer, &mut answers);
                     }

@@ -1,7 +1,6 @@
 //! A node's status as people read it.
 
 use std::fmt::Write as _;
-use std::time::Duration;
 
 use indicatif::BinaryBytes;
 
@@ -136,7 +135,6 @@ fn line(out: &mut String, text: &str) {
 
 /// A span in its two largest units: `3d 4h`, `2m 5s`.
 fn span(seconds: u64) -> String {
-    let seconds = Duration::from_secs(seconds).as_secs();
     let (days, hours, minutes) = (seconds / 86_400, seconds / 3_600 % 24, seconds / 60 % 60);
     match (days, hours, minutes) {
         (0, 0, 0) => format!("{seconds}s"),

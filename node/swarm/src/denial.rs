@@ -1,7 +1,8 @@
 //! Dead peers are left alone for a while.
 //!
 //! Kademlia waits 10 s for a peer that does not answer a dial, in each lookup again. A peer whose dial failed, or
-//! whose connection was lost to a missed heartbeat, is therefore not dialled for 30 s: lookups go on without it.
+//! whose connection was lost to a missed heartbeat, is therefore not dialled for 30 s: lookups go on without it. Only
+//! `node/lost.rs` dials it sooner.
 
 use std::collections::HashMap;
 use std::convert::Infallible;

@@ -17,6 +17,7 @@
 //! | `closeness` | how close peers are to keys |
 //! | [`zone`] | what is near |
 //! | `rate` | caps on rates |
+//! | `seldom` | warnings that are given once in a while |
 //! | `streams` | long-lived streams with bounded queues |
 //! | [`handle`] | what the rest of the node asks of it |
 

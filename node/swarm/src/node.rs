@@ -42,6 +42,9 @@ const STREAMS: usize = 1024;
 /// How often what is due is looked at.
 const TICK: Duration = Duration::from_millis(250);
 
+/// While so many connections are being made, lost peers are not dialled.
+const MOST_PENDING: u32 = 64;
+
 /// What is said of a peer with another cluster key, and how often at most.
 const MISFIT: &str = "nodes of one cluster need one and the same cluster key";
 const MISFIT_PAUSE: Duration = Duration::from_mins(1);
@@ -80,7 +83,8 @@ pub async fn start(
     let behaviour = Behaviour::new(&config, streams::Behaviour::new(opened, inbound_streams), book.clone());
     let swarm_config = libp2p::swarm::Config::with_tokio_executor()
         .with_idle_connection_timeout(Duration::from_hours(24))
-        // Without it a stream costs a round trip more, and a frozen peer is found out in 11 s rather than 2.
+        // Without it a stream costs a round trip more, and a frozen peer is found out after the 10 s that a negotiation may
+        // take, rather than by its heartbeats.
         .with_substream_upgrade_protocol_override(Version::V1Lazy);
     let swarm = Swarm::new(transport, behaviour, local, swarm_config);
     let shown = Arc::new(Shown::default());
@@ -151,14 +155,23 @@ impl Node {
         let now = Instant::now();
         self.announcer.tick(now);
         self.joining.tick(now, &self.shown.neighbours);
-        for peer in self.lost.due(now) {
-            self.swarm.behaviour_mut().denial.lift(&peer);
-            if let Err(error) = self.swarm.dial(peer) {
-                tracing::debug!(%peer, error = chain(&error), "a lost peer is not dialled");
-            }
+        // Others want to dial too.
+        if self.swarm.network_info().connection_counters().num_pending_outgoing() < MOST_PENDING {
+            self.dial_lost(now);
         }
         self.end_abandoned();
         self.sweep(now);
+    }
+
+    fn dial_lost(&mut self, now: Instant) {
+        for peer in self.lost.due(now) {
+            self.swarm.behaviour_mut().denial.lift(&peer);
+            match self.swarm.dial(peer) {
+                Ok(()) => {}
+                Err(DialError::Denied { .. }) => self.lost.not_tried(peer, now),
+                Err(error) => tracing::debug!(%peer, error = chain(&error), "a lost peer is not dialled"),
+            }
+        }
     }
 
     fn command(&mut self, command: Command) {
@@ -223,10 +236,10 @@ impl Node {
     /// The last connection to this peer is gone; without a cause, this node closed it.
     fn disconnected(&mut self, peer: PeerId, cause: Option<ConnectionError>) {
         let lasted = self.shown.neighbours.since(&peer).map_or(Duration::ZERO, |since| since.elapsed());
-        let ended = if cause.is_none() { Ended::Silent } else { Ended::ByPeer { lasted } };
+        let ended = if cause.is_none() { Ended::Silent } else { Ended::ByPeer };
         tracing::debug!(%peer, cause = cause.map(|cause| cause.to_string()), "disconnected");
         self.announcer.lost(peer);
-        self.lost.note(peer, ended, Instant::now());
+        self.lost.note(peer, ended, lasted, Instant::now());
     }
 
     /// Whether this is about the cluster key, which an operator has to mend, and was not told of lately.

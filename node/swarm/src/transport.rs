@@ -13,11 +13,11 @@ use crate::bootstrap::socket_address;
 use crate::cluster_key::ClusterKey;
 use crate::upgrade::{Upgrade, UpgradeError};
 
-mod brief_close;
+mod drop_on_close;
 mod fresh_port;
 mod unsent;
 
-use brief_close::BriefClose;
+use drop_on_close::DropOnClose;
 use fresh_port::FreshPort;
 
 /// How long a connection may take until it can be used: TCP, TLS, and the proof of membership.
@@ -66,7 +66,7 @@ pub(crate) fn transport_within(
                 ConnectedPoint::Dialer { .. } => upgrade.dialer(stream, loopback).await?,
                 ConnectedPoint::Listener { .. } => upgrade.listener(stream, loopback).await?,
             };
-            Ok::<_, UpgradeError>((peer, StreamMuxerBox::new(BriefClose::new(muxer))))
+            Ok::<_, UpgradeError>((peer, StreamMuxerBox::new(DropOnClose(muxer))))
         }
     });
     Ok(libp2p::core::transport::timeout::TransportTimeout::new(upgraded, limit).boxed())

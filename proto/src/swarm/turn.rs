@@ -1,6 +1,6 @@
 //! Turns: one request upstream for the whole fleet, for things too small to be shared in ranges.
 //!
-//! A tag or a manifest is asked of upstream by one node; others who want the same wait for it, and then ask that
+//! A tag, a manifest, a verdict or a proof is asked of upstream by one node; others who want the same wait for it, and then ask that
 //! node. Who may go is decided by the home of the thing's key, as for blobs. A home that dies takes only its waiting
 //! list with it: whoever waited asks the next closest node.
 

@@ -25,9 +25,10 @@ pub struct ReaderId(pub u64);
 pub struct Options {
     /// How many chunks ahead of each reader are fetched in order before anything else.
     pub window: u32,
-    /// The most bytes asked of peers and not yet arrived. At least two chunks are always allowed.
+    /// The most bytes asked of peers and not yet arrived. At least two chunks are always allowed, and what starving
+    /// readers wait for may come on top.
     pub max_in_flight: u64,
-    /// No chunk is asked of a second peer sooner than this.
+    /// No chunk is asked of a second peer sooner than this; for a reader that starves, than half of it.
     pub hedge_after: Duration,
     /// How long to wait before peers are looked for again.
     pub rediscover_after: Duration,

@@ -11,6 +11,8 @@ pub(super) const MAX_NEIGHBOURS: usize = 32;
 /// Of these, so many at most are the home's choice: the rest is for those who ask here. Whoever comes late is named to
 /// nobody, and its uplink would stand idle.
 pub(super) const MAX_NAMED_NEIGHBOURS: usize = 24;
+/// Peers that come are looked for no sooner after the last search: upstream is asked meanwhile.
+const LOOK_AGAIN: Duration = Duration::from_millis(500);
 /// A neighbour of no use is left no more often than this.
 const LEAVE: Duration = Duration::from_millis(500);
 
@@ -67,14 +69,23 @@ impl Transfer {
 
     /// Looks for peers once more where none is known and nodes have come: a node that was frozen has lost them all, and
     /// would fetch from upstream what they have.
-    pub(super) fn consider_newcomers(&mut self, actions: &mut Vec<Action>) {
-        if self.grown && matches!(self.discovery, Discovery::Ended(_)) {
-            self.grown = false;
-            if self.providers.is_empty() {
-                self.discovery = Discovery::Running;
-                actions.push(Action::Discover);
-            }
+    pub(super) fn consider_newcomers(&mut self, now: Duration, actions: &mut Vec<Action>) {
+        if self.newcomers_due().is_some_and(|at| at <= now) {
+            self.discover(actions);
         }
+    }
+
+    /// When peers are looked for once more, if nodes have come and none is known.
+    pub(super) fn newcomers_due(&self) -> Option<Duration> {
+        let Discovery::Ended(at) = self.discovery else { return None };
+        (self.grown && self.providers.is_empty()).then_some(at + LOOK_AGAIN)
+    }
+
+    /// Looks for peers.
+    pub(super) fn discover(&mut self, actions: &mut Vec<Action>) {
+        self.grown = false;
+        self.discovery = Discovery::Running;
+        actions.push(Action::Discover);
     }
 
     pub(super) fn has_nothing(&mut self, peer: PeerId, now: Duration) {

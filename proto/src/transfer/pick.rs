@@ -5,7 +5,7 @@ use std::time::Duration;
 use libp2p_identity::PeerId;
 
 use super::providers::untaken;
-use super::starving::SCARCE;
+use super::starving::MOST_ASKED;
 use super::{Action, Transfer};
 
 /// Of the chunks that a reader waits for soon, so many are asked for before all others, where others fetch the blob
@@ -17,7 +17,7 @@ impl Transfer {
     pub(super) fn assign(&mut self, now: Duration, actions: &mut Vec<Action>) {
         let chunk_size = self.layout.chunk_size();
         let most = usize::try_from(self.options.max_in_flight / chunk_size).unwrap_or(usize::MAX).max(2);
-        let most = if self.feed_starving(now, actions) { most.min(SCARCE) } else { most };
+        let most = self.feed_starving(now, actions).map_or(most, |few| few.min(most));
         while self.asked.len() < most {
             // Who is near goes first, then who would bring one more chunk soonest.
             let mut peers: Vec<(bool, Duration, PeerId)> = self
@@ -86,7 +86,7 @@ impl Transfer {
         self.flights
             .iter()
             .find(|&(&chunk, requests)| {
-                requests.len() < 3
+                requests.len() < MOST_ASKED
                     && requests
                         .iter()
                         .filter_map(|request| self.asked.get(request))

@@ -88,14 +88,14 @@ impl Provider {
         self.has(chunk) && !self.sent.iter().any(|&(sent, until)| sent == chunk && now < until)
     }
 
-    /// Whether it is not left alone for a while.
-    pub(super) fn answers(&self, now: Duration) -> bool {
-        now >= self.paused_until
+    /// Whether it is left alone for now.
+    pub(super) fn is_paused(&self, now: Duration) -> bool {
+        now < self.paused_until
     }
 
     /// How many more chunks of this size it may be asked for now.
     pub(super) fn room(&self, chunk_size: u64, now: Duration) -> u32 {
-        if !self.answers(now) {
+        if self.is_paused(now) {
             return 0;
         }
         let window = if self.rate > 0.0 {

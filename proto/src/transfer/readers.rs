@@ -48,9 +48,17 @@ impl Readers {
         self.0.values().map(|place| place.since)
     }
 
-    /// The chunks that are wanted since then or longer.
-    pub(super) fn waiting_since(&self, then: Duration) -> impl Iterator<Item = u32> {
-        self.0.values().filter(move |place| place.since <= then).map(|place| place.chunk)
+    /// The chunks that are wanted since then or longer, each once, the one that is waited for longest first.
+    pub(super) fn waiting_since(&self, then: Duration) -> Vec<u32> {
+        let mut longest = BTreeMap::new();
+        for place in self.0.values().filter(|place| place.since <= then) {
+            let since = longest.entry(place.chunk).or_insert(place.since);
+            *since = place.since.min(*since);
+        }
+        let mut waiting: Vec<(Duration, u32)> =
+            longest.into_iter().map(|(chunk, since)| (since, chunk)).collect();
+        waiting.sort_unstable();
+        waiting.into_iter().map(|(_, chunk)| chunk).collect()
     }
 
     /// Of these chunks the one that is waited for longest.
@@ -137,6 +145,10 @@ mod tests {
         readers.at(ReaderId(1), 8, at(3));
         assert_eq!(readers.longest_wait(|_| true), Some(3));
         assert_eq!(readers.longest_wait(|chunk| chunk > 3), Some(8));
+        assert_eq!(readers.waiting_since(at(1)), [3]);
+        readers.at(ReaderId(3), 3, at(5));
+        assert_eq!(readers.waiting_since(at(5)), [3, 8]);
+        readers.gone(ReaderId(3));
         readers.gone(ReaderId(2));
         readers.gone(ReaderId(1));
         assert!(readers.is_empty());

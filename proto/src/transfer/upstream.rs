@@ -235,8 +235,7 @@ impl Transfer {
             Discovery::Ended(at) => !self.providers.is_empty() || now < at + self.options.rediscover_after,
         };
         if !looked {
-            self.discovery = Discovery::Running;
-            actions.push(Action::Discover);
+            self.discover(actions);
             return;
         }
         if let Some(id) = self.upstream.next_fetch() {

@@ -91,6 +91,34 @@ async fn members_learn_each_others_ids_and_exchange_bytes() {
     echo.abort();
 }
 
+/// Whoever waits on a stream of a connection that is closed here learns of it, and the peer too.
+#[tokio::test]
+async fn a_close_wakes_who_waits_on_its_streams() {
+    let key = ClusterKey::generate();
+    let (dialled, accepted) = both(Some(key.clone()), Some(key)).await;
+    let ((_, mut dialled), (_, mut accepted)) = (dialled.unwrap(), accepted.unwrap());
+    let peer = tokio::spawn(async move {
+        let mut stream = dialled.next_outbound().await.unwrap();
+        stream.write_all(b"first").await.unwrap();
+        stream.flush().await.unwrap();
+        while std::future::poll_fn(|cx| dialled.poll_unpin(cx)).await.is_ok() {}
+        drop(stream);
+    });
+    let mut stream = accepted.next_inbound().await.unwrap();
+    let waits = tokio::spawn(async move {
+        let mut bytes = Vec::new();
+        stream.read_to_end(&mut bytes).await.ok();
+        bytes
+    });
+    let driven = std::future::poll_fn(|cx| accepted.poll_unpin(cx));
+    tokio::time::timeout(Duration::from_millis(300), driven).await.unwrap_err();
+    accepted.close().await.unwrap();
+    // `close` has dropped it, as the swarm does.
+    let limit = Duration::from_secs(20);
+    assert_eq!(tokio::time::timeout(limit, waits).await.unwrap().unwrap(), b"first");
+    tokio::time::timeout(limit, peer).await.unwrap().unwrap();
+}
+
 /// As libp2p would dial: from the port that it listens on. Then two that dial each other at once meet in one connection.
 #[tokio::test]
 async fn dials_come_from_fresh_ports() {

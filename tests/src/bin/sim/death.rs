@@ -7,7 +7,7 @@ use crate::fleet::{Blob, Fleet};
 use crate::scenario::millis;
 
 /// A machine that fell silent is found out after so long at the soonest, and a heartbeat later at the latest.
-const FOUND_OUT: Duration = Duration::from_secs(3);
+const FOUND_OUT: Duration = Duration::from_secs(4);
 const HEARTBEAT: f64 = 1e3;
 
 impl Fleet {

@@ -37,7 +37,7 @@ pub(crate) struct Outcome {
     first_byte_p99: f64,
     first_byte_max: f64,
     /// How long a body that had begun stood still, the longest of all: clients are cut off after 8 s.
-    body_stood_still: f64,
+    longest_wait: f64,
     control_messages_a_node: f64,
     control_bytes_a_node: f64,
     cpu_a_node: f64,
@@ -105,7 +105,7 @@ impl Outcome {
             first_byte_p50: percentile(&first, 50),
             first_byte_p99: percentile(&first, 99),
             first_byte_max: percentile(&first, 100),
-            body_stood_still: figures.longest_wait.as_secs_f64(),
+            longest_wait: figures.longest_wait.as_secs_f64(),
             control_messages_a_node: messages,
             control_bytes_a_node: bytes,
             cpu_a_node: cpu,
@@ -164,7 +164,7 @@ impl std::fmt::Display for Outcome {
             "first byte         p50 {:.3} s, p99 {:.3} s, max {:.3} s",
             self.first_byte_p50, self.first_byte_p99, self.first_byte_max
         )?;
-        writeln!(f, "bodies             stood still for {:.2} s at most", self.body_stood_still)?;
+        writeln!(f, "bodies             stood still for {:.2} s at most", self.longest_wait)?;
         writeln!(
             f,
             "control a node     {:.0} messages, {:.0} KiB, {:.2} s of CPU (busiest node {:.2} s)",

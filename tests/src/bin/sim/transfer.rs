@@ -30,7 +30,7 @@ pub(crate) struct Running {
     /// What the client waits for.
     reader: u32,
     /// Since when.
-    waits_since: Duration,
+    waiting_since: Duration,
     /// Chunks asked of peers, and still of use.
     pub(crate) asked: Vec<RequestId>,
     pub(crate) followers: Followers,
@@ -62,7 +62,7 @@ impl Fleet {
             wake: None,
             have: 0,
             reader: 0,
-            waits_since: self.clock.now,
+            waiting_since: self.clock.now,
             asked: Vec::new(),
             followers: Followers::default(),
             search: Search::default(),
@@ -182,7 +182,7 @@ impl Fleet {
         }
         let reader = running.reader;
         if reader > before {
-            let waited = now.saturating_sub(std::mem::replace(&mut running.waits_since, now));
+            let waited = now.saturating_sub(std::mem::replace(&mut running.waiting_since, now));
             // Before its first byte a client waits for longer.
             if before > 0 {
                 self.figures.longest_wait = self.figures.longest_wait.max(waited);

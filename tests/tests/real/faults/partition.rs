@@ -161,7 +161,7 @@ async fn inside(host: &Host, logs: &Path, words: &[&str]) -> String {
     tokio::time::timeout(PATIENCE, read).await.unwrap().unwrap().unwrap()
 }
 
-fn all_run(pulls: &mut [Process], before: &str) {
+fn assert_all_run(pulls: &mut [Process], before: &str) {
     for (number, pull) in pulls.iter_mut().enumerate() {
         assert!(pull.is_running(), "pull {number} is over before {before}: {}", pull.tail());
     }
@@ -188,11 +188,11 @@ async fn a_partition_heals() {
     for &(one, other) in &pairs {
         hosts.join(one, other, false);
     }
-    all_run(&mut pulls, "the partition");
+    assert_all_run(&mut pulls, "the partition");
     hosts.connected(NODES / 2 - 1).await;
     hosts.have_a_home(&near).await;
     hosts.have_a_home(&far).await;
-    all_run(&mut pulls, "both sides have a home");
+    assert_all_run(&mut pulls, "both sides have a home");
     for &(one, other) in &pairs {
         hosts.join(one, other, true);
     }
