@@ -3,12 +3,11 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use serde_json::json;
-use tokio::sync::{OwnedRwLockWriteGuard, RwLock};
+use tokio::sync::{RwLock, RwLockWriteGuard};
 
 use crate::hub::Hub;
 use crate::process::{Process, Spec, output, until};
@@ -16,7 +15,7 @@ use crate::tool;
 
 /// Held by an engine with bridges for as long as it runs, and shared by the others while they start: an engine that has
 /// no bridge takes away the machine's, whoever uses it.
-static BRIDGE: LazyLock<Arc<RwLock<()>>> = LazyLock::new(Arc::default);
+static BRIDGE: RwLock<()> = RwLock::const_new(());
 
 /// How long the engine may take to start: it starts a containerd of its own first.
 const START: Duration = Duration::from_mins(1);
@@ -44,7 +43,7 @@ pub enum Version {
 pub struct Docker {
     directory: PathBuf,
     process: Process,
-    _bridge: Option<OwnedRwLockWriteGuard<()>>,
+    _bridge: Option<RwLockWriteGuard<'static, ()>>,
 }
 
 impl Docker {
@@ -96,7 +95,7 @@ impl Docker {
             spec.command().env("PATH", tool::search_path()?).env("DOCKER_MIN_API_VERSION", "1.24");
         }
         let (bridge, _starting) = match network {
-            Network::Bridge => (Some(Arc::clone(&BRIDGE).write_owned().await), None),
+            Network::Bridge => (Some(BRIDGE.write().await), None),
             Network::None => (None, Some(BRIDGE.read().await)),
         };
         let docker = Self { directory, process: spec.start()?, _bridge: bridge };

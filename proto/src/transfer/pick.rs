@@ -87,10 +87,7 @@ impl Transfer {
             .iter()
             .find(|&(&chunk, requests)| {
                 requests.len() < MOST_ASKED
-                    && requests
-                        .iter()
-                        .filter_map(|request| self.asked.get(request))
-                        .all(|asked| asked.overdue <= now && asked.peer != peer)
+                    && self.under_way(requests).all(|asked| asked.overdue <= now && asked.peer != peer)
                     && self.can_give(peer, chunk, now)
             })
             .map(|(&chunk, _)| chunk)

@@ -3,7 +3,7 @@
 //! Clients read a blob in one go, in several ranges at once, or a little here and a little there. Each gets its turn: the
 //! one who waits longest is served first, and none waits until the others have all they want.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::time::Duration;
 
@@ -50,15 +50,10 @@ impl Readers {
 
     /// The chunks that are wanted since then or longer, each once, the one that is waited for longest first.
     pub(super) fn waiting_since(&self, then: Duration) -> Vec<u32> {
-        let mut longest = BTreeMap::new();
-        for place in self.0.values().filter(|place| place.since <= then) {
-            let since = longest.entry(place.chunk).or_insert(place.since);
-            *since = place.since.min(*since);
-        }
-        let mut waiting: Vec<(Duration, u32)> =
-            longest.into_iter().map(|(chunk, since)| (since, chunk)).collect();
-        waiting.sort_unstable();
-        waiting.into_iter().map(|(_, chunk)| chunk).collect()
+        let mut waiting: Vec<&Place> = self.0.values().filter(|place| place.since <= then).collect();
+        waiting.sort_unstable_by_key(|place| (place.since, place.chunk));
+        let mut seen = BTreeSet::new();
+        waiting.into_iter().map(|place| place.chunk).filter(|&chunk| seen.insert(chunk)).collect()
     }
 
     /// Of these chunks the one that is waited for longest.

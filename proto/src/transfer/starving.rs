@@ -54,7 +54,7 @@ impl Transfer {
     /// more.
     fn next_to_ask(&self, chunk: u32, now: Duration) -> Option<PeerId> {
         let requests = self.flights.get(&chunk).map_or(&[][..], Vec::as_slice);
-        let asked = || requests.iter().filter_map(|request| self.asked.get(request));
+        let asked = || self.under_way(requests);
         if requests.len() >= MOST_ASKED || asked().any(|asked| now < asked.half_overdue()) {
             return None;
         }
@@ -77,8 +77,8 @@ impl Transfer {
         let late = self
             .starving(now)
             .into_iter()
-            .flat_map(|chunk| self.flights.get(&chunk).into_iter().flatten())
-            .filter_map(|request| self.asked.get(request))
+            .filter_map(|chunk| self.flights.get(&chunk))
+            .flat_map(|requests| self.under_way(requests))
             .map(super::Asked::half_overdue);
         let begin = self.readers.since().map(|since| since + STARVING);
         begin.chain(late).filter(|&at| at > now).min()

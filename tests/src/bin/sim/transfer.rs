@@ -186,8 +186,7 @@ impl Fleet {
             // Before its first byte a client waits for longer.
             if before > 0 {
                 self.figures.longest_wait = self.figures.longest_wait.max(waited);
-            }
-            if before == 0 && at.layer == 0 {
+            } else if at.layer == 0 {
                 self.figures
                     .first_bytes
                     .extend(self.nodes[at.node as usize].began.map(|began| now.saturating_sub(began)));
