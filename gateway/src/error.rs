@@ -49,10 +49,22 @@ pub enum PullError {
         /// What its `Retry-After` said.
         retry_after: Option<Duration>,
     },
+    /// Upstream answered with another 4xx: its word on this, as a policy of the registry may have it (451, 410, 412), and
+    /// no outage.
+    #[error("{registry} does not give this: {reason}")]
+    Rejected {
+        /// Who was asked.
+        registry: String,
+        /// The status.
+        status: u16,
+        /// What it said, as far as is known here.
+        reason: String,
+    },
     /// A rule of the configuration, or credentials that cannot be had, keep this node from asking. The text says which.
     #[error("{0}")]
     Refused(String),
-    /// Upstream answered with an error of its own, or with something that is not an answer.
+    /// Upstream did not answer, or with an error of its own, or with something that is not an answer: what it would have
+    /// said nobody knows.
     #[error("{registry} failed: {reason}")]
     Upstream {
         /// Who was asked.
@@ -74,4 +86,18 @@ pub enum PullError {
     /// This node itself cannot serve now: its disk failed, or it is shutting down.
     #[error("this node cannot serve now: {0}")]
     Unavailable(String),
+}
+
+impl PullError {
+    /// Upstream's status, if it was upstream that failed or refused and it answered with one.
+    pub const fn status(&self) -> Option<u16> {
+        match self {
+            Self::NotFound { .. } => Some(404),
+            Self::Denied { status, .. } | Self::Rejected { status, .. } | Self::Throttled { status, .. } => {
+                Some(*status)
+            }
+            Self::Upstream { status, .. } => *status,
+            _ => None,
+        }
+    }
 }

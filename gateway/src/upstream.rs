@@ -11,6 +11,7 @@
 //! | [`config`] | the tables that an operator writes |
 //! | `settings`, `policy` | what they mean, checked |
 //! | `site` | one registry, and the web of all |
+//! | `strangers` | registries that nobody configured |
 //! | `client`, `address`, `roots` | HTTP clients; which addresses are public; whose certificates are trusted |
 //! | `request`, `body` | one question, one answer |
 //! | `redirect`, `realm` | where a registry may lead, and who may be sent credentials |
@@ -328,7 +329,8 @@ impl Upstreams {
         let (web, repository, via) = (&self.shared.web, &scope.repository, self.via.as_ref());
         // In another's name one asks who may read.
         let mirrors = if self.mirrored && self.identity == Identity::Node { &site.mirrors[..] } else { &[] };
-        At { web, site, repository, who, mirrors, via }
+        let checks_login = matches!(self.identity, Identity::Client(_));
+        At { web, site, repository, who, checks_login, mirrors, via }
     }
 
     fn who(&self, site: &Site, scope: &Scope) -> Who {

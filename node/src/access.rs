@@ -86,7 +86,7 @@ impl Access {
     /// Whether upstream gave this very object lately.
     pub fn knows(&self, question: &Question) -> bool {
         let within = self.lasts(question.reader);
-        self.memory().find(question, within, clock::unix_ms()).is_some()
+        self.memory().find(question, Some(within), clock::unix_ms()).is_some()
     }
 
     /// Whether upstream refused this reader the repository lately.
@@ -124,7 +124,9 @@ impl Access {
     pub async fn granted(&self, question: Question) {
         let verdict = Verdict { question, checked_unix_ms: clock::unix_ms() };
         match verdict.sign(&self.keypair) {
-            Ok(signed) => self.heard(signed).await,
+            Ok(signed) => {
+                self.heard(signed).await;
+            }
             Err(error) => {
                 tracing::warn!(%error, "a verdict could not be signed, and other nodes will ask upstream themselves");
             }
@@ -133,7 +135,7 @@ impl Access {
 
     /// Upstream let this reader read something of a repository at this time.
     pub async fn read_at(&self, scope: &Scope, reader: Reader, checked_unix_ms: u64) {
-        let due = self.memory().read_at(scope, reader, checked_unix_ms);
+        let due = self.memory().read_at(scope, reader, checked_unix_ms, clock::unix_ms());
         // For when upstream is down after a restart: once for a repository and some minutes is enough.
         if due
             && let Some(whom) = many(reader)
@@ -143,12 +145,18 @@ impl Access {
         }
     }
 
-    /// A verdict whose signature was checked.
-    pub async fn heard(&self, signed: SignedVerdict) {
+    /// A verdict whose signature was checked. Says whether it is taken: not if it is of a time to come.
+    pub async fn heard(&self, signed: SignedVerdict) -> bool {
         let Verdict { question, checked_unix_ms } = &signed.verdict;
         let (scope, reader, at) = (question.scope.clone(), question.reader, *checked_unix_ms);
-        self.memory().remember(signed);
+        let now = clock::unix_ms();
+        if clock::is_to_come(at, now) {
+            tracing::debug!(signer = %signed.signer, %scope, "its clock runs ahead: what it was told is not taken");
+            return false;
+        }
+        self.memory().remember(signed, now);
         self.read_at(&scope, reader, at).await;
+        true
     }
 
     /// When upstream last let this reader read the repository, however long ago. A client's login is forgotten with the
@@ -169,7 +177,7 @@ impl Access {
         let access = self.clone();
         async move {
             // However old: who asks knows how old is too old for it.
-            let known = access.memory().find(&question, Duration::MAX, clock::unix_ms());
+            let known = access.memory().find(&question, None, clock::unix_ms());
             if known.is_some() || many(question.reader).is_none() {
                 return known;
             }

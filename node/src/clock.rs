@@ -11,6 +11,11 @@ pub fn unix_ms() -> u64 {
     u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
 }
 
+/// Whether this is later than now, by more than clocks may differ: by whichever of the two clocks is wrong.
+pub fn is_to_come(unix_ms: u64, now: u64) -> bool {
+    u128::from(unix_ms) > u128::from(now) + SKEW.as_millis()
+}
+
 /// Now, in seconds.
 pub fn unix_seconds() -> u64 {
     unix_ms() / 1000

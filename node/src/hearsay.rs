@@ -3,19 +3,9 @@
 use shoal_gateway::error::PullError;
 use shoal_proto::swarm::lease::LeaseEnd;
 
-/// Upstream's status in a failure, if it was upstream that failed.
-pub fn status_of(error: &PullError) -> Option<u16> {
-    match error {
-        PullError::NotFound { .. } => Some(404),
-        PullError::Denied { status, .. } | PullError::Throttled { status, .. } => Some(*status),
-        PullError::Upstream { status, .. } => *status,
-        _ => None,
-    }
-}
-
 /// What others are told of a failure: whether any node would have met with it, or only this one.
 pub fn end_of(error: &PullError) -> LeaseEnd {
-    let status = status_of(error);
+    let status = error.status();
     match error {
         PullError::Throttled { retry_after, .. } => LeaseEnd::Trouble { status, retry_after: *retry_after },
         PullError::Upstream { .. } | PullError::Content(_) | PullError::Unavailable(_) => {
@@ -40,9 +30,10 @@ pub fn told(registry: String, how: LeaseEnd) -> PullError {
         LeaseEnd::Trouble { status: Some(503), retry_after: Some(after) } => {
             PullError::Throttled { registry, status: 503, retry_after: Some(after) }
         }
-        LeaseEnd::Refused { status } | LeaseEnd::Trouble { status, .. } => {
-            PullError::Upstream { registry, status, reason: reason() }
+        LeaseEnd::Refused { status: Some(status) } => {
+            PullError::Rejected { registry, status, reason: format!("it answered {status} to another node") }
         }
+        LeaseEnd::Trouble { status, .. } => PullError::Upstream { registry, status, reason: reason() },
         LeaseEnd::Done => PullError::Upstream { registry, status: None, reason: reason() },
     }
 }
@@ -66,6 +57,10 @@ mod tests {
         ] {
             assert_eq!(told(registry(), end_of(&error)).to_string(), error.to_string());
         }
+        let reason = "it answered 451".to_owned();
+        let rejected = PullError::Rejected { registry: registry(), status: 451, reason };
+        let told_of = told(registry(), end_of(&rejected));
+        assert!(matches!(told_of, PullError::Rejected { status: 451, .. }), "{told_of:?}");
         let reason = "it broke".to_owned();
         let broken = PullError::Upstream { registry: registry(), status: Some(500), reason };
         let told_of = told(registry(), end_of(&broken));

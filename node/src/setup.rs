@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use shoal_proto::name::Registry;
 
 use crate::cli;
-use crate::config::{Environment, GATEWAY_ADDR};
+use crate::config::{self, Environment, GATEWAY_ADDR, Listener};
 
 mod buildkit;
 mod change;
@@ -48,7 +48,8 @@ pub struct Options {
     /// The client.
     #[arg(value_enum, value_name = "CLIENT")]
     pub client: Client,
-    /// Where the client reaches the node's gateway [default: `http://127.0.0.1:5055`].
+    /// Where the client reaches the node's gateway [default: where the node of this environment listens, or
+    /// `http://127.0.0.1:5055`; with --root the latter].
     #[arg(long, value_name = "URL")]
     pub gateway: Option<Gateway>,
     /// A registry to mirror, as in ghcr.io; may be given several times
@@ -86,7 +87,13 @@ pub fn run(options: &Options, environment: &Environment) -> anyhow::Result<()> {
         let home = environment.get("HOME").filter(|_| options.root.is_none());
         desktop::refuse(&host, home.map(Path::new))?;
     }
-    set_up(options, &host, &record)
+    let gateway = match &options.gateway {
+        Some(gateway) => gateway.clone(),
+        // What this environment says of a node is not of the host below the root.
+        None if options.root.is_some() => GATEWAY_ADDR.into(),
+        None => config::address_of(Listener::Gateway, None, environment)?.into(),
+    };
+    set_up(options, gateway, &host, &record)
 }
 
 /// The host, and where on it the record of this client is.
@@ -117,10 +124,10 @@ fn open(options: &Options, environment: &Environment) -> Result<(Host, PathBuf),
     Ok((host, folder.join(name)))
 }
 
-fn set_up(options: &Options, host: &Host, record_path: &Path) -> anyhow::Result<()> {
+fn set_up(options: &Options, gateway: Gateway, host: &Host, record_path: &Path) -> anyhow::Result<()> {
     let found = Record::load(host, record_path)?;
     let mirror = Mirror {
-        gateway: options.gateway.clone().unwrap_or_else(|| GATEWAY_ADDR.into()),
+        gateway,
         all: options.registry.is_empty(),
         registries: options.registry.iter().cloned().collect(),
     };

@@ -3,6 +3,7 @@
 //!
 //! It looks at what this node knows and asks nobody, so it can be asked at any time.
 
+use std::collections::HashSet;
 use std::fmt::Write as _;
 use std::time::Duration;
 
@@ -120,17 +121,21 @@ pub async fn look(views: &Views, image: &ImageName) -> Result<Why, StoreError> {
 /// The manifest of this digest, and what it and those below it list.
 async fn walk(views: &Views, scope: &Scope, digest: Digest, parts: &mut Vec<Part>) -> Result<(), StoreError> {
     let mut manifests = vec![(digest, 0)];
+    let mut seen = HashSet::from([digest]);
     while let Some((digest, said)) = manifests.pop() {
+        if parts.len() >= MOST {
+            break;
+        }
         let held = views.store.held(&digest).await?;
         parts.push(part(views, scope, "manifest", digest, held.map_or(said, |held| held.size)).await?);
         let Some(listing) = listing(&views.store, &digest).await? else { continue };
         for blob in listing.blobs {
-            if parts.len() < MOST && !parts.iter().any(|part| part.digest == blob.digest) {
+            if parts.len() < MOST && seen.insert(blob.digest) {
                 parts.push(part(views, scope, "blob", blob.digest, blob.size).await?);
             }
         }
         let below = listing.manifests.into_iter().map(|manifest| (manifest.digest, manifest.size));
-        let unseen = below.filter(|(digest, _)| !parts.iter().any(|part| part.digest == *digest));
+        let unseen = below.filter(|(digest, _)| seen.insert(*digest));
         manifests.extend(unseen.take(MOST.saturating_sub(parts.len())).collect::<Vec<_>>().into_iter().rev());
     }
     Ok(())

@@ -123,6 +123,11 @@ impl TokenServer {
         self.rules().users.insert(authorization.to_owned());
     }
 
+    /// Lets who sends this `Authorization` pull nothing any more; tokens that were given hold.
+    pub fn revoke(&self, authorization: &str) {
+        self.rules().users.remove(authorization);
+    }
+
     /// Lets everyone pull this repository.
     pub fn publish(&self, repository: &str) {
         self.rules().public.insert(repository.to_owned());

@@ -164,6 +164,9 @@ impl Failure {
                     json!({ "upstream": registry, "status": status, "code": "TOOMANYREQUESTS", "retryAfterSeconds": seconds }),
                 )
             }
+            PullError::Rejected { registry, status, .. } => {
+                unknown(json!({ "upstream": registry, "status": status }))
+            }
             PullError::Refused(_) => {
                 let mut failure = unknown(json!({ "code": "DENIED" }));
                 failure.rule = Some(Rule::Registry);

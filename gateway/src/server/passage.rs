@@ -25,9 +25,9 @@ impl<S: Source> Shared<S> {
         let mut reply = Reply::bytes(StatusCode::OK, passed.body).typed("application/json");
         copy(&passed.headers, &mut reply.headers);
         let ns = ask.query.ns.is_some().then_some(ask.query.ns_text.as_str());
-        if let Some(next) =
-            passed.headers.get(LINK).and_then(|link| link::next(link, ask.request.uri.path(), ns))
-        {
+        // A header that may come in several lines (RFC 8288, section 3).
+        let mut links = passed.headers.get_all(LINK).iter();
+        if let Some(next) = links.find_map(|link| link::next(link, ask.request.uri.path(), ns)) {
             reply.headers.insert(LINK, next);
         }
         Ok(reply)

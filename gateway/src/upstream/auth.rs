@@ -1,7 +1,9 @@
 //! Tokens: fetched once, kept until shortly before they end.
 //!
-//! One slot a repository. Whoever needs its grant while another fetches it waits for that one and takes its
+//! One slot a repository and who asks. Whoever needs its grant while another fetches it waits for that one and takes its
 //! result, be it an error: a hundred layers cost one token request, also when it fails.
+//!
+//! Where a client's login is checked, no token counts that it got earlier: a token outlives a login that was revoked.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -39,6 +41,8 @@ const PASSWORD_KEPT: Duration = Duration::from_mins(5);
 #[derive(Debug, Clone)]
 pub(super) struct Grant {
     pub(super) header: HeaderValue,
+    /// When it was got, and when it ends if it is a token: what is no token shows the login itself each time.
+    got: Instant,
     ends: Option<Instant>,
     /// Why the operator's credentials were not used for it, if they were not.
     pub(super) withheld: Option<Arc<str>>,
@@ -79,21 +83,27 @@ impl Tokens {
     /// What is at hand for a first try.
     ///
     /// Cancel-safe: it only waits.
-    pub(super) async fn current(&self, repository: &Repository, who: &Who) -> Option<Grant> {
-        if let Who::Client(login) = who
+    pub(super) async fn current(&self, at: At<'_>) -> Option<Grant> {
+        let now = Instant::now();
+        if let Who::Client(login) = at.who
             && let Some(header) = login.bearer()
         {
-            return Some(Grant { header, ends: None, withheld: None });
+            return Some(Grant { header, got: now, ends: None, withheld: None });
         }
-        let slot = self.slot(repository, who.party());
+        let slot = self.slot(at.repository, at.who.party());
         let slot = slot.lock().await;
-        slot.grant.clone().filter(Grant::is_fresh)
+        slot.grant.clone().filter(|grant| grant.is_fresh() && grant.shows_login(at, now))
     }
 }
 
 impl Grant {
     fn is_fresh(&self) -> bool {
         self.ends.is_none_or(|ends| Instant::now() < ends)
+    }
+
+    /// Whether it says of the login what is to be known: that it is good now, where it is checked.
+    fn shows_login(&self, at: At<'_>, since: Instant) -> bool {
+        !at.checks_login || self.ends.is_none() || self.got >= since
     }
 }
 
@@ -114,6 +124,7 @@ pub(super) async fn authorize(
     let mut slot = slot.lock().await;
     if let Some(grant) = &slot.grant
         && grant.is_fresh()
+        && grant.shows_login(at, began)
         && rejected != Some(&grant.header)
     {
         return Ok(grant.clone());
@@ -158,7 +169,7 @@ async fn basic(at: At<'_>, rejected: Option<&HeaderValue>) -> Result<Grant, Pull
         None => return Err(denied(at.site, StatusCode::UNAUTHORIZED)),
     };
     let ends = matches!(at.who, Who::Operator).then(|| Instant::now() + PASSWORD_KEPT);
-    Ok(Grant { header, ends, withheld: None })
+    Ok(Grant { header, got: Instant::now(), ends, withheld: None })
 }
 
 /// Whether whoever is asked for has something to show.
@@ -209,7 +220,10 @@ async fn bearer(
         }
     }
     match result {
-        Ok((header, lasts)) => Ok(Grant { header, ends: Some(Instant::now() + lasts), withheld }),
+        Ok((header, lasts)) => {
+            let got = Instant::now();
+            Ok(Grant { header, got, ends: Some(got + lasts), withheld })
+        }
         Err(PullError::Denied { .. }) if let Some(why) = &withheld => {
             Err(PullError::Refused(why.to_string()))
         }

@@ -45,7 +45,8 @@ pub(super) async fn size(at: At<'_>, digest: &Digest) -> Result<Option<u64>, Pul
     let length = match request::ask(at, ask).await {
         Ok(response) if response.status() == StatusCode::OK => body::content_length(response.headers()),
         // Storage that a registry leads to may be signed for GET alone, and answers 403 to HEAD.
-        Ok(_) | Err(PullError::Upstream { status: Some(400..=499 | 501), .. }) => None,
+        Ok(_)
+        | Err(PullError::Rejected { .. } | PullError::Upstream { status: Some(400..=499 | 501), .. }) => None,
         Err(error) => return Err(error),
     };
     // Proxies that have no body to count say 0; only the digest of nothing has no bytes.

@@ -114,14 +114,19 @@ pub(super) struct Lent {
 }
 
 impl Lent {
-    /// Remembers a login that the registry accepted.
+    /// Remembers a login that the registry accepted; the one that ends soonest makes room.
     pub(super) fn lend(&self, repository: &Repository, login: ClientLogin, lasts: Duration) {
         let now = Instant::now();
         let mut logins = self.logins.lock().unwrap_or_else(PoisonError::into_inner);
         logins.retain(|_, (_, ends)| *ends > now);
-        if logins.len() < MAX_LENT || logins.contains_key(repository) {
-            logins.insert(repository.clone(), (login, now + lasts));
+        if logins.len() >= MAX_LENT
+            && !logins.contains_key(repository)
+            && let Some(first) =
+                logins.iter().min_by_key(|(_, (_, ends))| *ends).map(|(repository, _)| repository.clone())
+        {
+            logins.remove(&first);
         }
+        logins.insert(repository.clone(), (login, now + lasts));
     }
 
     /// The login that was last lent for the repository.
@@ -160,5 +165,20 @@ mod tests {
         assert_eq!(lent.of(&"a/c".parse().unwrap()), None);
         tokio::time::advance(Duration::from_secs(10)).await;
         assert_eq!(lent.of(&mine), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_ends_soonest_makes_room() {
+        let login = ClientLogin::read(&HeaderValue::from_static("Basic YQ=="), &[0; 32]).unwrap();
+        let lent = Lent::default();
+        let repository = |number: usize| -> Repository { format!("a/b{number}").parse().unwrap() };
+        for number in 0..=MAX_LENT {
+            let lasts = Duration::from_secs(if number == 7 { 5 } else { 60 });
+            lent.lend(&repository(number), login.clone(), lasts);
+        }
+        assert_eq!(lent.of(&repository(7)), None);
+        assert_eq!(lent.of(&repository(0)), Some(login.clone()));
+        assert_eq!(lent.of(&repository(MAX_LENT)), Some(login));
+        assert_eq!(lent.logins.lock().unwrap().len(), MAX_LENT);
     }
 }

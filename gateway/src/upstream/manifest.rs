@@ -46,7 +46,7 @@ pub(super) async fn head(
     let response = match request::ask(at, asking(at, Method::HEAD, reference, accept)).await {
         Ok(response) => response,
         // A registry without HEAD: nothing is known, and the caller gets the manifest itself.
-        Err(PullError::Upstream { status: Some(405 | 501), .. }) => {
+        Err(PullError::Rejected { status: 405, .. } | PullError::Upstream { status: Some(501), .. }) => {
             return Ok(HeadAnswer { digest: asked(reference), size: None, media_type: None });
         }
         Err(error) => return Err(error),

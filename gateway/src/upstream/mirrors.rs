@@ -86,6 +86,7 @@ pub(super) async fn ask(at: At<'_>, ask: &Ask) -> Option<Response> {
             PullError::NotFound { .. }
             | PullError::Denied { .. }
             | PullError::Throttled { .. }
+            | PullError::Rejected { .. }
             | PullError::Upstream { status: Some(400..=499), .. } => {
                 mirror.health.succeeded();
                 tracing::debug!(mirror = host_and_port(&mirror.site.base), %error, "the next is asked");

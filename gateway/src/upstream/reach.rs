@@ -1,6 +1,7 @@
-//! Whether a registry answered when it was last asked: what is served while it does not, was saved from an outage.
+//! Whether a registry answered when it was last asked: while it does not, what was known before stands in for its word,
+//! and what is served was saved from an outage.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -11,7 +12,14 @@ use crate::error::PullError;
 #[derive(Debug, Default)]
 pub(super) struct Reach {
     /// Held for an instant only, never across an await.
-    failed_at: Mutex<Option<Instant>>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    failed_at: Option<Instant>,
+    /// It answered at least once.
+    has_answered: bool,
 }
 
 impl Reach {
@@ -23,13 +31,23 @@ impl Reach {
             Err(PullError::Throttled { .. } | PullError::Refused(_)) => return,
             Ok(_) | Err(_) => None,
         };
-        *self.failed_at.lock().unwrap_or_else(PoisonError::into_inner) = failed;
+        let mut state = self.state();
+        state.failed_at = failed;
+        state.has_answered |= failed.is_none();
+    }
+
+    /// Whether there is such a registry, as far as is known.
+    pub(super) fn has_answered(&self) -> bool {
+        self.state().has_answered
     }
 
     /// Whether the last question failed, no longer ago than this.
     pub(super) fn failed_within(&self, time: Duration, now: Instant) -> bool {
-        let failed_at = *self.failed_at.lock().unwrap_or_else(PoisonError::into_inner);
-        failed_at.is_some_and(|at| now.saturating_duration_since(at) < time)
+        self.state().failed_at.is_some_and(|at| now.saturating_duration_since(at) < time)
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -40,12 +40,10 @@ struct Answer {
 /// Asks the mirrors that may be asked and then the registry, and returns the head of a successful answer (2xx), or of
 /// a 416.
 pub(super) async fn ask(at: At<'_>, ask: Ask) -> Result<Response, PullError> {
-    let answer = match mirrors::ask(at, &ask).await {
+    match mirrors::ask(at, &ask).await {
         Some(response) => Ok(response),
         None => ask_registry(at, &ask).await,
-    };
-    at.site.reach.note(&answer, Instant::now());
-    answer
+    }
 }
 
 /// The same, of the registry alone.
@@ -63,15 +61,17 @@ pub(super) async fn ask_registry(at: At<'_>, ask: &Ask) -> Result<Response, Pull
     }
     let head = at.web.limits.head;
     // Boxed: what it holds over its waits is large.
-    match tokio::time::timeout(head, Box::pin(authorized(at, ask))).await {
+    let answer = match tokio::time::timeout(head, Box::pin(authorized(at, ask))).await {
         Ok(result) => result,
         Err(_) => Err(site.failed(None, format!("it did not answer within {head:?}"))),
-    }
+    };
+    site.reach.note(&answer, Instant::now());
+    answer
 }
 
 /// Tries with the token at hand, if any, and once more with a new one.
 async fn authorized(at: At<'_>, ask: &Ask) -> Result<Response, PullError> {
-    let grant = at.site.tokens.current(at.repository, at.who).await;
+    let grant = at.site.tokens.current(at).await;
     let answer = follow(at, ask, grant.as_ref()).await?;
     if answer.response.status() != StatusCode::UNAUTHORIZED || !at.site.is_home(&answer.url) {
         return judge(at, answer, grant.as_ref()).await;
@@ -102,7 +102,8 @@ async fn follow(at: At<'_>, ask: &Ask, grant: Option<&Grant>) -> Result<Answer, 
             request.headers_mut().insert(AUTHORIZATION, grant.header.clone());
         }
         let response = execute(wire, site, request).await?;
-        if site.is_home(&url) {
+        // What a client's own login may still ask says nothing of what this node may.
+        if site.is_home(&url) && !matches!(at.who, Who::Client(_)) {
             note_quota(site, response.headers());
         }
         if !is_redirect(response.status()) {
@@ -235,9 +236,22 @@ async fn judge(at: At<'_>, answer: Answer, grant: Option<&Grant>) -> Result<Resp
             let who =
                 if home { "it".to_owned() } else { format!("{}, where it leads,", host_and_port(&url)) };
             let said = message(&body::drain(response).await);
-            Err(site.failed(Some(status), format!("{who} answered {status}{said}")))
+            let reason = format!("{who} answered {status}{said}");
+            // Storage that a registry leads to does not speak for it: a link may have ended.
+            Err(if home && is_rejection(status) {
+                site.rejected(status, reason)
+            } else {
+                site.failed(Some(status), reason)
+            })
         }
     }
+}
+
+/// Whether the registry says no by it: by any 4xx that does not ask to be asked again.
+fn is_rejection(status: StatusCode) -> bool {
+    use StatusCode as Is;
+    let once_more = [Is::REQUEST_TIMEOUT, Is::MISDIRECTED_REQUEST, Is::TOO_EARLY, Is::TOO_MANY_REQUESTS];
+    status.is_client_error() && !once_more.contains(&status)
 }
 
 /// The first message of an OCI error body, for the operator.

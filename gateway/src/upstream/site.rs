@@ -142,6 +142,11 @@ impl Site {
         }
     }
 
+    /// It says no.
+    pub(super) fn rejected(&self, status: StatusCode, reason: String) -> PullError {
+        PullError::Rejected { registry: self.registry.to_string(), status: status.as_u16(), reason }
+    }
+
     /// Its host, or one that it sends us to, is at an address that this node does not ask for it.
     pub(super) fn not_public(&self, url: &Url, problem: &NotPublic) -> PullError {
         let registry = &self.registry;
@@ -201,6 +206,8 @@ pub(super) struct At<'a> {
     pub(super) site: &'a Site,
     pub(super) repository: &'a Repository,
     pub(super) who: &'a Who,
+    /// Whether it is asked to find out if the login of `who` is good.
+    pub(super) checks_login: bool,
     /// The mirrors that may be asked before it.
     pub(super) mirrors: &'a [Arc<Mirror>],
     /// The `Via` of what is asked, if the request came through other nodes.

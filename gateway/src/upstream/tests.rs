@@ -6,6 +6,7 @@
 //! | `auth` | tokens, passwords, and who is not given them |
 //! | `redirects` | where a registry may lead |
 //! | `pauses` | registries that want to be left alone |
+//! | `refusals` | what is a registry's word, and what only its trouble |
 //! | `connections` | reuse, resets, silence, content codings |
 //! | `trust` | certificates, and registries of all kinds at once |
 //! | `lookups` | HEAD and ranges where registries differ |
@@ -20,6 +21,7 @@ mod lookups;
 mod passing;
 mod pauses;
 mod redirects;
+mod refusals;
 mod trust;
 
 use std::time::Duration;
@@ -28,7 +30,7 @@ use futures::TryStreamExt as _;
 use shoal_proto::digest::Digest;
 use shoal_proto::name::Scope;
 
-use super::config::{Access, Credentials, LoginFrom, Settings, UpstreamSettings};
+use super::config::{Access, Credentials, LoginFrom, MirrorSettings, Settings, UpstreamSettings};
 use super::{BlobDownload, Limits, Upstreams};
 use crate::error::PullError;
 

@@ -24,9 +24,8 @@ impl Mirror {
     pub(super) fn names(&self, word_for_all: &str) -> Vec<String> {
         let all = self.all.then(|| word_for_all.to_owned());
         let named = self.registries.iter().map(|registry| registry.as_str().to_owned());
-        let mut names: Vec<String> = all.into_iter().chain(named).collect();
-        names.dedup();
-        names
+        let named = named.filter(|name| !self.all || name != word_for_all);
+        all.into_iter().chain(named).collect()
     }
 }
 

@@ -171,7 +171,7 @@ impl NodeSource {
     /// Whether the object is known to be in the repository: a manifest read here lists it, or it was served for it.
     async fn is_listed(&self, scope: &Scope, object: &Object) -> Result<bool, PullError> {
         let Some(digest) = object.digest() else { return Ok(false) };
-        Ok(self.sizes.of(scope, &digest).is_some()
+        Ok(self.sizes.lists(scope, &digest)
             || self.ports.store.is_in(&digest, scope).await.map_err(unavailable)?)
     }
 
@@ -323,8 +323,9 @@ impl NodeSource {
         }
         while let Ok(Some(answer)) = timeout_at(deadline, answers.join_next()).await {
             let signed = answer.ok().and_then(|answer| believed(question, answer));
-            if let Some(signed) = signed.filter(|signed| !self.access.is_outdated(signed)) {
-                self.access.heard(signed).await;
+            if let Some(signed) = signed.filter(|signed| !self.access.is_outdated(signed))
+                && self.access.heard(signed).await
+            {
                 return true;
             }
         }

@@ -51,9 +51,14 @@ impl Sizes {
         }
     }
 
-    /// Remembers what upstream said of a manifest that a tag of this repository names.
+    /// Remembers what upstream said of a manifest or blob of this repository.
     pub(super) fn note_one(&self, scope: &Scope, digest: Digest, size: u64) {
         self.inner().note((digest, Arc::new(scope.clone())), size);
+    }
+
+    /// Whether the digest is known to be in the repository, whatever its size.
+    pub(super) fn lists(&self, scope: &Scope, digest: &Digest) -> bool {
+        self.inner().sizes.contains_key(&(*digest, Arc::new(scope.clone())))
     }
 
     /// The size in bytes that manifests of this repository gave this digest.

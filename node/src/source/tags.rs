@@ -13,7 +13,6 @@ use tokio::time::{Duration, Instant, timeout, timeout_at};
 
 use super::{MOST_PEERS, NodeSource, ONE_PEER, PEERS_LIMIT, unavailable};
 use crate::clock;
-use crate::hearsay;
 use crate::tags::{Said, Trust, Ttl};
 use crate::turn::Wish;
 
@@ -62,14 +61,22 @@ impl NodeSource {
         let age = Duration::from_millis(clock::unix_ms().saturating_sub(mapping.checked_unix_ms));
         let shown = humantime::format_duration(Duration::from_secs(age.as_secs()));
         if age > self.rules.stale {
-            let reason = format!(
-                "{error}; what the tag named {shown} ago is known, and tag_stale = \"{}\" lets nothing so old be given",
-                humantime::format_duration(self.rules.stale)
+            let most = humantime::format_duration(self.rules.stale);
+            tracing::info!(
+                registry = %scope.registry, repository = %scope.repository, %tag, age = %shown, %most, %error,
+                "upstream is down, and what the tag last named is older than tag_stale lets be given"
             );
-            return Err(PullError::Upstream {
-                registry: scope.registry.to_string(),
-                status: hearsay::status_of(&error),
-                reason,
+            return Err(match error {
+                PullError::Upstream { registry, status, reason } => PullError::Upstream {
+                    registry,
+                    status,
+                    reason: format!(
+                        "{reason}; what the tag named {shown} ago is known, and tag_stale = \"{most}\" lets nothing \
+                         so old be given"
+                    ),
+                },
+                // How long it wants to be left alone is said in a form of its own.
+                other => other,
             });
         }
         self.ports.metrics.stale_tag();

@@ -67,7 +67,10 @@ fn sent_past(out: &mut String, sent: SentPast) {
     let reasons = [
         (sent.no_credentials, "without credentials for what is not everyone's"),
         (sent.wrong_credentials, "with credentials that upstream does not accept"),
-        (sent.registry, "for registries that the configuration forbids"),
+        (
+            sent.registry,
+            "for what this node must not ask registries for, or lacks the login: its log says which",
+        ),
     ];
     let mut name = "sent past";
     for (requests, reason) in reasons.into_iter().filter(|(requests, _)| *requests > 0) {

@@ -96,7 +96,7 @@ shoal 0.1.0, ready, up 3d 4h
   saved      1.00 GiB that registries did not have to send again, in 9d 3h
              34 pulls, 2 of them while the registry was down
   sent past  2 requests, without credentials for what is not everyone's
-             1 request, for registries that the configuration forbids
+             1 request, for what this node must not ask registries for, or lacks the login: its log says which
   allowed    7 requests of 100 left in 6h 0m, by docker.io
 
 content got          requests         bytes

@@ -7,7 +7,7 @@ use shoal_tests::client::{Answer, Client, WHOLE};
 use shoal_tests::faulty::{Fault, Faulty, Kind};
 use shoal_tests::fleet::{Fleet, REGISTRY};
 use shoal_tests::image::{Image, synthetic};
-use shoal_tests::node::Node;
+use shoal_tests::node::{Node, Settings};
 use shoal_tests::process::until;
 
 /// Longer than any answer may take: engines give up waiting for headers after 30 s.
@@ -117,7 +117,8 @@ fn upstream_status(answer: &Answer) -> u64 {
 async fn refusals_are_passed_on_so_that_clients_go_on() {
     let (fleet, image, client) = fleet(20).await;
     let other = synthetic::image(fleet.home(), 21, &[50_000]).unwrap();
-    for (status, expected) in [(401, 404), (403, 404), (500, 502), (503, 502), (429, 404)] {
+    let refused = [401, 403, 410, 412, 451].map(|status| (status, 404));
+    for (status, expected) in refused.into_iter().chain([(500, 502), (503, 502), (429, 404)]) {
         fleet.registry.fail(Kind::Manifest, Fault::Status(status));
         fleet.registry.fail(Kind::Blob, Fault::Status(status));
         let manifest = client.manifest(REPOSITORY, "1").await.unwrap();
@@ -131,6 +132,44 @@ async fn refusals_are_passed_on_so_that_clients_go_on() {
         }
     }
     recovers(&fleet, &image, Fault::Status(429)).await;
+}
+
+/// With any 4xx a registry takes back what it gave, whatever its reasons. Only an outage lets a node give it on.
+#[tokio::test]
+async fn what_a_registry_gives_no_more_is_not_given_on() {
+    let home = tempfile::tempdir().unwrap();
+    let registry = Faulty::start().await.unwrap();
+    let image = synthetic::image(home.path(), 29, &[50_000]).unwrap();
+    registry.hold("1", &image).unwrap();
+    let config = format!(
+        "tag_ttl = \"0s\"\n[policy]\npublic_for = \"1s\"\n[upstream.\"registry.test\"]\nurl = \"{}\"",
+        registry.url()
+    );
+    let node = Node::start(home.path(), "node", Settings { config, ..Settings::default() }).await.unwrap();
+    let (client, digest) = (node.client().unwrap(), &image.manifest.digest);
+    let asked = [
+        "manifests/1".to_owned(),
+        format!("manifests/{digest}"),
+        format!("blobs/{}", image.layers[0].digest),
+    ]
+    .map(|rest| format!("/v2/{REPOSITORY}/{rest}"));
+    for path in &asked {
+        assert_eq!(client.get(path).await.unwrap().status, 200, "{path}");
+    }
+    for status in [400, 410, 412, 451, 503] {
+        registry.fail(Kind::Manifest, Fault::Status(status));
+        registry.fail(Kind::Blob, Fault::Status(status));
+        tokio::time::sleep(Duration::from_millis(1500)).await;
+        for path in &asked {
+            let answer = client.get(path).await.unwrap();
+            if status == 503 {
+                assert_eq!(answer.status, 200, "an outage: {path}: {answer:?}");
+            } else {
+                assert_eq!(answer.status, 404, "{status}: {path}: {answer:?}");
+                assert_eq!(upstream_status(&answer), u64::from(status));
+            }
+        }
+    }
 }
 
 /// What a node's client is told that asks for this: a miss, with upstream's status and its `Retry-After` in the detail.

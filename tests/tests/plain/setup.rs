@@ -431,3 +431,22 @@ fn docker_desktop_is_refused_and_an_engine_beside_it_is_not() {
     must(root.path(), &["podman", "--undo"]);
     assert_eq!(tree(root.path()), before);
 }
+
+/// A client on the node's own machine is sent to where that node listens.
+#[test]
+fn the_gateway_is_the_one_that_this_machines_node_has() {
+    let home = tempfile::tempdir().unwrap();
+    let folder = home.path().join("docker");
+    let run = |variable: Option<&str>| {
+        let mut command = Command::new(tool::shoal().unwrap());
+        command.args(["setup", "docker", "--dry-run", "--config-dir"]).arg(&folder).env_clear();
+        command.env("HOME", home.path()).envs(variable.map(|address| ("SHOAL_GATEWAY_ADDR", address)));
+        let output = command.stdin(Stdio::null()).output().unwrap();
+        (output.status.success(), String::from_utf8_lossy(&output.stdout).into_owned())
+    };
+    let (ok, out) = run(Some("0.0.0.0:6055"));
+    assert!(ok && out.contains("http://127.0.0.1:6055"), "{out}");
+    let (ok, out) = run(None);
+    assert!(ok && out.contains("http://127.0.0.1:5055"), "{out}");
+    assert!(!folder.exists());
+}

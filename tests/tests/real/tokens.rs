@@ -115,3 +115,20 @@ async fn what_a_client_may_pull_with_its_own_secret_and_without_one() {
         "{asked:?}"
     );
 }
+
+#[tokio::test]
+async fn a_revoked_login_is_found_out_while_its_token_still_holds() {
+    let home = tempfile::tempdir().unwrap();
+    let (registry, tokens, _) = guarded(home.path(), "127.0.0.1").await;
+    let verify = format!("{}\n[policy]\nclient_for = \"1s\"", ANN.replace("cluster", "verify"));
+    let (_node, client) = node(home.path(), "node", &registry, &verify).await;
+    tokens.allow(&basic("bob", "secret"));
+    tokens.lifetime(3600, 3600);
+    let right = basic("bob", "secret");
+    assert_eq!(status(&client, PRIVATE, Some(&right)).await, 200);
+    tokens.revoke(&right);
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    tokens.take_asked();
+    assert_eq!(status(&client, PRIVATE, Some(&right)).await, 404);
+    assert!(tokens.take_asked().iter().any(|asked| !asked.granted), "its login was shown again");
+}

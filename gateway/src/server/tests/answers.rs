@@ -214,7 +214,9 @@ async fn tags_and_referrers_are_passed_through() {
     let debian = scope("docker.io/library/debian");
     let mut passed = Passed::of_type(HeaderValue::from_static("application/json"), r#"{"tags":[]}"#);
     let link = HeaderValue::from_static("</v2/library/debian/tags/list?last=a&n=1>; rel=\"next\"");
-    passed.headers.insert("link", link);
+    let first = HeaderValue::from_static("</v2/library/debian/tags/list?n=1>; rel=\"first\"");
+    passed.headers.insert("link", first);
+    passed.headers.append("link", link);
     passed.headers.insert("set-cookie", HeaderValue::from_static("a=b"));
     gateway.memory.add_passed(&debian, &Passage::Tags, passed);
     let index = HeaderValue::from_static("application/vnd.oci.image.index.v1+json");

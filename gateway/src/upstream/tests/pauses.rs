@@ -74,3 +74,19 @@ async fn what_a_client_has_used_up_pauses_nobody_else() {
     assert!(matches!(error, PullError::Throttled { status: 429, retry_after: None, .. }), "{error}");
     assert_eq!(get(&upstreams, "reg.test").await.unwrap(), b"hello");
 }
+
+#[tokio::test]
+async fn what_a_client_may_still_ask_is_not_what_this_node_may() {
+    let registry = Fake::start(|request| match request.header("authorization") {
+        "" => answer(200, &[("ratelimit-remaining", "90;w=60")], "hello"),
+        _ => answer(200, &[("ratelimit-remaining", "1;w=60")], "hello"),
+    })
+    .await;
+    let upstreams = upstreams([("reg.test", at(registry.http()))]);
+    get(&upstreams, "reg.test").await.unwrap();
+    let login = ClientLogin::read(&"Bearer nearly-used-up".parse().unwrap(), &[0; 32]).unwrap();
+    get(&upstreams.named(Identity::Client(login)), "reg.test").await.unwrap();
+    let left: Vec<u64> =
+        upstreams.allowances().into_iter().map(|(_, allowance)| allowance.remaining).collect();
+    assert_eq!(left, [90]);
+}

@@ -6,7 +6,6 @@ use shoal_proto::attestation::ChunkHash;
 use shoal_proto::transfer::{Action, Event, FetchId, Transfer, UpstreamFailure, Verdict};
 
 use super::{Driver, abort};
-use crate::hearsay;
 
 impl Driver {
     /// A chunk came: the core hears of it once nothing speaks against this node's own way to upstream.
@@ -71,7 +70,7 @@ impl Driver {
 
     fn upstream_failed(&mut self, error: PullError) -> UpstreamFailure {
         tracing::info!(%error, "upstream failed");
-        let status = hearsay::status_of(&error);
+        let status = error.status();
         let failure = match &error {
             PullError::Upstream { .. } => UpstreamFailure::Retry { status, retry_after: None },
             PullError::Throttled { retry_after, .. } => {

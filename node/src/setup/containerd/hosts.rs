@@ -17,7 +17,6 @@ const CAPABILITIES: [&str; 2] = ["pull", "resolve"];
 pub(super) fn edit(path: &Path, text: Option<&str>, gateway: &Gateway) -> Result<String, Problem> {
     let mut document = tables::parse(path, text)?;
     let first = document.get(HOST).and_then(tables::position);
-    let blank = tables::is_blank(text);
     let hosts = tables::table(path, document.as_table_mut(), HOST)?;
     if hosts.get(gateway.url()).is_some() {
         let host = tables::table(path, hosts, gateway.url())?;
@@ -38,7 +37,7 @@ pub(super) fn edit(path: &Path, text: Option<&str>, gateway: &Gateway) -> Result
     let mut host = Table::new();
     // Tables are written in the order of their positions: just before the first host.
     host.set_position(first.map(|first| first - 1));
-    if blank && text.is_none() {
+    if text.is_none() {
         let why = "# Written by `shoal setup`: Shoal on this machine first, then the registry itself.\n";
         host.decor_mut().set_prefix(why);
     }
