@@ -11,6 +11,9 @@ pub struct Caller {
     pub hops: Hops,
     /// Its `Authorization`, if it has one. It is given to no log.
     pub authorization: Option<HeaderValue>,
+    /// It says by `ns` which registry it means: one that mirrors it, and knows whose its credentials are. To others this
+    /// gateway is one host, for which they have one login.
+    pub names_registry: bool,
 }
 
 impl Caller {
@@ -20,7 +23,7 @@ impl Caller {
             value.set_sensitive(true);
             value
         });
-        Self { hops: Hops::read(headers), authorization }
+        Self { hops: Hops::read(headers), authorization, names_registry: false }
     }
 
     /// Whether it is a client of which nothing more is known.

@@ -252,6 +252,17 @@ impl Upstreams {
         self.site(registry).is_ok_and(|site| site.reach.failed_within(within, tokio::time::Instant::now()))
     }
 
+    /// Whether a registry gave no answer at all when this node last asked it, no longer ago than this: to ask it again
+    /// would take as long.
+    pub fn is_silent(&self, registry: &Registry, within: Duration) -> bool {
+        self.site(registry).is_ok_and(|site| site.reach.silent_within(within, tokio::time::Instant::now()))
+    }
+
+    /// Whether the operator configured this registry.
+    pub fn is_configured(&self, registry: &Registry) -> bool {
+        self.shared.by_registry.contains_key(registry)
+    }
+
     /// Whether a registry may be asked at all: by the allow and deny lists and by its name alone, without a
     /// lookup.
     ///

@@ -12,10 +12,11 @@ use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use http::HeaderValue;
 use shoal_gateway::upstream::identity::ClientLogin;
+use shoal_proto::digest::Digest;
 use shoal_proto::identity::Keypair;
 use shoal_proto::name::Scope;
 use shoal_proto::verdict::{Question, Reader, SignedVerdict, Verdict};
-use shoal_store::Store;
+use shoal_store::{Store, StoreError};
 
 use crate::clock;
 
@@ -48,6 +49,8 @@ pub struct Access {
     keypair: Arc<Keypair>,
     /// Under which logins are known: the same in all nodes of a cluster, and nowhere else.
     key: [u8; 32],
+    /// There is no cluster: whatever runs on this machine can be a peer.
+    is_alone: bool,
     times: Times,
     /// A std mutex, held for a map access and never across an await.
     verdicts: Arc<Mutex<Verdicts>>,
@@ -60,9 +63,24 @@ impl std::fmt::Debug for Access {
 }
 
 impl Access {
-    /// Nothing is known but what the store remembers. `key` is what logins are fingerprinted with.
-    pub fn new(store: Store, keypair: Arc<Keypair>, key: [u8; 32], times: Times) -> Self {
-        Self { store, keypair, key, times, verdicts: Arc::default() }
+    /// Nothing is known but what the store remembers. `key` is what logins are fingerprinted with, the same for all nodes of
+    /// a cluster. Without one peers have shown nothing of themselves: they are told what everyone may know, and believed
+    /// nothing.
+    pub fn new(store: Store, keypair: Arc<Keypair>, key: Option<[u8; 32]>, times: Times) -> Self {
+        let is_alone = key.is_none();
+        Self {
+            store,
+            keypair,
+            key: key.unwrap_or_else(rand::random),
+            is_alone,
+            times,
+            verdicts: Arc::default(),
+        }
+    }
+
+    /// Whether there is no cluster, and peers get only what everyone may read.
+    pub const fn is_alone(&self) -> bool {
+        self.is_alone
     }
 
     /// The login in a client's `Authorization`, if it is of a kind that registries know.
@@ -96,13 +114,16 @@ impl Access {
 
     /// Upstream refused this reader the repository: what it once allowed is over, also when it is down later.
     pub async fn refused(&self, scope: &Scope, reader: Reader) {
-        self.memory().refused(scope, reader, clock::unix_ms());
-        let Some(whom) = many(reader) else { return };
+        let now = clock::unix_ms();
+        self.memory().refused(scope, reader, now);
+        let (Some(whom), Some(refused)) = (many(reader), many_refused(reader)) else { return };
         let forgotten = async {
+            // Of what nobody could read nothing is remembered that a refusal had to end.
             if self.store.readable_at(scope, whom).await?.is_some() {
+                self.store.note_readable(scope, refused, now).await?;
                 self.store.forget_readable(scope, whom).await?;
             }
-            Ok::<_, shoal_store::StoreError>(())
+            Ok::<_, StoreError>(())
         };
         if let Err(error) = forgotten.await {
             tracing::warn!(%error, %scope, "could not forget who could read a repository");
@@ -110,14 +131,40 @@ impl Access {
     }
 
     /// Whether upstream has refused since what this verdict says.
-    pub fn is_outdated(&self, signed: &SignedVerdict) -> bool {
+    pub async fn is_outdated(&self, signed: &SignedVerdict) -> bool {
         let Verdict { question, checked_unix_ms } = &signed.verdict;
-        self.refused_since(&question.scope, question.reader, *checked_unix_ms)
+        self.refused_since(&question.scope, question.reader, *checked_unix_ms).await
     }
 
-    /// Whether upstream has refused this reader since that time.
-    pub fn refused_since(&self, scope: &Scope, reader: Reader, unix_ms: u64) -> bool {
-        self.memory().refused_since(scope, reader, unix_ms)
+    /// Whether upstream has refused this reader since that time, before a restart too.
+    pub async fn refused_since(&self, scope: &Scope, reader: Reader, unix_ms: u64) -> bool {
+        if self.memory().refused_since(scope, reader, unix_ms) {
+            return true;
+        }
+        let Some(refused) = many_refused(reader) else { return false };
+        match self.store.readable_at(scope, refused).await {
+            Ok(refused) => refused.is_some_and(|refused| refused >= unix_ms),
+            Err(error) => {
+                tracing::warn!(%error, %scope, "the store does not say who was refused a repository");
+                true
+            }
+        }
+    }
+
+    /// Whether upstream has said that this is in the repository, to this reader or, but for everyone, to any other. What
+    /// a manifest lists is not thereby there: registries take manifests that name what is in other repositories.
+    ///
+    /// # Errors
+    /// Whatever the disk says.
+    pub async fn is_in(&self, scope: &Scope, digest: &Digest, reader: Reader) -> Result<bool, StoreError> {
+        self.store.is_in(digest, scope, reader == Reader::Everyone).await
+    }
+
+    /// Upstream said to this reader that this is in the repository.
+    pub async fn found(&self, scope: &Scope, digest: &Digest, reader: Reader) {
+        if let Err(error) = self.store.note_repository(digest, scope, reader == Reader::Everyone).await {
+            tracing::warn!(%error, %digest, "could not note which repository it is in");
+        }
     }
 
     /// Upstream said yes, just now and to this node.
@@ -145,14 +192,24 @@ impl Access {
         }
     }
 
-    /// A verdict whose signature was checked. Says whether it is taken: not if it is of a time to come.
+    /// A verdict whose signature was checked. Says whether it is taken: not of who belongs to no cluster, nor if it is of a
+    /// time to come or of before a refusal.
     pub async fn heard(&self, signed: SignedVerdict) -> bool {
         let Verdict { question, checked_unix_ms } = &signed.verdict;
         let (scope, reader, at) = (question.scope.clone(), question.reader, *checked_unix_ms);
         let now = clock::unix_ms();
+        if self.is_alone && signed.signer != self.keypair.public().to_peer_id() {
+            return false;
+        }
         if clock::is_to_come(at, now) {
             tracing::debug!(signer = %signed.signer, %scope, "its clock runs ahead: what it was told is not taken");
             return false;
+        }
+        if self.is_outdated(&signed).await {
+            return false;
+        }
+        if let Some(digest) = question.object.digest() {
+            self.found(&scope, &digest, reader).await;
         }
         self.memory().remember(signed, now);
         self.read_at(&scope, reader, at).await;
@@ -176,15 +233,18 @@ impl Access {
     pub fn answer(&self, question: Question) -> BoxFuture<'static, Option<SignedVerdict>> {
         let access = self.clone();
         async move {
+            if access.is_alone && question.reader != Reader::Everyone {
+                return None;
+            }
             // However old: who asks knows how old is too old for it.
             let known = access.memory().find(&question, None, clock::unix_ms());
             if known.is_some() || many(question.reader).is_none() {
                 return known;
             }
             let digest = question.object.digest()?;
-            // It was asked for by a tag, or listed in a manifest, of a repository that they could read then.
+            // It was found in a repository that they could read then.
             let checked_unix_ms = access.last_read(&question.scope, question.reader).await?;
-            let seen = access.store.is_in(&digest, &question.scope).await.unwrap_or_default();
+            let seen = access.is_in(&question.scope, &digest, question.reader).await.unwrap_or_default();
             seen.then(|| Verdict { question, checked_unix_ms }.sign(&access.keypair).ok()).flatten()
         }
         .boxed()
@@ -200,6 +260,15 @@ const fn many(reader: Reader) -> Option<&'static str> {
     match reader {
         Reader::Everyone => Some("everyone"),
         Reader::Cluster => Some("cluster"),
+        Reader::Client(_) => None,
+    }
+}
+
+/// The same, of what they were refused.
+const fn many_refused(reader: Reader) -> Option<&'static str> {
+    match reader {
+        Reader::Everyone => Some("everyone, refused"),
+        Reader::Cluster => Some("cluster, refused"),
         Reader::Client(_) => None,
     }
 }

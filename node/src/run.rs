@@ -32,7 +32,7 @@ use crate::metrics::Metrics;
 use crate::savings::{Ledger, OUTAGE, Pulls};
 use crate::serve::NodeServe;
 use crate::source::NodeSource;
-use crate::tags::Recent;
+use crate::tags::{Recent, Trust};
 use crate::{announce, descriptors, health, supervisor, watchdog};
 
 /// How long answers that are on their way may take after a signal to stop.
@@ -109,7 +109,12 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         serving: Arc::new(AtomicBool::new(true)),
     };
     tokio::spawn(health::probe(store.clone(), shutdown.clone()));
-    let tags = (config.tags.clone(), recent);
+    let mut rules = config.tags.clone();
+    if access.is_alone() {
+        // Whatever runs on this machine could say what a tag names.
+        rules.trust = Trust::Own;
+    }
+    let tags = (rules, recent);
     let source = NodeSource::new(ports, fetcher.clone(), access.clone(), tags, config.stream);
     let views = Views {
         store: store.clone(),
@@ -274,8 +279,8 @@ fn cap(rate: Option<u64>) -> RateCap {
 /// Logins are known by fingerprints that all nodes of a cluster compute alike, so that one of them asks upstream for all.
 fn access(config: &Config, store: &Store, keypair: &Arc<Keypair>) -> anyhow::Result<Access> {
     let key = match &config.cluster_key_file {
-        Some(path) => ClusterKey::read(path)?.derive(FINGERPRINTS),
-        None => rand::random(),
+        Some(path) => Some(ClusterKey::read(path)?.derive(FINGERPRINTS)),
+        None => None,
     };
     Ok(Access::new(store.clone(), keypair.clone(), key, config.access))
 }

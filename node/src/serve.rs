@@ -93,7 +93,13 @@ impl NodeServe {
 
     /// The size of a blob that is held, and known to be of this registry.
     async fn held(&self, digest: &Digest, origin: Origin) -> Option<u64> {
-        match self.store.held_of(digest, origin).await {
+        let held = async {
+            let held = self.store.held_of(digest, origin).await?;
+            // Without a cluster whoever is on this machine can ask.
+            let is_given = !self.access.is_alone() || self.store.whose(digest).await?.everyones;
+            Ok::<_, StoreError>(held.filter(|_| is_given))
+        };
+        match held.await {
             Ok(held) => held.map(|held| held.size),
             Err(error) => {
                 tracing::warn!(%error, "the store did not answer a peer's question");
@@ -117,7 +123,9 @@ impl NodeServe {
 
     async fn running(&self, digest: Digest, origin: Origin) -> Option<TransferHandle> {
         let transfer = self.later.get()?.fetcher.find(digest).await;
-        transfer.filter(|transfer| transfer.origin == origin)
+        let is_given =
+            |transfer: &TransferHandle| !self.access.is_alone() || transfer.partial().is_everyones();
+        transfer.filter(|transfer| transfer.origin == origin && is_given(transfer))
     }
 
     /// Where these can be reached, as far as they are connected here.
@@ -257,12 +265,16 @@ impl NodeServe {
     async fn knows(self, scope: Scope, tag: Tag, asked: Option<Digest>) -> Vec<SignedTagMapping> {
         if let Some(asked) = asked {
             let said = self.recent.get(&asked).map(|said| said.signed);
-            return said.filter(|signed| signed.mapping.is_of(&scope, &tag)).into_iter().collect();
+            let is_given = |signed: &SignedTagMapping| signed.mapping.public || !self.access.is_alone();
+            let said = said.filter(|signed| signed.mapping.is_of(&scope, &tag) && is_given(signed));
+            return said.into_iter().collect();
         }
-        self.store.tags(&scope, &tag).await.unwrap_or_else(|error| {
+        let mut known = self.store.tags(&scope, &tag).await.unwrap_or_else(|error| {
             tracing::warn!(%error, "the store did not answer a peer's question for a tag");
             Vec::new()
-        })
+        });
+        known.retain(|signed| signed.mapping.public || !self.access.is_alone());
+        known
     }
 }
 

@@ -70,6 +70,8 @@ pub struct NodeSource {
     proofs: Proofs,
     /// What the client it is asked for said of itself.
     login: Option<ClientLogin>,
+    /// Whether it named the registry itself, and so has that login for it.
+    registry_is_named: bool,
     /// Whether it is asked for a request that came through other nodes.
     relayed: bool,
 }
@@ -97,6 +99,7 @@ impl NodeSource {
             verdicts_in_flight: Arc::default(),
             proofs: Proofs::default(),
             login: None,
+            registry_is_named: false,
             relayed: false,
         }
     }
@@ -106,6 +109,7 @@ impl Source for NodeSource {
     fn asked_by(&self, caller: &Caller) -> Self {
         let mut other = self.clone();
         other.login = caller.authorization.as_ref().and_then(|header| self.access.login(header));
+        other.registry_is_named = caller.names_registry;
         if !caller.hops.is_empty() {
             other.ports.upstreams = self.ports.upstreams.through(&caller.hops);
             other.relayed = true;
@@ -122,8 +126,8 @@ impl Source for NodeSource {
 
     async fn manifest(&self, scope: &Scope, digest: &Digest, accept: &Accept) -> Result<Manifest, PullError> {
         self.ports.upstreams.check(&scope.registry)?;
-        self.admit(scope, Object::Manifest(Reference::Digest(*digest))).await?;
-        self.manifest_by_digest(scope, digest, accept).await
+        let of = self.admit(scope, Object::Manifest(Reference::Digest(*digest))).await?;
+        self.manifest_by_digest(&of, digest, accept).await
     }
 
     async fn blob_size(&self, scope: &Scope, digest: &Digest) -> Result<u64, PullError> {

@@ -233,6 +233,8 @@ log:
 storage:
   filesystem:
     rootdirectory: {}
+  delete:
+    enabled: true
 http:
   addr: {address}
   secret: only-for-tests

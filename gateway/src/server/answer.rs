@@ -78,7 +78,7 @@ async fn reply<S: Source>(
     if !head && request.method != Method::GET {
         return Err(Failure::method(&request.method));
     }
-    let caller = Caller::read(&request.headers);
+    let mut caller = Caller::read(&request.headers);
     if caller.hops.end_at(&shared.settings.via) {
         tracing::warn!(
             path = request.uri.path(),
@@ -98,6 +98,7 @@ async fn reply<S: Source>(
         Query::parse(request.uri.query().unwrap_or_default()).map_err(|error| Failure::name(&error))?;
     let scope =
         shared.settings.routing.route(&name, query.ns.as_ref()).map_err(|error| Failure::name(&error))?;
+    caller.names_registry = query.ns.is_some();
     let namespace = query.ns.as_ref().and_then(|_| HeaderValue::from_str(&query.ns_text).ok());
     let (kind, reference) = described(&what);
     recorder.asked_for(kind, Some(scope.clone()), reference);

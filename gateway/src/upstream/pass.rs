@@ -32,7 +32,8 @@ pub(super) async fn pass(at: At<'_>, passage: Passage, query: &str) -> Result<Pa
     let mut headers = HeaderMap::new();
     headers.insert(ACCEPT, HeaderValue::from_static(accept));
     let ask = Ask { method: Method::GET, url: url.clone(), headers };
-    let response = request::ask(at, ask).await?;
+    // A registry that fails at one query of a client's is not down.
+    let response = request::ask_registry(at, &ask).await?;
     let status = response.status();
     if status != StatusCode::OK {
         return Err(at.site.failed(Some(status), format!("it answered {status} to {rest}")));

@@ -18,6 +18,8 @@ pub(super) struct Reach {
 #[derive(Debug, Default)]
 struct State {
     failed_at: Option<Instant>,
+    /// It gave no answer at all, which takes long.
+    silent_at: Option<Instant>,
     /// It answered at least once.
     has_answered: bool,
 }
@@ -26,14 +28,21 @@ impl Reach {
     /// What came of a question. Only a registry that is there can refuse something; one that wants to be left alone
     /// says nothing new.
     pub(super) fn note<T>(&self, answer: &Result<T, PullError>, now: Instant) {
-        let failed = match answer {
-            Err(PullError::Upstream { status: None | Some(500..), .. }) => Some(now),
+        let (failed, silent) = match answer {
+            Err(PullError::Upstream { status: None, .. }) => (true, true),
+            Err(PullError::Upstream { status: Some(500..), .. }) => (true, false),
             Err(PullError::Throttled { .. } | PullError::Refused(_)) => return,
-            Ok(_) | Err(_) => None,
+            Ok(_) | Err(_) => (false, false),
         };
         let mut state = self.state();
-        state.failed_at = failed;
-        state.has_answered |= failed.is_none();
+        state.failed_at = failed.then_some(now);
+        state.silent_at = silent.then_some(now);
+        state.has_answered |= !failed;
+    }
+
+    /// Whether the last question got no answer, no longer ago than this.
+    pub(super) fn silent_within(&self, time: Duration, now: Instant) -> bool {
+        self.state().silent_at.is_some_and(|at| now.saturating_duration_since(at) < time)
     }
 
     /// Whether there is such a registry, as far as is known.
@@ -72,6 +81,10 @@ mod tests {
             reach.note(&Err::<(), _>(PullError::NotFound { registry: "reg.test".into() }), begin);
             assert!(!reach.failed_within(MINUTE, begin));
         }
+        reach.note(&failed(None), begin);
+        assert!(reach.silent_within(MINUTE, begin));
+        reach.note(&failed(Some(503)), begin);
+        assert!(!reach.silent_within(MINUTE, begin), "it said something");
         reach.note(&failed(Some(400)), begin);
         assert!(!reach.failed_within(MINUTE, begin), "it answered");
     }

@@ -40,13 +40,18 @@ struct Answer {
 /// Asks the mirrors that may be asked and then the registry, and returns the head of a successful answer (2xx), or of
 /// a 416.
 pub(super) async fn ask(at: At<'_>, ask: Ask) -> Result<Response, PullError> {
-    match mirrors::ask(at, &ask).await {
-        Some(response) => Ok(response),
-        None => ask_registry(at, &ask).await,
+    if let Some(response) = mirrors::ask(at, &ask).await {
+        return Ok(response);
     }
+    let answer = ask_registry(at, &ask).await;
+    // A client's login may be what is wrong.
+    if !at.checks_login {
+        at.site.reach.note(&answer, Instant::now());
+    }
+    answer
 }
 
-/// The same, of the registry alone.
+/// The same, of the registry alone, and says nothing of whether that is down.
 pub(super) async fn ask_registry(at: At<'_>, ask: &Ask) -> Result<Response, PullError> {
     let site = at.site;
     let pause = |circuit: &Circuit, is_own: bool| {
@@ -61,12 +66,10 @@ pub(super) async fn ask_registry(at: At<'_>, ask: &Ask) -> Result<Response, Pull
     }
     let head = at.web.limits.head;
     // Boxed: what it holds over its waits is large.
-    let answer = match tokio::time::timeout(head, Box::pin(authorized(at, ask))).await {
+    match tokio::time::timeout(head, Box::pin(authorized(at, ask))).await {
         Ok(result) => result,
         Err(_) => Err(site.failed(None, format!("it did not answer within {head:?}"))),
-    };
-    site.reach.note(&answer, Instant::now());
-    answer
+    }
 }
 
 /// Tries with the token at hand, if any, and once more with a new one.

@@ -1,24 +1,28 @@
 //! Who gets what: the caller gets what it could have got from upstream itself.
 //!
 //! ```text
-//! is it in this repository? ── may everyone read it? ── yes ─────────────────────────► served
-//!   a manifest lists it, a       asked lately, by any node; │
-//!   tag names it, or upstream    else one HEAD for the fleet└ no ─ credentials? ─ no ─► 404, or 401
-//!   is asked for it                                               └ yes: one HEAD as the client
+//! may everyone read it here? ── yes ────────────────────────────────────────────────► served
+//!   did upstream say so of    │
+//!   this repository, lately,  └ no ── credentials? ── no ─► 404, or 401
+//!   to any node; else one             └ yes: one HEAD as the client, for the fleet
+//!   HEAD for the fleet
 //! ```
 //!
-//! Digests are no secrets: that a client knows one, and that a node holds it, admits nobody; that a registry says it has
-//! one is not believed of bytes that came from elsewhere (`proofs.rs`). Upstream's trouble is no
-//! refusal: what everyone could read is served on while it is down, however long. A client's own credentials are believed
-//! then for as long as upstream's last word on them holds, and not beyond.
+//! Digests are no secrets: that a client knows one, that a node holds it, and that a manifest lists it, admits nobody.
+//! Registries take manifests that name what is in other repositories, so that each object is in this one upstream says
+//! itself. That a registry says it has one is not believed of bytes that came from elsewhere (`proofs.rs`). Upstream's
+//! trouble is no refusal: what everyone could read is served on while it is down, however long. A client's own
+//! credentials are believed then for as long as upstream's last word on them holds, and not beyond. They are shown to no
+//! registry that gives everyone what is asked for.
 
 use std::time::Duration;
 
 use shoal_gateway::error::PullError;
 use shoal_gateway::source::{Accept, Passage, Passed};
 use shoal_gateway::upstream::config::Access;
-use shoal_gateway::upstream::identity::Identity;
+use shoal_gateway::upstream::identity::{ClientLogin, Identity};
 use shoal_proto::name::{Reference, Scope, Tag};
+use shoal_proto::tag::TagMapping;
 use shoal_proto::verdict::{Object, Question, Reader, SignedVerdict};
 use shoal_store::Of;
 use tokio::task::JoinSet;
@@ -40,22 +44,22 @@ impl NodeSource {
     /// # Errors
     /// What upstream said, or that the caller has not shown that it may.
     pub(super) async fn admit(&self, scope: &Scope, object: Object) -> Result<Of, PullError> {
-        let listed = self.is_listed(scope, &object).await?;
         let question = Question { scope: scope.clone(), object, reader: self.everyone(scope) };
         let of = |everyones| Of { scope: scope.clone(), everyones };
         let asks_all = question.reader == Reader::Everyone;
-        if self.knows(&question, listed) {
+        if self.knows(&question).await? {
             return Ok(of(asks_all));
         }
-        let mine = self.client_may(&question, listed).await;
-        if matches!(mine, Some(Ok(()))) {
+        if self.client_is_known(&question).await? {
             return Ok(of(false));
         }
-        match self.everyone_may(&question, listed).await {
-            Err(refused @ (PullError::NotFound { .. } | PullError::Denied { .. })) => {
-                Err(self.refusal(&question, mine, refused))
+        match self.everyone_may(&question).await {
+            Ok(()) => Ok(of(asks_all && self.knows(&question).await?)),
+            Err(refused) if is_refusal(&refused) => {
+                self.client_or(&question, refused).await?;
+                Ok(of(false))
             }
-            other => other.map(|()| of(asks_all && self.knows(&question, listed))),
+            Err(error) => Err(error),
         }
     }
 
@@ -71,23 +75,24 @@ impl NodeSource {
     ) -> Result<Answer, PullError> {
         let object = Object::Manifest(Reference::Tag(tag.clone()));
         let question = Question { scope: scope.clone(), object, reader: self.everyone(scope) };
-        // A client that shows who it is is asked for first: its verdict is shared by the fleet, a refusal is not.
-        let mine = if self.access.may_read(scope, question.reader) {
-            None
-        } else {
-            self.client_may(&question, true).await
-        };
-        let answer = if matches!(mine, Some(Ok(()))) {
-            self.resolve_tag(Ask { scope, tag, accept, identity: &Identity::Node }).await?
-        } else {
+        let may_read = self.access.may_read(scope, question.reader);
+        let mut reader = question.reader;
+        let mut answer = None;
+        if may_read || !self.client_is_known(&question).await? {
             match self.tag_for_everyone(scope, tag, accept).await {
-                Err(refused @ (PullError::NotFound { .. } | PullError::Denied { .. })) => {
-                    return Err(self.refusal(&question, mine, refused));
-                }
-                told => told?,
+                Err(refused) if is_refusal(&refused) => self.client_or(&question, refused).await?,
+                told => answer = Some(told?),
             }
+        }
+        let answer = if let Some(answer) = answer {
+            answer
+        } else {
+            reader = self.client(scope).map_or(reader, reader_of);
+            self.resolve_tag(Ask { scope, tag, accept, identity: &Identity::Node }).await?
         };
-        self.sizes.note_one(scope, answer.mapping.digest, answer.mapping.size);
+        let TagMapping { digest, size, .. } = answer.mapping;
+        self.sizes.note_one(scope, digest, size);
+        self.access.found(scope, &digest, reader).await;
         Ok(answer)
     }
 
@@ -100,16 +105,17 @@ impl NodeSource {
         let everyone = self.ports.upstreams.everyone(&scope.registry);
         match self.resolve_tag(Ask { scope, tag, accept, identity: &everyone }).await {
             // Remembered of a time before upstream refused it.
-            Ok(Answer { mapping, .. }) if access.refused_since(scope, all, mapping.checked_unix_ms) => {
+            Ok(Answer { mapping, .. }) if access.refused_since(scope, all, mapping.checked_unix_ms).await => {
                 Err(denied(scope))
             }
+            Ok(answer) if answer.warning.is_some() => Ok(answer),
             Ok(answer) => {
                 access.read_at(scope, all, answer.mapping.checked_unix_ms).await;
                 // A tag may hold for longer than that everyone may read it.
-                if answer.warning.is_none() && !access.may_read(scope, all) {
+                if !access.may_read(scope, all) {
                     let object = Object::Manifest(Reference::Digest(answer.mapping.digest));
                     let question = Question { scope: scope.clone(), object, reader: all };
-                    self.everyone_may(&question, true).await?;
+                    self.everyone_may(&question).await?;
                 }
                 Ok(answer)
             }
@@ -133,15 +139,15 @@ impl NodeSource {
         query: &str,
     ) -> Result<Passed, PullError> {
         let everyone = self.ports.upstreams.everyone(&scope.registry);
-        let passed = match (self.passed(scope, passage.clone(), query, everyone).await, &self.login) {
-            (Err(PullError::Denied { .. } | PullError::NotFound { .. }), Some(login)) => {
+        let passed = match (self.passed(scope, passage.clone(), query, everyone).await, self.client(scope)) {
+            (Err(refused), Some(login)) if is_refusal(&refused) => {
                 self.passed(scope, passage, query, Identity::Client(login.clone())).await
             }
             (passed, _) => passed,
         };
         match passed {
             Err(PullError::Denied { .. }) if self.wants_credentials(scope) => {
-                Err(self.private(scope, self.login.is_some()))
+                Err(self.private(scope, self.client(scope).is_some()))
             }
             passed => passed,
         }
@@ -168,35 +174,48 @@ impl NodeSource {
         }
     }
 
-    /// Whether the object is known to be in the repository: a manifest read here lists it, or it was served for it.
-    async fn is_listed(&self, scope: &Scope, object: &Object) -> Result<bool, PullError> {
-        let Some(digest) = object.digest() else { return Ok(false) };
-        Ok(self.sizes.lists(scope, &digest)
-            || self.ports.store.is_in(&digest, scope).await.map_err(unavailable)?)
+    /// The caller's own login, where it is for this registry. A client that goes by the path alone has one for this
+    /// gateway, whatever registry the path names: of those only what the operator configured is shown it.
+    fn client(&self, scope: &Scope) -> Option<&ClientLogin> {
+        let named = self.registry_is_named || self.ports.upstreams.is_configured(&scope.registry);
+        self.login.as_ref().filter(|_| named)
+    }
+
+    /// Whether the object is known to be in the repository, by upstream's word to this reader. A tag is asked for anyway.
+    async fn is_in(&self, question: &Question) -> Result<bool, PullError> {
+        let Some(digest) = question.object.digest() else { return Ok(true) };
+        self.access.is_in(&question.scope, &digest, question.reader).await.map_err(unavailable)
     }
 
     /// Whether upstream need not be asked, because it has just refused this reader. What is refused to everyone is asked
-    /// again where no rule of the operator's expects that: upstream may have mended its ways.
+    /// again where neither a rule of the operator's expects that nor the caller can be asked for instead: upstream may have
+    /// mended its ways.
     fn refused_lately(&self, scope: &Scope, reader: Reader) -> bool {
         let expected = match reader {
             Reader::Client(_) => true,
-            Reader::Everyone | Reader::Cluster => self.wants_credentials(scope),
+            Reader::Everyone | Reader::Cluster => {
+                self.wants_credentials(scope) || self.client(scope).is_some()
+            }
         };
         expected && self.access.is_refused(scope, reader)
     }
 
     /// Whether upstream has let this reader have it lately.
-    fn knows(&self, question: &Question, listed: bool) -> bool {
-        self.access.knows(question) || (listed && self.access.may_read(&question.scope, question.reader))
+    async fn knows(&self, question: &Question) -> Result<bool, PullError> {
+        let may_read = || self.access.may_read(&question.scope, question.reader);
+        Ok(self.access.knows(question) || (may_read() && self.is_in(question).await?))
     }
 
     /// Whether everyone who reaches this gateway may have it.
-    async fn everyone_may(&self, question: &Question, listed: bool) -> Result<(), PullError> {
+    async fn everyone_may(&self, question: &Question) -> Result<(), PullError> {
         let scope = &question.scope;
         let identity = self.ports.upstreams.everyone(&scope.registry);
-        let was_let = async || listed && self.access.last_read(scope, question.reader).await.is_some();
+        let was_let = async || {
+            let is_in = self.is_in(question).await.unwrap_or_default();
+            is_in && self.access.last_read(scope, question.reader).await.is_some()
+        };
         // Not asked for each part of an image: each would wait for it.
-        if self.ports.upstreams.is_down(&scope.registry, STILL_DOWN) && was_let().await {
+        if self.ports.upstreams.is_silent(&scope.registry, STILL_DOWN) && was_let().await {
             return Ok(());
         }
         match self.ask_once(question, identity).await {
@@ -207,32 +226,38 @@ impl NodeSource {
         }
     }
 
-    /// Whether this very caller may have it; `None` if it does not say who it is.
-    async fn client_may(&self, question: &Question, listed: bool) -> Option<Result<(), PullError>> {
-        let login = self.login.as_ref()?;
-        let reader = Reader::Client(*login.fingerprint());
-        let question = Question { reader, ..question.clone() };
-        if !self.knows(&question, listed) {
-            // Upstream's trouble is one, too: what cannot be checked is not given.
-            if let Err(error) = self.ask_once(&question, Identity::Client(login.clone())).await {
-                return Some(Err(error));
-            }
+    /// Whether upstream has let this very caller have it lately. Then the node may ask for it with the caller's login.
+    async fn client_is_known(&self, question: &Question) -> Result<bool, PullError> {
+        let Some(login) = self.client(&question.scope) else { return Ok(false) };
+        let known = self.knows(&Question { reader: reader_of(login), ..question.clone() }).await?;
+        if known {
+            self.ports.upstreams.lend(&question.scope, login.clone(), LENT);
+        }
+        Ok(known)
+    }
+
+    /// Whether this very caller may have what everyone was refused.
+    ///
+    /// # Errors
+    /// What one is told who may not have it. Upstream's trouble is a reason, too: what cannot be checked is not given.
+    async fn client_or(&self, question: &Question, refused: PullError) -> Result<(), PullError> {
+        let Some(login) = self.client(&question.scope) else {
+            return Err(self.refusal(question, None, refused));
+        };
+        let mine = Question { reader: reader_of(login), ..question.clone() };
+        if let Err(error) = self.ask_once(&mine, Identity::Client(login.clone())).await {
+            return Err(self.refusal(question, Some(error), refused));
         }
         self.ports.upstreams.lend(&question.scope, login.clone(), LENT);
-        Some(Ok(()))
+        Ok(())
     }
 
     /// What one is told who may not have it: `refused` says how upstream put it for everyone, `mine` for the caller.
-    fn refusal(
-        &self,
-        question: &Question,
-        mine: Option<Result<(), PullError>>,
-        refused: PullError,
-    ) -> PullError {
+    fn refusal(&self, question: &Question, mine: Option<PullError>, refused: PullError) -> PullError {
         let scope = &question.scope;
         match mine {
-            Some(Err(PullError::Denied { .. })) => self.private(scope, true),
-            Some(Err(error)) => error,
+            Some(PullError::Denied { .. }) => self.private(scope, true),
+            Some(error) => error,
             // In a repository that everyone can read it is simply not there.
             _ if self.access.may_read(scope, question.reader) => refused,
             _ if self.wants_credentials(scope) => self.private(scope, false),
@@ -323,7 +348,7 @@ impl NodeSource {
         }
         while let Ok(Some(answer)) = timeout_at(deadline, answers.join_next()).await {
             let signed = answer.ok().and_then(|answer| believed(question, answer));
-            if let Some(signed) = signed.filter(|signed| !self.access.is_outdated(signed))
+            if let Some(signed) = signed
                 && self.access.heard(signed).await
             {
                 return true;
@@ -331,6 +356,15 @@ impl NodeSource {
         }
         false
     }
+}
+
+/// Whether upstream has said no.
+const fn is_refusal(error: &PullError) -> bool {
+    matches!(error, PullError::NotFound { .. } | PullError::Denied { .. } | PullError::Rejected { .. })
+}
+
+fn reader_of(login: &ClientLogin) -> Reader {
+    Reader::Client(*login.fingerprint())
 }
 
 /// As upstream put it a short while ago.

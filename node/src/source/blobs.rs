@@ -15,7 +15,7 @@ use shoal_proto::digest::Digest;
 use shoal_proto::name::Scope;
 use shoal_proto::range::{ByteRange, RangeRequest};
 
-use shoal_store::{Held, Of};
+use shoal_store::{Held, Of, Whose};
 
 use super::{NodeSource, unavailable};
 use crate::config::Stream;
@@ -75,11 +75,21 @@ impl NodeSource {
         if !whose.is_given_for(of.origin()) {
             return Ok(Here::Others(held));
         }
-        // It came for somebody, and everyone may read it there.
-        if of.everyones && !whose.everyones && whose.is_known() {
-            store.note_origin(digest, of.clone()).await.map_err(unavailable)?;
-        }
+        self.note_everyones(of, digest, &whose).await?;
         Ok(Here::Ours(held))
+    }
+
+    /// What came for somebody is everyone's where everyone may read it.
+    pub(super) async fn note_everyones(
+        &self,
+        of: &Of,
+        digest: &Digest,
+        whose: &Whose,
+    ) -> Result<(), PullError> {
+        if of.everyones && !whose.everyones && whose.is_known() {
+            self.ports.store.note_origin(digest, of.clone()).await.map_err(unavailable)?;
+        }
+        Ok(())
     }
 
     /// The blob's size in bytes, and that it can be had.
@@ -145,7 +155,6 @@ impl NodeSource {
                     if body.is_ok() && !tried.is_empty() {
                         self.sizes.doubt(scope, digest);
                     }
-                    self.note_repository(scope, digest).await;
                     return body;
                 }
             }
@@ -168,7 +177,6 @@ impl NodeSource {
                 held
             }
         };
-        self.note_repository(&of.scope, digest).await;
         self.ports.metrics.store_request();
         Ok(Some(self.body(of, digest, held.size, range, Begin::Store).await?))
     }
@@ -254,12 +262,6 @@ impl NodeSource {
             return Ok(None);
         }
         Ok(Some(transfer))
-    }
-
-    async fn note_repository(&self, scope: &Scope, digest: &Digest) {
-        if let Err(error) = self.ports.store.note_repository(digest, scope).await {
-            tracing::warn!(%error, %digest, "could not note which repository the blob is in");
-        }
     }
 }
 

@@ -5,10 +5,9 @@ use shoal_gateway::error::PullError;
 use shoal_gateway::source::{Accept, Manifest, ManifestInfo};
 use shoal_proto::chunk::ChunkLayout;
 use shoal_proto::digest::Digest;
-use shoal_proto::manifest::{MAX_MANIFEST, media_type};
+use shoal_proto::manifest::{MAX_MANIFEST, media_type, tells_its_type};
 use shoal_proto::name::{Reference, Scope};
-use shoal_proto::origin::Origin;
-use shoal_store::{ReadError, Store};
+use shoal_store::{Of, ReadError, Store, StoreError};
 use tokio::time::Instant;
 
 use super::{NodeSource, unavailable};
@@ -22,44 +21,42 @@ impl NodeSource {
     /// The manifest, fetched once however many ask.
     pub(super) async fn manifest_by_digest(
         &self,
-        scope: &Scope,
+        of: &Of,
         digest: &Digest,
         accept: &Accept,
     ) -> Result<Manifest, PullError> {
-        if let Some(manifest) = self.held_manifest(scope, digest).await? {
+        if let Some(manifest) = self.held_manifest(of, digest).await? {
             return Ok(manifest);
         }
-        let _turn = self.manifests_in_flight.turn(digest).await;
-        if let Some(manifest) = self.held_manifest(scope, digest).await? {
+        // One registry's trouble with it is not another's.
+        let registry = &of.scope.registry;
+        let key = Digest::sha256_of(format!("manifest\n{registry}\n{digest}").as_bytes());
+        let _turn = self.manifests_in_flight.turn(&key).await;
+        if let Some(manifest) = self.held_manifest(of, digest).await? {
             return Ok(manifest);
         }
-        let wish = Wish { key: *digest, fresh: FRESH, asked: Instant::now(), registry: &scope.registry };
+        let wish = Wish { key, fresh: FRESH, asked: Instant::now(), registry };
         wish.once(
             &self.ports,
-            async || self.fetch_manifest(scope, digest, accept).await,
+            async || self.fetch_manifest(of, digest, accept).await,
             async |by| {
-                let bytes = small::from_peer(&self.ports, by, *digest, origin(scope), MAX_MANIFEST).await?;
-                Some(self.kept_of_peer(scope, *digest, bytes).await)
+                let bytes = small::from_peer(&self.ports, by, *digest, of.origin(), MAX_MANIFEST).await?;
+                Some(self.kept_of_peer(of, *digest, bytes).await)
             },
         )
         .await
     }
 
     /// From a peer that nobody knew of, or from upstream; if that is down, from whoever can be found.
-    async fn fetch_manifest(
-        &self,
-        scope: &Scope,
-        digest: &Digest,
-        accept: &Accept,
-    ) -> Result<Manifest, PullError> {
-        if let Some(bytes) = small::from_connected(&self.ports, *digest, origin(scope), MAX_MANIFEST).await {
-            return Ok(self.kept_of_peer(scope, *digest, bytes).await);
+    async fn fetch_manifest(&self, of: &Of, digest: &Digest, accept: &Accept) -> Result<Manifest, PullError> {
+        if let Some(bytes) = small::from_connected(&self.ports, *digest, of.origin(), MAX_MANIFEST).await {
+            return Ok(self.kept_of_peer(of, *digest, bytes).await);
         }
-        match self.upstream_manifest(scope, digest, accept).await {
-            Ok(manifest) => Ok(self.kept(scope, manifest).await),
+        match self.upstream_manifest(&of.scope, digest, accept).await {
+            Ok(manifest) => Ok(self.kept(of, manifest).await),
             Err(error @ (PullError::Upstream { .. } | PullError::Throttled { .. })) => {
-                match small::from_peers(&self.ports, *digest, origin(scope), MAX_MANIFEST).await {
-                    Some(bytes) => Ok(self.kept_of_peer(scope, *digest, bytes).await),
+                match small::from_peers(&self.ports, *digest, of.origin(), MAX_MANIFEST).await {
+                    Some(bytes) => Ok(self.kept_of_peer(of, *digest, bytes).await),
                     None => Err(error),
                 }
             }
@@ -68,17 +65,37 @@ impl NodeSource {
     }
 
     /// Keeps what a peer gave.
-    async fn kept_of_peer(&self, scope: &Scope, digest: Digest, bytes: Bytes) -> Manifest {
+    async fn kept_of_peer(&self, of: &Of, digest: Digest, bytes: Bytes) -> Manifest {
         self.ports.history.fetched(digest, bytes.len() as u64, 0);
-        self.kept(scope, typed(digest, bytes, None)).await
+        self.kept(of, typed(digest, bytes, None)).await
     }
 
     /// Keeps a manifest and gives it back: a disk that is full costs the caching, not the pull.
-    async fn kept(&self, scope: &Scope, manifest: Manifest) -> Manifest {
-        if let Err(error) = self.keep(scope, manifest.clone()).await {
+    async fn kept(&self, of: &Of, manifest: Manifest) -> Manifest {
+        if let Err(error) = self.keep(of, manifest.clone()).await {
             tracing::warn!(%error, digest = %manifest.info.digest, "the manifest is served and not kept");
         }
         manifest
+    }
+
+    /// Keeps a manifest, and what it says of sizes.
+    pub(super) async fn keep(&self, of: &Of, manifest: Manifest) -> Result<(), PullError> {
+        self.sizes.note(&of.scope, &manifest.bytes);
+        let digest = manifest.info.digest;
+        let store = &self.ports.store;
+        // One registry's word is kept only where the bytes are silent: it is served to every repository's clients.
+        let silent = !tells_its_type(&manifest.bytes);
+        let kept = async {
+            // Its bytes are proven: this registry, or a node that had them of it, gave them.
+            store.put(&digest, manifest.bytes, of.clone()).await?;
+            if silent {
+                store.set_media_type(&digest, &manifest.info.media_type).await?;
+            }
+            Ok(())
+        };
+        kept.await.map_err(|error: StoreError| unavailable(error))?;
+        self.ports.peers.announce(digest).await;
+        Ok(())
     }
 
     async fn upstream_manifest(
@@ -95,13 +112,15 @@ impl NodeSource {
         Ok(manifest)
     }
 
-    async fn held_manifest(&self, scope: &Scope, digest: &Digest) -> Result<Option<Manifest>, PullError> {
+    async fn held_manifest(&self, of: &Of, digest: &Digest) -> Result<Option<Manifest>, PullError> {
         let store = &self.ports.store;
         let Some(held) = store.held(digest).await.map_err(unavailable)? else { return Ok(None) };
-        if !store.whose(digest).await.map_err(unavailable)?.is_given_for(origin(scope)) {
+        let whose = store.whose(digest).await.map_err(unavailable)?;
+        if !whose.is_given_for(of.origin()) {
             // It is asked for in this registry, which then proves that it has it.
             return Ok(None);
         }
+        self.note_everyones(of, digest, &whose).await?;
         if held.size > MAX_MANIFEST {
             return Err(PullError::TooLarge(format!(
                 "{digest} is {} bytes, and no manifest is larger than {MAX_MANIFEST}: it is a blob",
@@ -117,16 +136,12 @@ impl NodeSource {
                 return Ok(None);
             }
         };
-        self.sizes.note(scope, &bytes);
+        self.sizes.note(&of.scope, &bytes);
         self.ports.metrics.store_request();
         self.ports.metrics.store_bytes(bytes.len() as u64);
         let said = store.media_type(digest).await.map_err(unavailable)?;
         Ok(Some(typed(*digest, bytes, said.as_deref())))
     }
-}
-
-fn origin(scope: &Scope) -> Origin {
-    Origin::of(&scope.registry)
 }
 
 /// The bytes of a held manifest. Fails if a chunk of it is not what it was.

@@ -1,8 +1,8 @@
 //! What manifests said of the sizes of the blobs they list.
 //!
 //! So that a blob need not be asked of upstream only for its size, what manifests said is remembered for a while. It
-//! is a hint: that a manifest's digest is proven says nothing of whether its author told the truth. A lie stays in
-//! the repository that told it, and ends when it is found out or contradicted.
+//! is a hint: that a manifest's digest is proven says nothing of whether its author told the truth, nor of what is in its
+//! repository. A lie stays in the repository that told it, and ends when it is found out or contradicted.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -54,11 +54,6 @@ impl Sizes {
     /// Remembers what upstream said of a manifest or blob of this repository.
     pub(super) fn note_one(&self, scope: &Scope, digest: Digest, size: u64) {
         self.inner().note((digest, Arc::new(scope.clone())), size);
-    }
-
-    /// Whether the digest is known to be in the repository, whatever its size.
-    pub(super) fn lists(&self, scope: &Scope, digest: &Digest) -> bool {
-        self.inner().sizes.contains_key(&(*digest, Arc::new(scope.clone())))
     }
 
     /// The size in bytes that manifests of this repository gave this digest.

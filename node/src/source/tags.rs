@@ -4,7 +4,7 @@ use shoal_gateway::error::PullError;
 use shoal_gateway::source::{Accept, ManifestInfo};
 use shoal_gateway::upstream::identity::Identity;
 use shoal_proto::digest::Digest;
-use shoal_proto::manifest::{ACCEPT_ALL, tells_its_type};
+use shoal_proto::manifest::ACCEPT_ALL;
 use shoal_proto::name::{Reference, Scope, Tag};
 use shoal_proto::tag::{SignedTagMapping, TagMapping};
 use shoal_store::Of;
@@ -208,7 +208,8 @@ impl NodeSource {
         let manifest = upstreams.get_manifest(scope, &reference, accept).await?;
         self.ports.metrics.upstream_bytes(manifest.bytes.len() as u64);
         let info = manifest.info.clone();
-        self.keep(scope, manifest).await?;
+        let of = Of { scope: scope.clone(), everyones: *identity == Identity::Anonymous };
+        self.keep(&of, manifest).await?;
         Ok(info)
     }
 
@@ -282,30 +283,6 @@ impl NodeSource {
             }
         }
         known
-    }
-
-    pub(super) async fn keep(
-        &self,
-        scope: &Scope,
-        manifest: shoal_gateway::source::Manifest,
-    ) -> Result<(), PullError> {
-        self.sizes.note(scope, &manifest.bytes);
-        let digest = manifest.info.digest;
-        let store = &self.ports.store;
-        // One registry's word is kept only where the bytes are silent: it is served to every repository's clients.
-        let silent = !tells_its_type(&manifest.bytes);
-        let kept = async {
-            // Its bytes are proven: this registry, or a node that had them of it, gave them.
-            let of = Of { scope: scope.clone(), everyones: false };
-            store.put(&digest, manifest.bytes, of).await?;
-            if silent {
-                store.set_media_type(&digest, &manifest.info.media_type).await?;
-            }
-            store.note_repository(&digest, scope).await
-        };
-        kept.await.map_err(unavailable)?;
-        self.ports.peers.announce(digest).await;
-        Ok(())
     }
 }
 

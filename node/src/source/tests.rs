@@ -58,7 +58,7 @@ impl Node {
         let mut swarm = shoal_swarm::Config::new(keypair.clone(), "127.0.0.1:0".parse().unwrap());
         swarm.bootstrap = bootstrap.iter().map(|address| address.to_string().parse().unwrap()).collect();
         let keypair = Arc::new(keypair);
-        let access = Access::new(store.clone(), keypair.clone(), [0; 32], Times::default());
+        let access = Access::new(store.clone(), keypair.clone(), Some([0; 32]), Times::default());
         let recent = Recent::default();
         let serve =
             NodeServe::new(store.clone(), keypair.clone(), metrics.clone(), access.clone(), recent.clone());

@@ -10,8 +10,8 @@ use shoal_proto::wire::{MAX_TAG_MAPPINGS, generated, mapping_from_wire, mapping_
 
 use crate::tables::{
     CHUNKS, EVERYONES, HASHES, HASHES_A_ROW, HELD, INLINE, MEDIA_TYPES, ORIGINS, PARTIAL, PARTIAL_OF,
-    READABLE, REPOSITORIES, Scopes, TAGS, TOTALS, Vouched, key, readable_key, repository_key, row_key,
-    rows_of, scope_text, scopes, tag_prefix,
+    PUBLIC_IN, READABLE, REPOSITORIES, Scopes, TAGS, TOTALS, Vouched, key, readable_key, repository_key,
+    row_key, rows_of, scope_text, scopes, tag_prefix,
 };
 use crate::whose::{Place, place};
 use crate::{Of, StoreError};
@@ -43,8 +43,8 @@ pub(crate) enum Change {
     Demote { digest: Digest, size: u64, good: Vec<(u32, ChunkHash)> },
     /// What a manifest is served as.
     MediaType(Digest, String),
-    /// The blob was seen in a repository.
-    Repository(Digest, Scope),
+    /// The blob is in a repository, for everyone or for some.
+    Repository { digest: Digest, scope: Scope, public: bool },
     /// What a tag named.
     Tag(SignedTagMapping),
     /// Upstream let these read a repository at this time, or does so no more.
@@ -74,7 +74,8 @@ impl Change {
                 txn.open_table(MEDIA_TYPES)?.remove(&*key(digest))?;
                 forget(txn, ORIGINS, digest)?;
                 txn.open_table(EVERYONES)?.remove(&*key(digest))?;
-                forget(txn, REPOSITORIES, digest)
+                forget(txn, REPOSITORIES, digest)?;
+                forget(txn, PUBLIC_IN, digest)
             }
             Self::DropPartial(digest) => drop_partial(txn, digest),
             Self::Chunks { digest, size, of, chunks } => {
@@ -103,7 +104,7 @@ impl Change {
                 Ok(())
             }
             Self::Readable(scope, whom, checked_unix_ms) => readable(txn, scope, whom, *checked_unix_ms),
-            Self::Repository(digest, scope) => note_repository(txn, digest, scope),
+            Self::Repository { digest, scope, public } => note_repository(txn, digest, scope, *public),
             Self::Tag(signed) => put_tag(txn, signed),
             Self::Totals(totals) => put_totals(txn, totals),
             Self::Origin(digest, of) => note_origin(txn, digest, of),
@@ -182,10 +183,17 @@ fn note_origin(txn: &WriteTransaction, digest: &Digest, of: &Of) -> Result<(), S
 }
 
 /// Notes a repository with a blob, unless many are.
-fn note_repository(txn: &WriteTransaction, digest: &Digest, scope: &Scope) -> Result<(), StoreError> {
-    let mut table = txn.open_table(REPOSITORIES)?;
-    if scopes(&table, digest)?.len() < MAX_REPOSITORIES {
-        table.insert(&*repository_key(digest, scope), ())?;
+fn note_repository(
+    txn: &WriteTransaction,
+    digest: &Digest,
+    scope: &Scope,
+    public: bool,
+) -> Result<(), StoreError> {
+    for table in [Some(REPOSITORIES), public.then_some(PUBLIC_IN)].into_iter().flatten() {
+        let mut table = txn.open_table(table)?;
+        if scopes(&table, digest)?.len() < MAX_REPOSITORIES {
+            table.insert(&*repository_key(digest, scope), ())?;
+        }
     }
     Ok(())
 }

@@ -8,7 +8,8 @@ use crate::StoreError;
 use crate::change::{Change, decode_tag};
 use crate::store::{Store, blocking};
 use crate::tables::{
-    MEDIA_TYPES, READABLE, REPOSITORIES, TAGS, key, readable_key, repository_key, scopes, tag_of, tag_prefix,
+    MEDIA_TYPES, PUBLIC_IN, READABLE, REPOSITORIES, TAGS, key, readable_key, repository_key, scopes, tag_of,
+    tag_prefix,
 };
 
 impl Store {
@@ -35,19 +36,25 @@ impl Store {
         .await
     }
 
-    /// Notes a repository that a blob was seen in; at most 16 are remembered.
+    /// Notes a repository that a blob is in, as upstream said; to everyone, if it is `public` there. At most 16 are
+    /// remembered.
     ///
     /// # Errors
     /// Whatever the disk says.
-    pub async fn note_repository(&self, digest: &Digest, scope: &Scope) -> Result<(), StoreError> {
-        if self.is_in(digest, scope).await? {
+    pub async fn note_repository(
+        &self,
+        digest: &Digest,
+        scope: &Scope,
+        public: bool,
+    ) -> Result<(), StoreError> {
+        if self.is_in(digest, scope, public).await? {
             // Most of the time: it needs no commit.
             return Ok(());
         }
-        self.inner.writer.write(Change::Repository(*digest, scope.clone())).await
+        self.inner.writer.write(Change::Repository { digest: *digest, scope: scope.clone(), public }).await
     }
 
-    /// The repositories that a blob was seen in.
+    /// The repositories that a blob is in.
     ///
     /// # Errors
     /// Whatever the disk says.
@@ -56,14 +63,15 @@ impl Store {
         blocking(move || inner.database.read(|txn| scopes(&txn.open_table(REPOSITORIES)?, &digest))).await
     }
 
-    /// Whether a blob was seen in this repository, among the 16 that are remembered.
+    /// Whether upstream said that a blob is in this repository (to everyone, if it is to be `public`), among the 16 that
+    /// are remembered.
     ///
     /// # Errors
     /// Whatever the disk says.
-    pub async fn is_in(&self, digest: &Digest, scope: &Scope) -> Result<bool, StoreError> {
+    pub async fn is_in(&self, digest: &Digest, scope: &Scope, public: bool) -> Result<bool, StoreError> {
         let (inner, key) = (self.inner.clone(), repository_key(digest, scope));
-        blocking(move || inner.database.read(|txn| Ok(txn.open_table(REPOSITORIES)?.get(&*key)?.is_some())))
-            .await
+        let table = if public { PUBLIC_IN } else { REPOSITORIES };
+        blocking(move || inner.database.read(|txn| Ok(txn.open_table(table)?.get(&*key)?.is_some()))).await
     }
 
     /// Notes that upstream let `whom` (everyone, or another word for many) read a repository at this time, in milliseconds

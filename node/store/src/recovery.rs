@@ -15,7 +15,7 @@ use crate::disk::{Disk, DiskLock};
 use crate::store::remove_if_there;
 use crate::tables::{
     ADOPTING, CHUNKS, EVERYONES, FORMAT, HASHES, HELD, INLINE, MEDIA_TYPES, META, ORIGINS, PARTIAL,
-    PARTIAL_OF, READABLE, REPOSITORIES, TAGS, TOTALS, digest_of, row_number, rows_of,
+    PARTIAL_OF, PUBLIC_IN, READABLE, REPOSITORIES, TAGS, TOTALS, digest_of, row_number, rows_of,
 };
 use crate::{MAX_INLINE, OpenError, Options, StoreError, adopt, layout};
 
@@ -120,6 +120,7 @@ fn prepare(database: &Database) -> Result<(u64, bool), StoreError> {
             txn.open_table(CHUNKS)?;
             txn.open_table(MEDIA_TYPES)?;
             txn.open_table(REPOSITORIES)?;
+            txn.open_table(PUBLIC_IN)?;
             txn.open_table(TAGS)?;
             txn.open_table(READABLE)?;
             txn.open_table(TOTALS)?;

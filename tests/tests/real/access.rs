@@ -212,8 +212,14 @@ async fn what_upstream_revokes_ends_and_what_it_gave_everyone_outlives_it() {
     world.nodes[0].joined(1).await.unwrap();
     world.gets_nothing(0, "library/tool", &public, None, StatusCode::NOT_FOUND).await;
     world.guard.set_down(true);
-    for path in World::paths("library/tool", &public) {
-        assert!(!world.get(0, &path, None).await.status.is_success(), "{path}");
+    for restarted in [false, true] {
+        if restarted {
+            world.nodes[0].restart().await.unwrap();
+            world.nodes[0].joined(1).await.unwrap();
+        }
+        for path in World::paths("library/tool", &public) {
+            assert!(!world.get(0, &path, None).await.status.is_success(), "{path} {restarted}");
+        }
     }
 
     // It is back, and has changed its mind. A restarted node has forgotten what clients may.
@@ -306,6 +312,134 @@ async fn why_says_who_may_and_where_it_came_from() {
     let status = world.nodes[1].admin().unwrap().get("/status").await.unwrap();
     let status: serde_json::Value = serde_json::from_slice(&status.body).unwrap();
     assert_eq!(status["sent_past"]["no_credentials"], 1);
+}
+
+/// Nor is a manifest that lists it: registries take manifests that name what is in other repositories, in fields that they
+/// do not read themselves.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_manifest_that_names_anothers_blobs_admits_nobody_to_them() {
+    let world = World::start(Some("verify"), 2).await;
+    let (private, mine) = (world.private_image(1).await, world.image("pub/evil", 2).await);
+    world.guard.publish("pub/evil");
+    world.gets(0, "team/app", &private, Some(&alice())).await;
+
+    let described = |digest: &str, size: u64| json!({ "mediaType": "application/octet-stream", "digest": digest, "size": size });
+    let mut named: Vec<_> = private.blobs().map(|blob| described(&blob.digest, blob.size)).collect();
+    named.push(described(&private.manifest.digest, private.manifest.bytes.len() as u64));
+    let evil = json!({
+        "schemaVersion": 2,
+        "mediaType": OCI_MANIFEST,
+        "config": described(&mine.config.digest, mine.config.size),
+        "layers": [],
+        "blobs": named,
+    });
+    let url = format!("{}/v2/pub/evil/manifests/evil", world.registry.url());
+    let put = reqwest::Client::new().put(url).header("content-type", OCI_MANIFEST).body(evil.to_string());
+    assert_eq!(put.send().await.unwrap().status(), 201, "the registry takes it");
+    for node in [0, 1] {
+        let named = world.get(node, "pub/evil/manifests/evil", None).await;
+        assert_eq!((named.status, &named.body), (StatusCode::OK, &Bytes::from(evil.to_string())));
+        for path in World::paths("pub/evil", &private).into_iter().skip(1) {
+            for login in [None, Some(mallory())] {
+                let answer = world.get(node, &path, login.as_deref()).await;
+                assert_eq!(answer.status, StatusCode::NOT_FOUND, "{path}");
+            }
+        }
+    }
+    // Its own it gets, of which upstream says so once for the fleet.
+    world.guard.take_asked();
+    world.gets(0, "pub/evil", &mine, None).await;
+    world.gets(1, "pub/evil", &mine, None).await;
+    let asked = world.guard.take_asked();
+    for blob in mine.blobs() {
+        let heads = asked.iter().filter(|one| one.method == "HEAD" && one.path.ends_with(&blob.digest));
+        assert_eq!(heads.count(), 1, "{asked:?}");
+    }
+}
+
+/// What was cleaned away before a repository became public is not given to everyone.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_repository_had_while_it_was_private_is_not_public_with_it() {
+    let world = World::start(Some("verify"), 1).await;
+    let (old, new) =
+        (world.private_image(1).await, synthetic::image(world.home.path(), 2, &[5_000]).unwrap());
+    world.gets(0, "team/app", &old, Some(&alice())).await;
+    world.registry.push("team/app", "v1", &new).await.unwrap();
+    for path in World::paths("team/app", &old).into_iter().skip(1) {
+        let url = format!("{}/v2/{path}", world.registry.url());
+        let deleted = reqwest::Client::new().delete(url).send().await.unwrap().status();
+        assert_eq!(deleted, 202, "{path}");
+    }
+    world.guard.publish("team/app");
+    // That it is private holds for a minute.
+    tokio::time::sleep(std::time::Duration::from_secs(2)).await;
+    world.gets(0, "team/app", &new, None).await;
+    for path in World::paths("team/app", &old).into_iter().skip(1) {
+        let answer = world.get(0, &path, None).await;
+        assert_eq!(answer.status, StatusCode::NOT_FOUND, "{path}");
+    }
+}
+
+/// A registry that gives everyone what is asked for is not shown the login of a client that has one for this gateway.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_login_is_not_shown_where_none_is_needed() {
+    let world = World::start(None, 1).await;
+    let image = synthetic::image(world.home.path(), 3, &[5_000]).unwrap();
+    world.liar.hold("v1", &image).unwrap();
+    let client = world.nodes[0].client().unwrap();
+    let login = alice();
+    for path in World::paths("some/thing", &image) {
+        let headers = [("accept", OCI_MANIFEST), ("authorization", login.as_str())];
+        let answer = client.send(Method::GET, &format!("/v2/{LIAR}/{path}"), &headers).await.unwrap();
+        assert_eq!(answer.status, StatusCode::OK, "{path}");
+    }
+    let seen = world.liar.seen();
+    assert!(
+        !seen.is_empty() && seen.iter().all(|one| !one.headers.contains_key("authorization")),
+        "{seen:?}"
+    );
+}
+
+/// Without a cluster whatever runs on the machine can be a peer, and gets only what everyone may read.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_peer_of_no_cluster_gets_nothing_private() {
+    let mut world = World::start(Some("verify"), 0).await;
+    let image = world.private_image(1).await;
+    let public = world.image("library/tool", 2).await;
+    world.guard.publish("library/tool");
+    let config = |url: &str| {
+        format!(
+            "[upstream.\"{REGISTRY}\"]\nurl = \"{url}\"\ncredentials = {{ username = \"operator\", password = \
+             \"secret-of-the-operator\", access = \"verify\" }}\n"
+        )
+    };
+    let settings = Settings { config: config(&world.guard.url()), ..Settings::default() };
+    world.nodes.push(Node::start(world.home.path(), "mine", settings).await.unwrap());
+    world.gets(0, "team/app", &image, Some(&alice())).await;
+    world.gets(0, "library/tool", &public, None).await;
+    // One whose registry says yes to all, and gives nothing.
+    for (of, status) in [(&image, 502), (&public, 200)] {
+        world.liar.hold_manifest(&of.manifest.digest, OCI_MANIFEST, of.manifest.bytes.clone());
+        for blob in of.blobs() {
+            world.liar.hold_blob_as(&blob.digest, Bytes::from(vec![7; usize::try_from(blob.size).unwrap()]));
+        }
+        let settings = Settings {
+            bootstrap: vec![world.nodes[0].serving.peer.to_string()],
+            config: config(&world.liar.url()),
+            ..Settings::default()
+        };
+        world
+            .nodes
+            .push(Node::start(world.home.path(), &format!("theirs-{status}"), settings).await.unwrap());
+        let theirs = world.nodes.len() - 1;
+        world.nodes[theirs].joined(1).await.unwrap();
+        for blob in of.blobs() {
+            let path = format!("/v2/{REGISTRY}/team/app/blobs/{}", blob.digest);
+            let answer = world.nodes[theirs].client().unwrap().get(&path).await;
+            let got = answer.is_ok_and(|answer| answer.body == blob.bytes().unwrap());
+            assert_eq!(got, status == 200, "{path}");
+        }
+    }
 }
 
 /// A digest is no ticket: who runs a registry can have it say yes to any.

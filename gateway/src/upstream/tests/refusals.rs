@@ -2,6 +2,7 @@
 
 use super::fake::{Fake, answer, hello};
 use super::*;
+use crate::source::Passage;
 use crate::upstream::identity::Identity;
 
 #[tokio::test]
@@ -39,4 +40,13 @@ async fn a_mirror_that_is_well_does_not_make_its_registry_well() {
     assert_eq!(get(&upstreams, "reg.test").await.unwrap(), b"hello");
     assert!(upstreams.is_down(&name, minute), "it was not asked meanwhile");
     assert_eq!(mirror.asked().len(), 1);
+}
+
+#[tokio::test]
+async fn a_query_that_a_registry_fails_at_does_not_make_it_down() {
+    let registry = Fake::start(|_| answer(500, &[], "")).await;
+    let upstreams = upstreams([("reg.test", at(registry.http()))]);
+    let (name, minute) = ("reg.test".parse().unwrap(), Duration::from_mins(1));
+    upstreams.pass(&scope("reg.test"), Passage::Tags, "last=%00").await.unwrap_err();
+    assert!(!upstreams.is_down(&name, minute) && !upstreams.is_silent(&name, minute));
 }

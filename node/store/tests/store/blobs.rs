@@ -109,7 +109,7 @@ async fn tags_types_and_repositories() {
         store.put_tag(mapping("a/bc", "v1", "index", 1)).await.unwrap();
         store.set_media_type(&digest, "application/x").await.unwrap();
         for n in 0..40 {
-            store.note_repository(&digest, &scope(&format!("r{n}"))).await.unwrap();
+            store.note_repository(&digest, &scope(&format!("r{n}")), n % 2 == 0).await.unwrap();
         }
     }
     let (store, _) = open_again(&disk).await;
@@ -123,6 +123,9 @@ async fn tags_types_and_repositories() {
     assert_eq!(store.media_type(&digest).await.unwrap().as_deref(), Some("application/x"));
     assert_eq!(store.media_type(&Digest::sha256_of(b"y")).await.unwrap(), None);
     assert_eq!(store.repositories(&digest).await.unwrap().len(), 16);
+    assert!(store.is_in(&digest, &scope("r1"), false).await.unwrap());
+    assert!(!store.is_in(&digest, &scope("r1"), true).await.unwrap(), "not to everyone");
+    assert!(store.is_in(&digest, &scope("r2"), true).await.unwrap());
     store.remove(&digest).await.unwrap();
     assert_eq!(store.repositories(&digest).await.unwrap(), []);
 }
