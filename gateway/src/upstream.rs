@@ -51,7 +51,7 @@ mod strangers;
 mod tests;
 
 pub use blob::BlobDownload;
-pub use client::Limits;
+pub use client::{Limits, check_client_certificate};
 pub use manifest::HeadAnswer;
 pub use quota::Allowance;
 pub use settings::ConfigError;
@@ -66,7 +66,7 @@ use shoal_proto::digest::Digest;
 use shoal_proto::name::{Reference, Registry, Scope};
 use shoal_proto::range::ByteRange;
 
-use self::client::{Introduction, Wire};
+use self::client::{Introduction, Wire, Wires};
 use self::config::{Access, Settings};
 use self::identity::{ClientLogin, Identity, Who};
 use self::mirrors::Mirror;
@@ -142,18 +142,18 @@ impl Upstreams {
         for (name, table) in &settings.upstreams {
             let mut checked = settings::check(name, table)?;
             let registry = checked.registry.clone();
-            let wire = Wire::configured(&checked, &introduction, limits, &roots)?;
+            let wires = Wires::configured(&checked, &introduction, limits, &roots)?;
             let error =
                 |problem: PullError| ConfigError::Client { name: name.clone(), problem: problem.to_string() };
             let mut mirrors = Vec::new();
             for mut mirror in std::mem::take(&mut checked.mirrors) {
                 // What the operator says of the registry's secret holds for it wherever it goes.
                 mirror.token_realms.clone_from(&checked.token_realms);
-                let wire = Wire::configured(&mirror, &introduction, limits, &roots)?;
-                let site = Site::configured(mirror, wire, Vec::new()).map_err(error)?;
+                let wires = Wires::configured(&mirror, &introduction, limits, &roots)?;
+                let site = Site::configured(mirror, wires, Vec::new()).map_err(error)?;
                 mirrors.push(Arc::new(Mirror::new(site)));
             }
-            let site = Site::configured(checked, wire, mirrors).map_err(error)?;
+            let site = Site::configured(checked, wires, mirrors).map_err(error)?;
             if by_registry.insert(registry.clone(), Arc::new(site)).is_some() {
                 return Err(ConfigError::Twice { name: name.clone(), registry: registry.to_string() });
             }
@@ -209,7 +209,7 @@ impl Upstreams {
     /// matters only where the operator gave no credentials.
     pub fn lend(&self, scope: &Scope, login: ClientLogin, lasts: Duration) {
         if let Ok(site) = self.site(&scope.registry)
-            && site.login.is_none()
+            && !site.has_credentials()
         {
             site.lent.lend(&scope.repository, login, lasts);
         }
@@ -348,7 +348,7 @@ impl Upstreams {
         match &self.identity {
             Identity::Anonymous => Who::Nobody,
             Identity::Client(login) => Who::Client(login.clone()),
-            Identity::Node if site.login.is_some() => Who::Operator,
+            Identity::Node if site.has_credentials() => Who::Operator,
             Identity::Node => site.lent.of(&scope.repository).map_or(Who::Nobody, Who::Client),
         }
     }

@@ -177,7 +177,7 @@ fn has_login(at: At<'_>) -> bool {
     match at.who {
         Who::Nobody => false,
         Who::Client(login) => login.basic().is_some(),
-        Who::Operator => at.site.login.is_some(),
+        Who::Operator => at.site.has_credentials(),
     }
 }
 
@@ -205,7 +205,7 @@ async fn bearer(
     service: Option<&str>,
     scope: Option<&str>,
 ) -> Result<Grant, PullError> {
-    let realm = realm::judge(at.web, at.site, realm)?;
+    let realm = realm::judge(at, realm)?;
     let own_scope = format!("repository:{}:pull", at.site.path_of(at.repository));
     let wish = Wish { realm, service, scope: scope.unwrap_or(&own_scope) };
     let withheld =

@@ -12,6 +12,7 @@ use reqwest::{Certificate, Client, ClientBuilder, Identity};
 use url::Url;
 
 use super::address::{NotPublic, PublicOnly, check_literal};
+use super::identity::Who;
 use super::roots::Roots;
 use super::settings::{Checked, ConfigError};
 
@@ -77,9 +78,10 @@ impl Wire {
         Ok(Self { http, public_only: true })
     }
 
-    /// The client for a configured registry.
-    pub(super) fn configured(
+    /// A client for a configured registry, which shows this certificate.
+    fn configured(
         checked: &Checked,
+        shown: Option<Identity>,
         introduction: &Introduction,
         limits: Limits,
         roots: &Roots,
@@ -87,7 +89,7 @@ impl Wire {
         let public_only = checked.url.is_none();
         let builder = base(introduction, limits).tls_danger_accept_invalid_certs(checked.insecure);
         let builder = if public_only { builder.dns_resolver(Arc::new(PublicOnly)) } else { builder };
-        let builder = match identity(checked)? {
+        let builder = match shown {
             Some(identity) => builder.identity(identity),
             None => builder,
         };
@@ -105,6 +107,39 @@ impl Wire {
     /// client's own lookup does so.
     pub(super) fn check(&self, url: &Url) -> Result<(), NotPublic> {
         if self.public_only { check_literal(url) } else { Ok(()) }
+    }
+}
+
+/// The clients of one registry, each with connections of its own: one on which a certificate was shown is its owner's.
+#[derive(Debug, Clone)]
+pub(super) struct Wires {
+    /// Says nothing of who asks.
+    pub(super) bare: Wire,
+    /// Shows the operator's certificate, if there is one.
+    pub(super) certified: Option<Wire>,
+}
+
+impl Wires {
+    /// Those of a configured registry.
+    pub(super) fn configured(
+        checked: &Checked,
+        introduction: &Introduction,
+        limits: Limits,
+        roots: &Roots,
+    ) -> Result<Self, ConfigError> {
+        let wire = |shown| Wire::configured(checked, shown, introduction, limits, roots);
+        Ok(Self {
+            bare: wire(None)?,
+            certified: identity(checked)?.map(|shown| wire(Some(shown))).transpose()?,
+        })
+    }
+
+    /// The client that asks for `who`. A certificate is the operator's, as a login is: for nobody else is it shown.
+    pub(super) fn of(&self, who: &Who) -> &Wire {
+        match who {
+            Who::Operator => self.certified.as_ref().unwrap_or(&self.bare),
+            Who::Nobody | Who::Client(_) => &self.bare,
+        }
     }
 }
 
@@ -148,16 +183,30 @@ fn certificates(checked: &Checked) -> Result<Vec<Certificate>, ConfigError> {
 /// What this node shows of itself in TLS.
 fn identity(checked: &Checked) -> Result<Option<Identity>, ConfigError> {
     let Some((path, pem)) = &checked.client else { return Ok(None) };
-    Identity::from_pem(pem).map(Some).map_err(|problem| ConfigError::File {
+    client_identity(pem).map(Some).map_err(|problem| ConfigError::File {
         name: checked.registry.to_string(),
         key: "client_cert",
         path: path.clone(),
         problem: format!(
-            "holds no certificate with its private key, in PEM and without a passphrase ({}); the key may be in a \
-             file of its own: client_key",
-            chain(&problem)
+            "holds nothing that can be shown ({problem}): a certificate of X.509 version 3 is wanted, with its private \
+             key, in PEM and without a passphrase; the key may be in a file of its own: client_key"
         ),
     })
+}
+
+fn client_identity(pem: &[u8]) -> Result<Identity, String> {
+    let identity = Identity::from_pem(pem).map_err(|problem| chain(&problem))?;
+    // A certificate of an old version, or another's key, is noticed only when a client is made of it.
+    let made = Client::builder().no_proxy().tls_certs_only([]).identity(identity.clone()).build();
+    made.map(|_| identity).map_err(|problem| chain(&problem))
+}
+
+/// Whether a certificate and its private key, in PEM, can be shown to a registry.
+///
+/// # Errors
+/// Why not, as TLS says it.
+pub fn check_client_certificate(pem: &[u8]) -> Result<(), String> {
+    client_identity(pem).map(drop)
 }
 
 /// An error with all its causes, each said once.

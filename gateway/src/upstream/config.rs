@@ -35,7 +35,8 @@ pub struct UpstreamSettings {
     pub url: Option<String>,
     /// A PEM file with certificates that are trusted for this registry, beside the public ones.
     pub ca: Option<PathBuf>,
-    /// A PEM file with the certificate that this node shows the registry, and the chain behind it.
+    /// A PEM file with the certificate that this node shows the registry, and the chain behind it. It is a credential:
+    /// [`UpstreamSettings::credentials`] say who profits of it.
     pub client_cert: Option<PathBuf>,
     /// A PEM file with its private key, if that is not in the certificate's file.
     pub client_key: Option<PathBuf>,
@@ -52,8 +53,8 @@ pub struct UpstreamSettings {
 /// What this node says of itself to a registry, and who profits of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Credentials {
-    /// Where the login comes from.
-    pub from: LoginFrom,
+    /// Where the login comes from; without one, a client certificate is all that is shown.
+    pub from: Option<LoginFrom>,
     /// Who may pull through this gateway what only these credentials can read. There is no default, on purpose.
     pub access: Option<Access>,
 }

@@ -18,7 +18,8 @@ const MAX_LENT: usize = 256;
 /// In whose name a registry is asked.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum Identity {
-    /// This node's: the operator's credentials; without any, what a client lent it for the repository; else nobody's.
+    /// This node's: the operator's credentials, a client certificate among them; without any, what a client lent it for
+    /// the repository; else nobody's.
     #[default]
     Node,
     /// Nobody's.

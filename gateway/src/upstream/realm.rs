@@ -4,12 +4,13 @@
 //! operator's password sent to a place of their choice, so it goes only to the registry's own host, to its own
 //! domain (by the public suffix list: `registry-1.docker.io` and `auth.docker.io` are one owner's,
 //! `a.azurecr.io` and `b.azurecr.io` are not), and to hosts that the operator listed in `token_realms`.
-//! Others are asked anonymously, and like a registry without configuration: on public addresses only.
+//! Others are asked anonymously, and like a registry without configuration: on public addresses only. All of this holds
+//! for the operator's client certificate too.
 
 use url::{Host, Url};
 
 use super::client::Wire;
-use super::site::{Site, Web, host_and_port};
+use super::site::{At, Site, host_and_port};
 use crate::error::PullError;
 
 /// Domains under which everybody may have a registry, and which the public suffix list lacks. Their token
@@ -34,8 +35,9 @@ pub(super) struct Realm<'a> {
     pub(super) trusted: bool,
 }
 
-/// Judges the realm that `site` named.
-pub(super) fn judge<'a>(web: &'a Web, site: &'a Site, text: &str) -> Result<Realm<'a>, PullError> {
+/// Judges the realm that the registry named.
+pub(super) fn judge<'a>(at: At<'a>, text: &str) -> Result<Realm<'a>, PullError> {
+    let site = at.site;
     let registry = &site.registry;
     let malformed = || site.failed(None, "it names a token service that is no http or https URL");
     let mut url = Url::parse(text).map_err(|_| malformed())?;
@@ -52,7 +54,7 @@ pub(super) fn judge<'a>(web: &'a Web, site: &'a Site, text: &str) -> Result<Real
         )));
     }
     let trusted = url.host() == site.base.host() || is_listed(site, &url) || is_own_domain(&site.base, &url);
-    let wire = if trusted { &site.wire } else { &web.public };
+    let wire = if trusted { site.wires.of(at.who) } else { &at.web.public };
     wire.check(&url).map_err(|problem| site.not_public(&url, &problem))?;
     Ok(Realm { url, wire, trusted })
 }

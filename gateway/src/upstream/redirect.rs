@@ -8,14 +8,15 @@
 //!
 //! What a registry without configuration says is worth no more than the client's word that named it: it leads
 //! to the public internet alone. From https to http leads no way, unless that host is configured so.
-//! `Authorization` stays at the registry itself; the caller sees to that by [`Site::is_home`].
+//! The client certificate stays at the registry itself, and so does `Authorization`: the caller sees to that by
+//! [`Site::is_home`].
 
 use http::StatusCode;
 use http::header::{HeaderMap, LOCATION};
 use url::Url;
 
 use super::client::Wire;
-use super::site::{Site, Web, host_and_port};
+use super::site::{At, Site, Web, host_and_port};
 use crate::error::PullError;
 
 /// The most redirects that one request follows.
@@ -43,12 +44,15 @@ pub(super) fn target(site: &Site, from: &Url, headers: &HeaderMap) -> Result<Url
     Ok(url)
 }
 
-/// The client by which `url` may be asked for `site`, if it may.
-pub(super) fn route<'a>(web: &'a Web, site: &'a Site, url: &Url) -> Result<&'a Wire, PullError> {
+/// The client by which `url` may be asked, if it may.
+pub(super) fn route<'a>(at: At<'a>, url: &Url) -> Result<&'a Wire, PullError> {
+    let (web, site) = (at.web, at.site);
     let (wire, plain_allowed) = if url.host() == site.base.host() {
-        (&site.wire, site.is_plain() || site.insecure)
+        // Another port may be another's.
+        let wire = if site.is_home(url) { site.wires.of(at.who) } else { &site.wires.bare };
+        (wire, site.is_plain() || site.insecure)
     } else if let Some(other) = site.placed.then(|| neighbour(web, url)).flatten() {
-        (&other.wire, other.is_plain() || other.insecure)
+        (&other.wires.bare, other.is_plain() || other.insecure)
     } else {
         (&web.public, false)
     };

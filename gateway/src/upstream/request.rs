@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime};
 use http::header::{AUTHORIZATION, HeaderMap, VIA};
 use http::{Method, StatusCode};
 use reqwest::{Request, Response};
+use rustls::AlertDescription;
 use serde::Deserialize;
 use tokio::time::Instant;
 use url::Url;
@@ -93,7 +94,7 @@ async fn follow(at: At<'_>, ask: &Ask, grant: Option<&Grant>) -> Result<Answer, 
     let site = at.site;
     let mut url = ask.url.clone();
     for _ in 0..=MAX_REDIRECTS {
-        let wire = redirect::route(at.web, site, &url)?;
+        let wire = redirect::route(at, &url)?;
         let mut request = Request::new(ask.method.clone(), url.clone());
         *request.headers_mut() = ask.headers.clone();
         if let Some(via) = at.via {
@@ -167,7 +168,16 @@ pub(super) fn transport(site: &Site, url: &Url, error: reqwest::Error) -> PullEr
         }
         next = cause.source();
     }
-    let advice = if is_untrusted(&error) {
+    let tls = tls_problem(&error);
+    // It says no to who shows it no certificate, as another registry does with a 401: it is not in trouble.
+    if matches!(tls, Some(rustls::Error::AlertReceived(AlertDescription::CertificateRequired)))
+        && site.wires.certified.is_some()
+        && site.is_home(url)
+    {
+        let status = StatusCode::UNAUTHORIZED.as_u16();
+        return PullError::Denied { registry: site.registry.to_string(), status };
+    }
+    let advice = if matches!(tls, Some(rustls::Error::InvalidCertificate(_))) {
         format!(
             "; if it has a certificate authority of its own, name its certificate: [upstream.\"{}\"] ca = \"FILE\"",
             site.registry
@@ -179,12 +189,12 @@ pub(super) fn transport(site: &Site, url: &Url, error: reqwest::Error) -> PullEr
     site.failed(None, format!("{}: {}{advice}", host_and_port(url), chain(&error.without_url())))
 }
 
-/// Whether it is the certificate that was not believed.
-fn is_untrusted(error: &reqwest::Error) -> bool {
+/// What went wrong in TLS, if that is where it did.
+fn tls_problem(error: &reqwest::Error) -> Option<&rustls::Error> {
     let mut next = error.source();
     while let Some(cause) = next {
-        if let Some(rustls::Error::InvalidCertificate(_)) = cause.downcast_ref() {
-            return true;
+        if let Some(problem) = cause.downcast_ref() {
+            return Some(problem);
         }
         // An io::Error's source is the one below what it was made of.
         next = match cause.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
@@ -192,7 +202,7 @@ fn is_untrusted(error: &reqwest::Error) -> bool {
             None => cause.source(),
         };
     }
-    false
+    None
 }
 
 /// Notes that the registry wants to be left alone. What a client's own login has used up is that client's trouble: it

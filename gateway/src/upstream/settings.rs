@@ -10,6 +10,13 @@ use super::config::{Access, Credentials, LoginFrom, MirrorSettings, UpstreamSett
 use super::credentials::docker_config::DockerConfig;
 use super::credentials::{self, From, Login, Logins, helpers};
 
+/// What `access` may be, and what each means for pods.
+const WHICH_ACCESS: &str = "access = \"cluster\": whoever reaches this gateway, every pod too, may pull whatever these \
+     credentials can read. access = \"verify\": only a client whose own credentials the registry accepts for the \
+     repository; any other gets a 404 and asks the registry itself, with its pull secret. access = \"challenge\": as \
+     verify, but a client without credentials gets a 401, for clients that then send their pull secret to a mirror. \
+     What is public is served to all with each of them";
+
 /// What is wrong with the configuration of upstreams. Each text names the key, the value and what is allowed;
 /// none holds a password.
 #[derive(Debug, thiserror::Error)]
@@ -75,13 +82,21 @@ pub enum ConfigError {
     /// Nobody has said who profits of the credentials.
     #[error(
         "upstream.{name:?}.credentials.access is missing, and has no default on purpose: with these credentials \
-         this node can pull what others cannot. access = \"cluster\": whoever reaches this gateway, every pod too, \
-         may pull whatever these credentials can read. access = \"verify\": only a client whose own credentials the \
-         registry accepts for the repository; any other gets a 404 and asks the registry itself, with its pull secret. \
-         access = \"challenge\": as verify, but a client without credentials gets a 401, for clients that then send \
-         their pull secret to a mirror. What is public is served to all with each of them"
+         this node can pull what others cannot. {}",
+        WHICH_ACCESS
     )]
     Access {
+        /// The table's name.
+        name: String,
+    },
+    /// Nobody has said who profits of the client certificate.
+    #[error(
+        "upstream.{name:?}.client_cert is a credential, with which this node may pull what others cannot, and nothing \
+         says who profits of it: write credentials = {{ access = … }} beside it, with a login if there is one. \
+         {}",
+        WHICH_ACCESS
+    )]
+    Certificate {
         /// The table's name.
         name: String,
     },
@@ -141,11 +156,13 @@ pub(super) fn check(name: &str, table: &UpstreamSettings) -> Result<Checked, Con
     };
     let token_realms =
         table.token_realms.iter().map(|realm| token_realm(name, realm)).collect::<Result<_, _>>()?;
-    let login =
-        table.credentials.as_ref().map(|credentials| login(name, &registry, credentials)).transpose()?;
-    let login = login.map(Arc::new);
-    let access = table.credentials.as_ref().and_then(|credentials| credentials.access);
     let client = client(name, table)?;
+    let login = match &table.credentials {
+        Some(credentials) => login(name, &registry, credentials, client.is_some())?.map(Arc::new),
+        None if client.is_some() => return Err(ConfigError::Certificate { name: name.to_owned() }),
+        None => None,
+    };
+    let access = table.credentials.as_ref().and_then(|credentials| credentials.access);
     let mirrors = table.mirrors.iter().map(|said| mirror(name, &registry, said, login.as_ref()));
     let mirrors = mirrors.collect::<Result<_, _>>()?;
     Ok(Checked { registry, url, ca, insecure: table.insecure, token_realms, login, access, client, mirrors })
@@ -161,7 +178,7 @@ fn mirror(
     if said.credentials && login.is_none() {
         return Err(ConfigError::Credentials {
             name: name.to_owned(),
-            problem: format!("there are none, and the mirror {} is to be sent them", said.url),
+            problem: format!("there is no login, and the mirror {} is to be sent one", said.url),
         });
     }
     Ok(Checked {
@@ -236,11 +253,23 @@ fn token_realm(name: &str, text: &str) -> Result<String, ConfigError> {
     }
 }
 
-fn login(name: &str, registry: &Registry, credentials: &Credentials) -> Result<Logins, ConfigError> {
+fn login(
+    name: &str,
+    registry: &Registry,
+    credentials: &Credentials,
+    has_certificate: bool,
+) -> Result<Option<Logins>, ConfigError> {
     let error = |problem: String| ConfigError::Credentials { name: name.to_owned(), problem };
     if credentials.access.is_none() {
         return Err(ConfigError::Access { name: name.to_owned() });
     }
+    let Some(from) = &credentials.from else {
+        return if has_certificate {
+            Ok(None)
+        } else {
+            Err(error("there is no login, and no client_cert that could do without".to_owned()))
+        };
+    };
     let password = |username: &str, password: &str| {
         if username.is_empty() || username.contains(':') {
             let problem = "username is empty or has a colon, which Basic authentication does not allow";
@@ -257,7 +286,7 @@ fn login(name: &str, registry: &Registry, credentials: &Credentials) -> Result<L
         let path = path.to_owned();
         move |problem| ConfigError::File { name: name.to_owned(), key, path, problem }
     };
-    let from = match &credentials.from {
+    let from = match from {
         LoginFrom::Password { username, password: secret } => From::Password(password(username, secret)?),
         LoginFrom::PasswordFile { username, file } => {
             let secret = credentials::read_password(file);
@@ -274,7 +303,7 @@ fn login(name: &str, registry: &Registry, credentials: &Credentials) -> Result<L
             From::Helper(helper.clone())
         }
     };
-    Ok(Logins::new(registry.clone(), from))
+    Ok(Some(Logins::new(registry.clone(), from)))
 }
 
 fn read(name: &str, key: &'static str, path: &Path) -> Result<Vec<u8>, ConfigError> {

@@ -9,7 +9,7 @@ use url::Url;
 use super::address::NotPublic;
 use super::auth::Tokens;
 use super::circuit::Circuit;
-use super::client::{Limits, Wire};
+use super::client::{Limits, Wire, Wires};
 use super::config::Access;
 use super::credentials::Logins;
 use super::identity::{Lent, Who};
@@ -27,12 +27,12 @@ pub(super) struct Site {
     pub(super) registry: Registry,
     /// `scheme://host[:port][/path]`, to which `/v2/…` is appended.
     pub(super) base: Url,
-    pub(super) wire: Wire,
+    pub(super) wires: Wires,
     /// The operator gave the URL: it may be anywhere, and may lead to other hosts that were given.
     pub(super) placed: bool,
     pub(super) insecure: bool,
     pub(super) login: Option<Arc<Logins>>,
-    /// Who profits of the login.
+    /// Who profits of the login and of the certificate.
     pub(super) access: Option<Access>,
     /// What clients lent in its place.
     pub(super) lent: Lent,
@@ -51,7 +51,7 @@ impl Site {
     /// A registry that the operator configured.
     pub(super) fn configured(
         checked: Checked,
-        wire: Wire,
+        wires: Wires,
         mirrors: Vec<Arc<Mirror>>,
     ) -> Result<Self, PullError> {
         let (placed, base) = match checked.url {
@@ -61,7 +61,7 @@ impl Site {
         Ok(Self {
             registry: checked.registry,
             base,
-            wire,
+            wires,
             placed,
             insecure: checked.insecure,
             login: checked.login,
@@ -83,7 +83,7 @@ impl Site {
         Ok(Self {
             registry,
             base,
-            wire,
+            wires: Wires { bare: wire, certified: None },
             placed: false,
             insecure: false,
             login: None,
@@ -126,6 +126,11 @@ impl Site {
         url.scheme() == self.base.scheme()
             && url.host() == self.base.host()
             && url.port_or_known_default() == self.base.port_or_known_default()
+    }
+
+    /// Whether the operator gave this node something to show: a login, a certificate, or both.
+    pub(super) fn has_credentials(&self) -> bool {
+        self.login.is_some() || self.wires.certified.is_some()
     }
 
     /// Whether it is spoken to without TLS, as configured.

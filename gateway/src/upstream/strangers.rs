@@ -38,7 +38,7 @@ impl Strangers {
             return Ok(site.clone());
         }
         let site = Site::stranger(registry.clone(), public.clone())?;
-        site.wire.check(&site.base).map_err(|problem| site.not_public(&site.base, &problem))?;
+        site.wires.bare.check(&site.base).map_err(|problem| site.not_public(&site.base, &problem))?;
         if known.len() >= MAX_STRANGERS {
             make_room(&mut known);
         }

@@ -9,11 +9,13 @@
 //! | `refusals` | what is a registry's word, and what only its trouble |
 //! | `connections` | reuse, resets, silence, content codings |
 //! | `trust` | certificates, and registries of all kinds at once |
+//! | `certificates` | the certificate that this node shows, and for whom |
 //! | `lookups` | HEAD and ranges where registries differ |
 //! | `passing` | tag lists: queries, links, bounds |
 //! | `circles` | nodes behind nodes |
 
 mod auth;
+mod certificates;
 mod circles;
 mod connections;
 mod fake;
@@ -64,7 +66,8 @@ fn with_login(table: UpstreamSettings) -> UpstreamSettings {
 
 /// The same, with a login from somewhere.
 fn with_login_from(from: LoginFrom, table: UpstreamSettings) -> UpstreamSettings {
-    UpstreamSettings { credentials: Some(Credentials { from, access: Some(Access::Cluster) }), ..table }
+    let credentials = Credentials { from: Some(from), access: Some(Access::Cluster) };
+    UpstreamSettings { credentials: Some(credentials), ..table }
 }
 
 fn scope(registry: &str) -> Scope {

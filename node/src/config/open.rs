@@ -5,18 +5,21 @@ use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use super::problem::{Given, Problem, Wrong};
+use shoal_gateway::upstream::check_client_certificate;
 use shoal_swarm::cluster_key::{ClusterKey, ClusterKeyError};
 
 /// No file of a configuration is larger: a bundle of every public CA is a quarter of this.
 const MAX_FILE: u64 = 1024 * 1024;
 
 /// What a file must hold.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 pub(super) enum Kind {
     /// The cluster key.
     ClusterKey,
     /// PEM certificates.
     Certificates,
+    /// The certificate that this node shows a registry, with its key in the same file or in this one.
+    ClientCertificate(Option<PathBuf>),
     /// A private key in PEM.
     PrivateKey,
     /// A password.
@@ -37,9 +40,10 @@ pub(super) struct ToOpen {
 impl ToOpen {
     /// Opens it and looks whether it holds what it should.
     pub(super) fn check(&self) -> Option<Problem> {
-        let checked = match self.kind {
+        let checked = match &self.kind {
             Kind::ClusterKey => cluster_key(&self.path),
             Kind::Certificates => certificates(&self.path),
+            Kind::ClientCertificate(key) => client_certificate(&self.path, key.as_deref()),
             Kind::PrivateKey => private_key(&self.path),
             Kind::Password => password(&self.path),
             Kind::DockerConfig => docker_config(&self.path),
@@ -83,6 +87,23 @@ fn certificates(path: &Path) -> Result<(), Wrong> {
         Ok(_) => Ok(()),
         Err(error) => Err(Wrong::new(format!("holds a broken certificate: {error}"), ALLOWED)),
     }
+}
+
+fn client_certificate(path: &Path, key: Option<&Path>) -> Result<(), Wrong> {
+    const ALLOWED: &str = "allowed: a PEM file that this user may read, with a certificate of X.509 version 3, and \
+         with its private key without a passphrase, which may be in the file of client_key instead";
+    certificates(path)?;
+    let mut pem = read(path, ALLOWED)?;
+    if let Some(key) = key {
+        if private_key(key).is_err() {
+            // That is said of client_key.
+            return Ok(());
+        }
+        pem.push(b'\n');
+        pem.extend(read(key, ALLOWED)?);
+    }
+    let cannot = |problem| Wrong::new(format!("cannot be shown to a registry: {problem}"), ALLOWED);
+    check_client_certificate(&pem).map_err(cannot)
 }
 
 fn password(path: &Path) -> Result<(), Wrong> {

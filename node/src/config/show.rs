@@ -103,16 +103,17 @@ fn one_upstream(out: &mut String, name: &str, upstream: &UpstreamSettings) {
     let Some(credentials) = credentials else { return };
     line(out, &format!("[upstream.{}.credentials]", quoted(name)));
     match &credentials.from {
-        LoginFrom::Password { username, .. } => {
+        None => {}
+        Some(LoginFrom::Password { username, .. }) => {
             line(out, &format!("username = {}", quoted(username)));
             line(out, "# password: set, not shown");
         }
-        LoginFrom::PasswordFile { username, file } => {
+        Some(LoginFrom::PasswordFile { username, file }) => {
             line(out, &format!("username = {}", quoted(username)));
             line(out, &format!("password_file = {}", path(file)));
         }
-        LoginFrom::DockerConfig(file) => line(out, &format!("docker_config = {}", path(file))),
-        LoginFrom::Helper(name) => line(out, &format!("helper = {}", quoted(name))),
+        Some(LoginFrom::DockerConfig(file)) => line(out, &format!("docker_config = {}", path(file))),
+        Some(LoginFrom::Helper(name)) => line(out, &format!("helper = {}", quoted(name))),
     }
     if let Some(access) = credentials.access {
         line(out, &format!("access = {}", quoted(access.name())));

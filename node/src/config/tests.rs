@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use shoal_gateway::upstream::config::{Access, LoginFrom};
+use shoal_gateway::upstream::config::{Access, Credentials, LoginFrom};
 
 use super::upstream::WHICH_ACCESS;
 use super::*;
@@ -283,7 +283,7 @@ fn upstreams_merge_by_name() {
     assert_eq!(hub.token_realms, ["registry-1.docker.io"]);
     let credentials = hub.credentials.as_ref().unwrap();
     let from = LoginFrom::Password { username: "robot".to_owned(), password: "hunter2".to_owned() };
-    assert_eq!((&credentials.from, credentials.access), (&from, Some(Access::Cluster)));
+    assert_eq!((credentials.from.as_ref(), credentials.access), (Some(&from), Some(Access::Cluster)));
     assert_eq!(upstreams["quay.io"].url.as_deref(), Some("https://quay-mirror.example.com"));
     assert_eq!(upstreams["reg.local:5000"].url.as_deref(), Some("http://reg.local:5000"));
     assert!(loaded.config.warnings()[0].contains("docker.io is not checked"));
@@ -422,7 +422,8 @@ const MISTAKES: &[(&str, &str)] = &[
     (
         "[upstream.a]\nmirrors = [{ url = \"https://b\", credentials = true }]",
         "shoal.toml:2: upstream.\"a\".mirrors.url = \"https://b\" is to be sent credentials, and the registry has \
-             none (allowed: credentials = true in a mirror beside the registry's own credentials table)",
+             no login (allowed: credentials = true in a mirror where the registry's own credentials have a login; a \
+             client certificate is shown to no mirror)",
     ),
     (
         "[upstream.a]\nclient_key = \"shoal.toml\"",
@@ -636,6 +637,65 @@ fn files_that_are_named_are_opened() {
     for (error, start) in errors.iter().zip(starts) {
         assert!(error.starts_with(start), "{error}\n{start}");
     }
+}
+
+#[test]
+fn a_client_certificate_is_tried_and_somebody_says_who_may_use_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let (old, good) = (include_str!("tests/client-v1.pem"), include_str!("tests/client-v3.pem"));
+    let (certificate, key) = good.split_once("-----BEGIN PRIVATE KEY-----").unwrap();
+    for (name, text) in [
+        ("good.pem", good),
+        ("old.pem", old),
+        ("cert.pem", certificate),
+        ("key.pem", &format!("-----BEGIN PRIVATE KEY-----{key}")),
+    ] {
+        fs::write(folder.path().join(name), text).unwrap();
+    }
+    let load = |table: &str| {
+        let file = format!("[upstream.a]\n{table}");
+        load_in(folder.path(), Said { flags: Flags::default(), variables: &[], file: &file })
+    };
+    let access = "credentials = { access = \"cluster\" }";
+    for table in ["client_cert = \"good.pem\"", "client_cert = \"cert.pem\"\nclient_key = \"key.pem\""] {
+        let loaded = load(&format!("{table}\n{access}")).unwrap();
+        let alone = Credentials { from: None, access: Some(Access::Cluster) };
+        assert_eq!(loaded.config.upstreams.upstreams["a"].credentials, Some(alone));
+        let again = load_in(
+            folder.path(),
+            Said { flags: Flags::default(), variables: &[], file: &show::effective(&loaded) },
+        );
+        assert_eq!(again.unwrap().config, loaded.config);
+        assert_eq!(
+            load(table).unwrap_err()[0].split_once("\" is a credential, ").unwrap().1,
+            format!(
+                "and no credentials = {{ access = … }} beside it, with a login or without, says who may use it \
+                 ({WHICH_ACCESS})"
+            )
+        );
+    }
+    for (table, problem) in [
+        ("client_cert = \"old.pem\"", "UnsupportedCertVersion (allowed: a PEM file that"),
+        ("client_cert = \"cert.pem\"", "private key or certificate not found (allowed: a PEM file that"),
+        ("client_cert = \"old.pem\"\nclient_key = \"key.pem\"", "(allowed: a PEM file that"),
+    ] {
+        let errors = load(&format!("{table}\n{access}")).unwrap_err();
+        assert!(
+            errors[0].contains("\" cannot be shown to a registry: ") && errors[0].contains(problem),
+            "{errors:?}"
+        );
+        assert_eq!(errors.len(), 1, "{errors:?}");
+    }
+    let nothing = load(access).unwrap_err();
+    assert_eq!(
+        nothing,
+        [
+            "shoal.toml:2: upstream.\"a\".credentials has no login (allowed: username with password or password_file; \
+             or docker_config; or helper; or none of them where client_cert is beside the table)"
+        ]
+    );
+    let key = load(&format!("client_cert = \"cert.pem\"\nclient_key = \"cert.pem\"\n{access}")).unwrap_err();
+    assert!(key.len() == 1 && key[0].contains("client_key = \"cert.pem\" holds no private key"), "{key:?}");
 }
 
 #[test]

@@ -91,16 +91,22 @@ impl Reading<'_> {
                 "allowed: client_cert beside it, the file with the certificate",
             )));
         }
+        if let (Some(cert), None) = (&table.client_cert, &table.credentials) {
+            let wrong = "is a credential, and no credentials = { access = … } beside it, with a login or without, says \
+                         who may use it";
+            self.problems.push(cert.problem(Wrong::new(wrong, WHICH_ACCESS)));
+        }
+        let client_key = table.client_key.as_ref().filter(|_| table.client_cert.is_some());
+        let client_key = self.file(client_key, Kind::PrivateKey);
         UpstreamSettings {
             url: table.url.as_ref().and_then(|given| self.url(given)),
             ca: self.file(table.ca.as_ref(), Kind::Certificates),
-            client_cert: self.file(table.client_cert.as_ref(), Kind::Certificates),
-            client_key: self
-                .file(table.client_key.as_ref().filter(|_| table.client_cert.is_some()), Kind::PrivateKey),
+            client_cert: self.file(table.client_cert.as_ref(), Kind::ClientCertificate(client_key.clone())),
+            client_key,
             insecure: table.insecure,
             mirrors: table.mirrors.iter().filter_map(|mirror| self.mirror(table, mirror)).collect(),
             token_realms,
-            credentials: table.credentials.as_ref().and_then(|table| self.credentials(table)),
+            credentials: table.credentials.as_ref().and_then(|said| self.credentials(table, said)),
         }
     }
 
@@ -111,10 +117,11 @@ impl Reading<'_> {
                 .push(said.entry.problem_with_secret(Wrong::new("has an entry without url", allowed)));
             return None;
         };
-        if said.credentials && table.credentials.is_none() {
+        if said.credentials && !table.credentials.as_ref().is_some_and(file::Credentials::has_login) {
             self.problems.push(url.problem(Wrong::new(
-                "is to be sent credentials, and the registry has none",
-                "allowed: credentials = true in a mirror beside the registry's own credentials table",
+                "is to be sent credentials, and the registry has no login",
+                "allowed: credentials = true in a mirror where the registry's own credentials have a login; a client \
+                 certificate is shown to no mirror",
             )));
         }
         Some(MirrorSettings {
@@ -125,21 +132,29 @@ impl Reading<'_> {
         })
     }
 
-    fn credentials(&mut self, said: &file::Credentials) -> Option<Credentials> {
+    fn credentials(&mut self, table: &file::Upstream, said: &file::Credentials) -> Option<Credentials> {
         let before = self.problems.len();
-        let from = self.login(said);
+        let certificate_alone = table.client_cert.is_some() && !said.has_login();
+        let from = if certificate_alone { None } else { self.login(said) };
         let access = said.access.as_ref().and_then(|given| self.one(given, access));
         if said.access.is_none() {
             let wrong = Wrong::new("does not say who may use them", WHICH_ACCESS);
             self.problems.push(said.table.problem_with_secret(wrong));
         }
-        let from = from.filter(|_| self.problems.len() == before)?;
-        Some(Credentials { from, access })
+        (self.problems.len() == before).then_some(Credentials { from, access })
     }
 
     /// Where the login comes from: one of three, and nothing beside it that would be ignored.
     fn login(&mut self, said: &file::Credentials) -> Option<LoginFrom> {
         let table = |wrong: &str, allowed: &str| said.table.problem_with_secret(Wrong::new(wrong, allowed));
+        if !said.has_login() {
+            self.problems.push(table(
+                "has no login",
+                "allowed: username with password or password_file; or docker_config; or helper; or none of them where \
+                 client_cert is beside the table",
+            ));
+            return None;
+        }
         let own = said.username.is_some() || said.password.is_some() || said.password_file.is_some();
         let kinds = [own, said.docker_config.is_some(), said.helper.is_some()];
         if kinds.iter().filter(|kind| **kind).count() > 1 {

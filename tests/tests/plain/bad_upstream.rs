@@ -96,7 +96,7 @@ faults! {
     blobs_shorter_than_promised: Kind::Blob, Fault::Short, 11, BROKEN;
     blobs_with_other_bytes: Kind::Blob, Fault::Other, 12, BROKEN;
     blobs_that_stop_midway: Kind::Blob, Fault::Stall, 13, LATE;
-    blobs_that_are_never_answered: Kind::Blob, Fault::Silent, 14, LATE;
+    blobs_that_are_never_answered: Kind::Blob, Fault::Silent, 14, BROKEN;
     blobs_without_ranges: Kind::Blob, Fault::NoRange, 15, FINE;
     manifests_shorter_than_promised: Kind::Manifest, Fault::Short, 16, BROKEN;
     manifests_with_other_bytes: Kind::Manifest, Fault::Other, 17, BROKEN;
@@ -238,7 +238,7 @@ async fn a_node_full_of_transfers_still_answers() {
     let layers: Vec<u64> = (0..560).map(|n| 1000 + n).collect();
     let image = synthetic::image(fleet.home(), 25, &layers).unwrap();
     fleet.registry.hold("1", &image).unwrap();
-    fleet.registry.fail(Kind::Blob, Fault::Silent);
+    fleet.registry.fail(Kind::Blob, Fault::Held);
     let (node, client) = (&fleet.nodes[0], fleet.nodes[0].client().unwrap());
     client.manifest(REPOSITORY, "1").await.unwrap();
     let mut asking = tokio::task::JoinSet::new();

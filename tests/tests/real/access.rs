@@ -43,6 +43,14 @@ fn mallory() -> String {
     basic("mallory", "guess")
 }
 
+/// A registry, and the operator's credentials for it.
+fn operators(url: &str) -> String {
+    format!(
+        "[upstream.\"{REGISTRY}\"]\nurl = \"{url}\"\ncredentials = {{ username = \"operator\", password = \
+         \"secret-of-the-operator\", access = \"verify\" }}\n"
+    )
+}
+
 impl World {
     /// Nodes whose operator gave credentials with this `access`, or none.
     async fn start(access: Option<&str>, count: usize) -> Self {
@@ -360,7 +368,10 @@ async fn a_manifest_that_names_anothers_blobs_admits_nobody_to_them() {
 /// What was cleaned away before a repository became public is not given to everyone.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_repository_had_while_it_was_private_is_not_public_with_it() {
-    let world = World::start(Some("verify"), 1).await;
+    let mut world = World::start(Some("verify"), 0).await;
+    let config = format!("{}[policy]\nclient_for = \"1s\"\n", operators(&world.guard.url()));
+    let settings = Settings { config, ..Settings::default() };
+    world.nodes.push(Node::start(world.home.path(), "node", settings).await.unwrap());
     let (old, new) =
         (world.private_image(1).await, synthetic::image(world.home.path(), 2, &[5_000]).unwrap());
     world.gets(0, "team/app", &old, Some(&alice())).await;
@@ -371,7 +382,7 @@ async fn what_a_repository_had_while_it_was_private_is_not_public_with_it() {
         assert_eq!(deleted, 202, "{path}");
     }
     world.guard.publish("team/app");
-    // That it is private holds for a minute.
+    // That it is private holds for a second.
     tokio::time::sleep(std::time::Duration::from_secs(2)).await;
     world.gets(0, "team/app", &new, None).await;
     for path in World::paths("team/app", &old).into_iter().skip(1) {
@@ -407,13 +418,7 @@ async fn a_peer_of_no_cluster_gets_nothing_private() {
     let image = world.private_image(1).await;
     let public = world.image("library/tool", 2).await;
     world.guard.publish("library/tool");
-    let config = |url: &str| {
-        format!(
-            "[upstream.\"{REGISTRY}\"]\nurl = \"{url}\"\ncredentials = {{ username = \"operator\", password = \
-             \"secret-of-the-operator\", access = \"verify\" }}\n"
-        )
-    };
-    let settings = Settings { config: config(&world.guard.url()), ..Settings::default() };
+    let settings = Settings { config: operators(&world.guard.url()), ..Settings::default() };
     world.nodes.push(Node::start(world.home.path(), "mine", settings).await.unwrap());
     world.gets(0, "team/app", &image, Some(&alice())).await;
     world.gets(0, "library/tool", &public, None).await;
@@ -425,7 +430,7 @@ async fn a_peer_of_no_cluster_gets_nothing_private() {
         }
         let settings = Settings {
             bootstrap: vec![world.nodes[0].serving.peer.to_string()],
-            config: config(&world.liar.url()),
+            config: operators(&world.liar.url()),
             ..Settings::default()
         };
         world

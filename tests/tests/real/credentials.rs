@@ -139,7 +139,12 @@ async fn a_rotated_password_behind_tls_that_wants_a_certificate_and_redirects() 
     let hidden = node(home, "hidden", &table("")).await;
     assert_ne!(status(&hidden.client().unwrap(), "one").await, 200, "nginx asks for no certificate");
     assert!(nginx.seen().await.unwrap().iter().any(|seen| seen.port == at.port() && seen.status == 400));
-    for node in [&shown, &hidden] {
+    // The certificate is the operator's: where clients are to show credentials, one without any gets nothing.
+    let asking =
+        table("client_cert = \"../client.pem\"\nclient_key = \"../client.key\"").replace("cluster", "verify");
+    let asking = node(home, "asking", &asking).await;
+    assert_eq!(status(&asking.client().unwrap(), "one").await, 404);
+    for node in [&shown, &hidden, &asking] {
         let log = node.log().unwrap();
         assert!(!log.contains("rotated") && !log.contains(AUTH) && !log.contains(ROTATED_AUTH), "{log}");
     }

@@ -163,7 +163,10 @@ async fn run(program: &str, server: &str, path: Option<OsString>) -> Result<Opti
     }
     let status = child.wait().await.map_err(cannot("its end is not known"))?;
     if !status.success() {
-        return refusal(&said).map_or(Ok(None), |said| Err(format!("{status}{said}")));
+        let Some(words) = refusal(&said) else { return Ok(None) };
+        // The problem reaches clients, and a helper may say anything.
+        tracing::warn!(program, server, %status, words, "a credential helper failed");
+        return Err(format!("it failed ({status}); what it says of that is in this node's log"));
     }
     answer(&said)
 }
@@ -179,8 +182,7 @@ fn refusal(said: &[u8]) -> Option<String> {
     if text.is_empty() || text.contains('{') {
         return Some(String::new());
     }
-    let shown: String = text.chars().filter(|c| !c.is_control()).take(200).collect();
-    Some(format!(", {shown:?}"))
+    Some(text.chars().filter(|c| !c.is_control()).take(200).collect())
 }
 
 fn answer(said: &[u8]) -> Result<Option<Login>, String> {
@@ -262,13 +264,16 @@ mod tests {
     async fn what_it_may_say() {
         let identity = Ok(Some(Login::Identity("it".to_owned())));
         let error = |text: &str| Err(format!("docker-credential-test: {text}"));
+        let failed = |code: i32| {
+            error(&format!("it failed (exit status: {code}); what it says of that is in this node's log"))
+        };
         let none = Ok(None);
         for (script, expected) in [
             (r#"echo '{"Username":"<token>","Secret":"it"}'"#, identity),
             ("echo 'credentials not found in native keychain'; exit 1", none.clone()),
             (r#"echo '{"Username":"","Secret":""}'"#, none),
-            ("echo 'no AWS credentials'; exit 1", error("exit status: 1, \"no AWS credentials\"")),
-            (r#"echo '{"Secret":"hunter2"}'; exit 3"#, error("exit status: 3")),
+            ("echo 'failed for token hunter2'; exit 1", failed(1)),
+            (r#"echo '{"Secret":"hunter2"}'; exit 3"#, failed(3)),
             ("echo hunter2", error("its answer is not JSON with Username and Secret")),
             (
                 r#"echo '{"Username":"u:v","Secret":"hunter2"}'"#,

@@ -18,6 +18,8 @@ use tokio_rustls::TlsAcceptor;
 pub(super) struct Asked {
     /// On which connection it came, from 0.
     pub(super) connection: usize,
+    /// Whether a certificate was shown on it.
+    pub(super) certified: bool,
     pub(super) method: Method,
     /// Path and query.
     pub(super) path: String,
@@ -95,11 +97,12 @@ async fn serve(
         let (tls, answer, asked) = (tls.clone(), answer.clone(), asked.clone());
         connections.spawn(async move {
             match tls {
-                None => talk(stream, connection, answer, asked).await,
+                None => talk(stream, (connection, false), answer, asked).await,
                 // A client that does not trust the certificate ends here.
                 Some(tls) => {
                     if let Ok(stream) = tls.accept(stream).await {
-                        talk(stream, connection, answer, asked).await;
+                        let certified = stream.get_ref().1.peer_certificates().is_some();
+                        talk(stream, (connection, certified), answer, asked).await;
                     }
                 }
             }
@@ -109,14 +112,14 @@ async fn serve(
 
 async fn talk(
     stream: impl AsyncRead + AsyncWrite + Unpin,
-    connection: usize,
+    (connection, certified): (usize, bool),
     answer: Arc<Answer>,
     asked: Arc<Mutex<Vec<Asked>>>,
 ) {
     let service = service_fn(move |request: Request<hyper::body::Incoming>| {
         let (request, _) = request.into_parts();
         let path = request.uri.path_and_query().unwrap().to_string();
-        let this = Asked { connection, method: request.method, path, headers: request.headers };
+        let this = Asked { connection, certified, method: request.method, path, headers: request.headers };
         asked.lock().unwrap().push(this.clone());
         let response = answer(&this);
         async move { Ok::<_, Infallible>(response) }

@@ -4,7 +4,7 @@ use super::fake::{Asked, Fake, answer, hello};
 use super::trust::Authority;
 use super::*;
 
-fn leads_to(url: String) -> impl Fn(&Asked) -> http::Response<axum::body::Body> {
+pub(super) fn leads_to(url: String) -> impl Fn(&Asked) -> http::Response<axum::body::Body> {
     move |_| answer(307, &[("location", &url)], "")
 }
 

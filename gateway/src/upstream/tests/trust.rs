@@ -4,7 +4,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
-use rustls::pki_types::PrivateKeyDer;
+use rustls::RootCertStore;
+use rustls::crypto::CryptoProvider;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::WebPkiClientVerifier;
+use rustls::server::danger::ClientCertVerifier;
 use tempfile::TempDir;
 use tokio_rustls::TlsAcceptor;
 
@@ -14,6 +18,7 @@ use super::*;
 /// A certificate authority that nobody knows, and its certificate in a file.
 pub(super) struct Authority {
     issuer: Issuer<'static, KeyPair>,
+    certificate: CertificateDer<'static>,
     folder: TempDir,
 }
 
@@ -23,29 +28,56 @@ impl Authority {
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let key = KeyPair::generate().unwrap();
         let folder = tempfile::tempdir().unwrap();
-        std::fs::write(folder.path().join("ca.pem"), params.self_signed(&key).unwrap().pem()).unwrap();
-        Self { issuer: Issuer::new(params, key), folder }
+        let certificate = params.self_signed(&key).unwrap();
+        std::fs::write(folder.path().join("ca.pem"), certificate.pem()).unwrap();
+        Self { issuer: Issuer::new(params, key), certificate: certificate.der().clone(), folder }
     }
 
     pub(super) fn file(&self) -> PathBuf {
         self.folder.path().join("ca.pem")
     }
 
+    /// A file with a client's certificate of this authority, and its key.
+    pub(super) fn client(&self) -> PathBuf {
+        let key = KeyPair::generate().unwrap();
+        let certificate =
+            CertificateParams::new(["node".to_owned()]).unwrap().signed_by(&key, &self.issuer).unwrap();
+        let file = self.folder.path().join("client.pem");
+        std::fs::write(&file, certificate.pem() + &key.serialize_pem()).unwrap();
+        file
+    }
+
     /// TLS for a server on loopback, with a certificate of this authority.
     pub(super) fn acceptor(&self) -> TlsAcceptor {
+        self.verifying(WebPkiClientVerifier::no_client_auth())
+    }
+
+    /// The same, which asks clients for a certificate of this authority; if it is `needed`, no others are let in.
+    pub(super) fn asking_acceptor(&self, needed: bool) -> TlsAcceptor {
+        let mut roots = RootCertStore::empty();
+        roots.add(self.certificate.clone()).unwrap();
+        let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider());
+        let verifier = if needed { verifier } else { verifier.allow_unauthenticated() };
+        self.verifying(verifier.build().unwrap())
+    }
+
+    fn verifying(&self, clients: Arc<dyn ClientCertVerifier>) -> TlsAcceptor {
         let names = ["127.0.0.1", "::1", "localhost"].map(str::to_owned);
         let key = KeyPair::generate().unwrap();
         let certificate = CertificateParams::new(names).unwrap().signed_by(&key, &self.issuer).unwrap();
         let key = PrivateKeyDer::Pkcs8(key.serialize_der().into());
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let config = rustls::ServerConfig::builder_with_provider(provider)
+        let config = rustls::ServerConfig::builder_with_provider(provider())
             .with_safe_default_protocol_versions()
             .unwrap()
-            .with_no_client_auth()
+            .with_client_cert_verifier(clients)
             .with_single_cert(vec![certificate.der().clone()], key)
             .unwrap();
         TlsAcceptor::from(Arc::new(config))
     }
+}
+
+fn provider() -> Arc<CryptoProvider> {
+    Arc::new(rustls::crypto::aws_lc_rs::default_provider())
 }
 
 async fn with_tls(authority: &Authority) -> Fake {

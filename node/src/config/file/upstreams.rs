@@ -55,6 +55,17 @@ pub(in crate::config) struct Credentials {
     pub(in crate::config) access: Option<Given>,
 }
 
+impl Credentials {
+    /// Whether there is a login in them, or a part of one.
+    pub(in crate::config) const fn has_login(&self) -> bool {
+        self.username.is_some()
+            || self.password.is_some()
+            || self.password_file.is_some()
+            || self.docker_config.is_some()
+            || self.helper.is_some()
+    }
+}
+
 impl Walk<'_> {
     pub(super) fn upstream(&mut self, (name, value): Entry<'_, '_>) -> Option<Upstream> {
         let table = format!("upstream.{}", quoted(name.get_ref()));
