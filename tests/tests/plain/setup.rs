@@ -83,6 +83,7 @@ const CASES: [Case; 6] = [
             "",
             "{}",
             "{\"z\":1,\"a\":[ ],\n\n\"n\":1e3}",
+            "\u{feff}{\n  \"registry-mirrors\": null\n}\n",
             "{\n\t\"registry-mirrors\": [ \"https://m.test\" ] ,\n\t\"ü\": \"\\u00fc\"\n}\n\n\n",
         ],
     },
@@ -143,7 +144,8 @@ fn assert_mirrored(client: &str, root: &Path) {
             assert_eq!(hosts["host"][url]["capabilities"].as_array().unwrap().len(), 2);
         }
         "docker" => {
-            let config: Value = serde_json::from_str(&read("etc/docker/daemon.json")).unwrap();
+            let config = read("etc/docker/daemon.json");
+            let config: Value = serde_json::from_str(config.trim_start_matches('\u{feff}')).unwrap();
             assert_eq!(config["registry-mirrors"][0], url);
         }
         "podman" | "crio" => {
@@ -379,6 +381,10 @@ fn another_folder_has_a_record_of_its_own() {
     must(root.path(), &rke2);
     must(root.path(), &["k3s", "--undo"]);
     assert!(root.path().join("etc/rancher/rke2/registries.yaml").is_file());
+    let hint = must(root.path(), &["k3s", "--undo"]).out;
+    assert!(hint.starts_with("nothing to undo") && hint.contains("for /etc/rancher/rke2: "), "{hint}");
+    assert!(hint.contains("--config-dir"), "{hint}");
+    assert!(!must(root.path(), &["docker", "--undo"]).out.contains("--config-dir"));
     must(root.path(), &[&rke2[..], &["--undo"]].concat());
     let files = tree(root.path()).into_values().filter(|(_, what)| !what.is_empty()).count();
     assert_eq!((files, before.len()), (0, 0));
