@@ -174,4 +174,8 @@ impl Files for Before<'_> {
     fn list(&self, folder: &Path) -> Result<Vec<PathBuf>, Problem> {
         self.host.list(folder)
     }
+
+    fn is_folder(&self, path: &Path) -> Result<bool, Problem> {
+        self.host.is_folder(path)
+    }
 }

@@ -9,6 +9,8 @@ use std::process::{Command, Stdio};
 use serde_json::Value;
 use shoal_tests::tool;
 
+mod containerd;
+
 /// What a command came to.
 #[derive(Debug)]
 struct Done {
@@ -99,7 +101,9 @@ const CASES: [Case; 6] = [
     Case {
         client: "crio",
         file: "etc/containers/registries.conf.d/99-mine.conf",
-        originals: &["[[registry]]\nprefix = \"docker.io\"\nlocation = \"hub.test\"\nblocked = false\n"],
+        originals: &[
+            "[[registry]]\nprefix = \"docker.io\"\nlocation = \"registry-1.docker.io\"\nblocked = false\n",
+        ],
     },
     Case {
         client: "k3s",
@@ -301,11 +305,17 @@ fn what_was_interrupted_is_gone_on_with_or_taken_back() {
 
 #[test]
 fn what_cannot_be_used_is_named_and_nothing_is_written() {
-    let broken: [(&str, &[u8], &str); 6] = [
+    let broken: [(&str, &[u8], &str); 8] = [
         ("etc/containerd/config.toml", b"version = = 2\n", "line 1"),
         ("etc/containerd/certs.d/_default/hosts.toml", b"[host", "not TOML"),
+        ("etc/containerd/certs.d/_default/hosts.toml", b"server = \"https://m.test\"\n", "has server = "),
         ("etc/docker/daemon.json", b"{ \"a\": 1, }", "not JSON"),
         ("etc/containers/registries.conf", b"\xff\xfe", "UTF-8"),
+        (
+            "etc/containers/registries.conf",
+            b"[[registry]]\nprefix = \"docker.io\"\nlocation = \"harbor.test/hub\"\n",
+            "has location = \"harbor.test/hub\" for docker.io",
+        ),
         ("etc/rancher/k3s/registries.yaml", b"mirrors: {}\n", "endpoint: [\"http://127.0.0.1:5055\"]"),
         ("etc/buildkit/buildkitd.toml", b"registry = 1\n", "no table"),
     ];
