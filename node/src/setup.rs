@@ -10,6 +10,7 @@
 //! What was there stays: other keys, their order, comments. Nothing is written if one of the files cannot be used, and
 //! nothing is ever restarted; what a person has to reload or restart is said.
 
+use std::ffi::OsStr;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
@@ -147,7 +148,8 @@ fn set_up(options: &Options, gateway: Gateway, host: &Host, record_path: &Path) 
     }
     refuse_edited_for_another(found.as_ref(), &mirror, host)?;
     if !options.dry_run && !changes.is_empty() {
-        write(host, record_path, found, &mirror, &changes)?;
+        let record = found.unwrap_or_else(|| Record::new(&folder));
+        write(host, record_path, record, &mirror, &changes)?;
     }
     for note in plan.notes {
         cli::explain(&format!("note: {note}"));
@@ -180,12 +182,11 @@ fn refuse_edited_for_another(found: Option<&Record>, mirror: &Mirror, host: &Hos
 fn write(
     host: &Host,
     record_path: &Path,
-    found: Option<Record>,
+    mut record: Record,
     mirror: &Mirror,
     changes: &[Change],
 ) -> Result<(), Problem> {
-    let is_first = found.is_none();
-    let mut record = found.unwrap_or_else(Record::new);
+    let is_first = record.files.is_empty();
     record.note_mirror(mirror);
     record.note_folders(host.missing_folders(record_path)?);
     for change in changes {
@@ -210,7 +211,8 @@ fn write(
 
 fn undo(options: &Options, host: &Host, record_path: &Path) -> anyhow::Result<()> {
     let Some(record) = Record::load(host, record_path)? else {
-        return cli::print("nothing to undo: nothing was set up here\n");
+        let elsewhere = elsewhere(options.client, host, record_path)?;
+        return cli::print(&format!("nothing to undo: nothing was set up here{elsewhere}\n"));
     };
     let mut changes = Vec::new();
     for kept in &record.files {
@@ -237,6 +239,23 @@ fn undo(options: &Options, host: &Host, record_path: &Path) -> anyhow::Result<()
         return cli::print("nothing to change: every file is as it was\n");
     }
     conclude(options, &changes)
+}
+
+/// Says for which other folders this client was set up, if any: each has a record of its own.
+fn elsewhere(client: Client, host: &Host, record_path: &Path) -> Result<String, Problem> {
+    let mut folders = Vec::new();
+    for path in host.list(record_path.parent().unwrap_or(record_path))? {
+        let name = path.file_stem().and_then(OsStr::to_str).unwrap_or_default();
+        let rest = name.strip_prefix(client.record());
+        if rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('-')) {
+            let folder = Record::load(host, &path)?.and_then(|record| record.folder);
+            folders.push(
+                folder.map_or_else(|| "another folder".to_owned(), |folder| folder.display().to_string()),
+            );
+        }
+    }
+    let say = |folders: String| format!(", but it was for {folders}: name the folder with --config-dir");
+    Ok(if folders.is_empty() { String::new() } else { say(folders.join(", ")) })
 }
 
 /// The files first, the record last: what is interrupted can be run again.

@@ -2,11 +2,12 @@
 //!
 //! A registry that is in several of these files is read as the last one has it, whole. So a mirror is added where its
 //! registry is already, and only one that is nowhere gets into a file of our own. These clients do not tell a mirror
-//! which registry they want: its name is the first part of the mirror's path.
+//! which registry they want: its name is the first part of the mirror's path. A registry that is said to be somewhere
+//! else gets no mirror, which would have other images.
 
 use std::path::{Path, PathBuf};
 
-use shoal_proto::name::DOCKER_HUB;
+use shoal_proto::name::{DOCKER_HUB, Registry};
 use toml_edit::{ArrayOfTables, DocumentMut, Item, Table, value};
 
 use super::gateway::Gateway;
@@ -86,10 +87,21 @@ fn registries(document: &DocumentMut) -> impl Iterator<Item = &Table> {
     document.get(REGISTRY).and_then(Item::as_array_of_tables).into_iter().flatten()
 }
 
+/// What a `[[registry]]` says, as these clients read it.
+fn text<'a>(table: &'a Table, key: &str) -> Option<&'a str> {
+    let text = table.get(key).and_then(Item::as_str)?.trim_end_matches('/');
+    (!text.is_empty()).then_some(text)
+}
+
 /// Whether a `[[registry]]` is the one for all images of this registry.
 fn is_for(table: &Table, name: &str) -> bool {
-    let of = |key| table.get(key).and_then(Item::as_str).filter(|text| !text.is_empty());
-    of("prefix").or_else(|| of("location")) == Some(name)
+    text(table, "prefix").or_else(|| text(table, "location")) == Some(name)
+}
+
+/// Where the images of this registry are, if that is not itself.
+fn elsewhere<'a>(table: &'a Table, name: &str) -> Option<&'a str> {
+    let is_itself = |location: &str| location.parse().is_ok_and(|at: Registry| at.as_str() == name);
+    text(table, "location").filter(|location| !is_itself(location))
 }
 
 /// Our own file, with this registry in it and no mirror yet.
@@ -118,6 +130,7 @@ fn add(read: &mut Read, name: &str, gateway: &Gateway) -> Result<(), Problem> {
     let location = format!("{}/{name}", gateway.authority());
     let tables = read.document.get_mut(REGISTRY).and_then(Item::as_array_of_tables_mut);
     for registry in tables.into_iter().flat_map(ArrayOfTables::iter_mut).filter(|table| is_for(table, name)) {
+        let elsewhere = elsewhere(registry, name).map(|at| format!("location = {at:?} for {name}"));
         let mirrors = registry.entry(MIRROR).or_insert(Item::ArrayOfTables(ArrayOfTables::new()));
         let first = tables::position(mirrors);
         let Some(mirrors) = mirrors.as_array_of_tables_mut() else {
@@ -130,6 +143,9 @@ fn add(read: &mut Read, name: &str, gateway: &Gateway) -> Result<(), Problem> {
         let is_there = |table: &Table| table.get("location").and_then(Item::as_str) == Some(&location);
         if mirrors.iter().any(is_there) {
             continue;
+        }
+        if let Some(whence) = elsewhere {
+            return Err(Problem::elsewhere(&read.path, &whence, &format!("the mirror {location:?}")));
         }
         let mut table = Table::new();
         table.set_position(first.map(|first| first - 1));
@@ -180,7 +196,7 @@ insecure = true
     #[test]
     fn a_mirror_is_added_where_its_registry_is() {
         let text = "# mine\n[[registry]]\nlocation = \"ghcr.io\"\nblocked = false\n\n[[registry.mirror]] # old\n\
-                    location = \"m.test\"\n\n[[registry]]\nprefix = \"docker.io\"\nlocation = \"hub.test\"\n";
+                    location = \"m.test\"\n\n[[registry]]\nprefix = \"docker.io\"\nlocation = \"registry-1.docker.io\"\n";
         let mut files = Memory::with(&[
             ("/etc/containers/registries.conf", "[[registry]]\nlocation = \"ghcr.io\"\n"),
             ("/etc/containers/registries.conf.d/50-mine.conf", text),
@@ -202,6 +218,24 @@ insecure = true
         assert_eq!(locations(1), ["127.0.0.1:5055/docker.io"]);
         let own: toml::Table = made.files[1].1.parse().unwrap();
         assert_eq!(own["registry"].as_array().unwrap().len(), 1);
+    }
+
+    #[test]
+    fn a_registry_that_is_elsewhere_is_refused() {
+        let whole = |at: &str, mirrors: &str| {
+            let text = format!("[[registry]]\nprefix = \"ghcr.io\"\nlocation = {at:?}\n{mirrors}");
+            let files = Memory::with(&[("/etc/containers/registries.conf", text.as_str())]);
+            plan(Path::new(ETC), &mirror(&["ghcr.io"]), &files).map(|plan| plan.files.len())
+        };
+        for at in ["harbor.test/ghcr", "ghcr.test", "ghcr.io/owner"] {
+            let said = whole(at, "").unwrap_err().to_string();
+            let expected = format!("/etc/containers/registries.conf has location = {at:?} for ghcr.io: ");
+            assert!(said.starts_with(&expected) && said.contains("\"127.0.0.1:5055/ghcr.io\""), "{said}");
+            // Who put it there himself knows what the node has.
+            let by_hand = "[[registry.mirror]]\nlocation = \"127.0.0.1:5055/ghcr.io\"\n";
+            assert_eq!(whole(at, by_hand).unwrap(), 0);
+        }
+        assert_eq!(whole("ghcr.io/", "").unwrap(), 1);
     }
 
     #[test]

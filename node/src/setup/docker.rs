@@ -37,9 +37,12 @@ pub(super) fn needs_restart(change: &Change) -> bool {
 
 /// The file with the mirror as the first one, unless it is among them.
 fn edit(path: &Path, text: Option<&str>, gateway: &str) -> Result<String, Problem> {
-    let text = text.unwrap_or_default();
+    let whole = text.unwrap_or_default();
+    // Docker passes over the byte order mark of Windows.
+    let text = whole.strip_prefix('\u{feff}').unwrap_or(whole);
+    let mark = &whole[..whole.len() - text.len()];
     if text.trim().is_empty() {
-        return Ok(format!("{{\n  \"{MIRRORS}\": [\"{gateway}\"]\n}}\n"));
+        return Ok(format!("{mark}{{\n  \"{MIRRORS}\": [\"{gateway}\"]\n}}\n"));
     }
     let wrong = |what: &str| {
         Problem::file(
@@ -51,11 +54,14 @@ fn edit(path: &Path, text: Option<&str>, gateway: &str) -> Result<String, Proble
     let mut meant: Value =
         serde_json::from_str(text).map_err(|error| wrong(&format!("is not JSON, {error}")))?;
     let object = meant.as_object_mut().ok_or_else(|| wrong("is no JSON object"))?;
-    let list = object.entry(MIRRORS).or_insert_with(|| json!([]));
+    let list = object.entry(MIRRORS).or_insert(Value::Null);
+    if list.is_null() {
+        *list = json!([]);
+    }
     let list = list.as_array_mut().ok_or_else(|| wrong("has registry-mirrors that are no list"))?;
     // Docker itself takes a slash at the end off.
     if list.iter().any(|one| one.as_str().is_some_and(|one| one.trim_end_matches('/') == gateway)) {
-        return Ok(text.to_owned());
+        return Ok(whole.to_owned());
     }
     list.insert(0, json!(gateway));
 
@@ -70,13 +76,13 @@ fn edit(path: &Path, text: Option<&str>, gateway: &str) -> Result<String, Proble
     let object = root.object_value().ok_or_else(by_hand)?;
     let mirror = CstInputValue::String(gateway.to_owned());
     match object.get(MIRRORS) {
-        Some(property) => drop(property.array_value().ok_or_else(by_hand)?.insert(0, mirror)),
+        Some(property) => drop(property.array_value_or_set().insert(0, mirror)),
         None => drop(object.append(MIRRORS, CstInputValue::Array(vec![mirror]))),
     }
     let text = root.to_string();
     // A key that is there twice is read by its last place.
     let read = serde_json::from_str::<Value>(&text).ok();
-    if read.as_ref() == Some(&meant) { Ok(text) } else { Err(by_hand()) }
+    if read.as_ref() == Some(&meant) { Ok(format!("{mark}{text}")) } else { Err(by_hand()) }
 }
 
 #[cfg(test)]
@@ -109,6 +115,12 @@ mod tests {
                 Some("{\n\t\"registry-mirrors\": [\n\t\t\"https://m\"\n\t]\n}\n"),
                 "{\n\t\"registry-mirrors\": [\n\t\t\"http://127.0.0.1:5055\",\n\t\t\"https://m\"\n\t]\n}\n",
             ),
+            (Some("{\"registry-mirrors\": null}"), "{\"registry-mirrors\": [\"http://127.0.0.1:5055\"]}"),
+            (Some("\u{feff}"), format!("\u{feff}{new}").as_str()),
+            (
+                Some("\u{feff}{\"registry-mirrors\": [\"https://m\"]}\r\n"),
+                "\u{feff}{\"registry-mirrors\": [\"http://127.0.0.1:5055\", \"https://m\"]}\r\n",
+            ),
         ] {
             let once = edited(before).unwrap();
             assert_eq!(once, after);
@@ -127,6 +139,7 @@ mod tests {
             "{\"a\": 1,}",
             "{} // why",
             "{\"registry-mirrors\": [], \"registry-mirrors\": [\"x\"]}",
+            "{\"registry-mirrors\": null, \"registry-mirrors\": [\"x\"]}",
         ] {
             let error = edited(Some(text)).unwrap_err().to_string();
             assert!(error.starts_with("/etc/docker/daemon.json "), "{error}");

@@ -190,6 +190,10 @@ impl Files for Host {
         names.sort();
         Ok(names)
     }
+
+    fn is_folder(&self, path: &Path) -> Result<bool, Problem> {
+        Ok(self.metadata(path)?.is_some_and(|(_, metadata)| metadata.is_dir()))
+    }
 }
 
 /// The names in a path, `..` among them.

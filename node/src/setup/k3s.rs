@@ -22,10 +22,19 @@ pub(super) fn plan(folder: &Path, mirror: &Mirror, files: &dyn Files) -> Result<
     let path = folder.join("registries.yaml");
     let mut text = files.read(&path)?.unwrap_or_default();
     let before = meaning(&path, &text)?;
+    let mut notes = Vec::new();
+    let of_all = before[MIRRORS][ALL]["endpoint"].as_array().into_iter().flatten().filter_map(Value::as_str);
+    let of_all: Vec<_> = of_all.filter(|one| !is_at(one, mirror.gateway.url())).collect();
     for name in mirror.names(ALL) {
         text = edit(&path, &text, &name, mirror.gateway.url())?;
+        if before[MIRRORS].get(&name).is_none() && name != ALL && !of_all.is_empty() {
+            let of_all = of_all.join(", ");
+            notes.push(format!(
+                "k3s reads the mirrors of {name} from now on, and no longer those of \"*\", where it also has {of_all}: \
+                 what {name} needs of them has to be added to its endpoints by hand"
+            ));
+        }
     }
-    let mut notes = Vec::new();
     if mirror.all {
         let named = before[MIRRORS].as_object();
         let others: Vec<&str> =
@@ -59,7 +68,7 @@ fn edit(path: &Path, text: &str, name: &str, gateway: &str) -> Result<String, Pr
     let list = entry(mirrors, name).and_then(|mirror| mirror.as_object_mut()).ok_or_else(by_hand)?;
     let list = list.entry("endpoint").or_insert_with(|| json!([]));
     let list = list.as_array_mut().ok_or_else(by_hand)?;
-    if list.iter().any(|one| one.as_str().is_some_and(|one| one.trim_end_matches('/') == gateway)) {
+    if list.iter().any(|one| one.as_str().is_some_and(|one| is_at(one, gateway))) {
         return Ok(text.to_owned());
     }
     list.insert(0, json!(gateway));
@@ -68,6 +77,11 @@ fn edit(path: &Path, text: &str, name: &str, gateway: &str) -> Result<String, Pr
     let written = written.ok_or_else(by_hand)?;
     let read = meaning(path, &written).ok();
     if read.as_ref() == Some(&meant) { Ok(written) } else { Err(by_hand()) }
+}
+
+/// Whether an endpoint is the gateway.
+fn is_at(endpoint: &str, gateway: &str) -> bool {
+    endpoint.trim_end_matches('/') == gateway
 }
 
 /// The mapping at a key; one that is not there or null is made.
@@ -244,5 +258,22 @@ mod tests {
         let files = Memory::with(&[(FILE, "mirrors:\n  ghcr.io:\n    endpoint:\n      - x\n")]);
         let notes = plan(Path::new("/etc/rancher/k3s"), &mirror(&[]), &files).unwrap().notes;
         assert!(notes[0].contains("ghcr.io") && notes[1].contains("1.28.6"), "{notes:?}");
+    }
+
+    #[test]
+    fn what_a_named_registry_had_from_those_for_all_is_said() {
+        let text =
+            "mirrors:\n  \"*\":\n    endpoint:\n      - http://127.0.0.1:5055/\n      - https://m.test\n";
+        let notes = |text: &str| {
+            let files = Memory::with(&[(FILE, text)]);
+            plan(Path::new("/etc/rancher/k3s"), &mirror(&["docker.io"]), &files).unwrap().notes
+        };
+        let said = notes(text);
+        assert!(
+            matches!(&said[..], [note] if note.contains("docker.io") && note.contains("has https://m.test:")),
+            "{said:?}"
+        );
+        assert!(notes(&text.replace("      - https://m.test\n", "")).is_empty());
+        assert!(notes(&text.replace("\"*\"", "docker.io")).is_empty());
     }
 }

@@ -36,6 +36,9 @@ pub(super) trait Files {
 
     /// The paths of what is in a folder, in order of name; none if it does not exist.
     fn list(&self, folder: &Path) -> Result<Vec<PathBuf>, Problem>;
+
+    /// Whether there is a folder of this path.
+    fn is_folder(&self, path: &Path) -> Result<bool, Problem>;
 }
 
 /// What a client's files are to become.
@@ -79,6 +82,10 @@ pub(super) mod memory {
             }
             names.dedup();
             Ok(names)
+        }
+
+        fn is_folder(&self, path: &Path) -> Result<bool, Problem> {
+            Ok(!self.list(path)?.is_empty())
         }
     }
 

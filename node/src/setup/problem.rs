@@ -37,6 +37,20 @@ impl Problem {
         Self::Asked { wrong: wrong.into(), todo: todo.into() }
     }
 
+    /// A file by which a client takes a registry's images from somewhere else, and so maybe others than the node has.
+    pub(super) fn elsewhere(path: &Path, whence: &str, mirror: &str) -> Self {
+        Self::file(
+            path,
+            format!(
+                "has {whence}: images come from there, and the node would take them from the registry of that name"
+            ),
+            format!(
+                "tell the node where they are ([upstream] in its shoal.toml), then add {mirror} there by hand and run \
+                 this again; or leave the registry out, and name others with --registry"
+            ),
+        )
+    }
+
     /// What the operating system refused.
     pub(super) fn system(path: &Path, what: &str, error: &io::Error) -> Self {
         let todo = match error.kind() {

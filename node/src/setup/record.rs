@@ -22,6 +22,9 @@ const MODE: u32 = 0o600;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Record {
     form: u32,
+    /// The folder of the client's configuration. Records of earlier versions do not say.
+    #[serde(default)]
+    pub(super) folder: Option<PathBuf>,
     /// The gateway that was written.
     pub(super) gateway: String,
     /// Whether it was for all registries.
@@ -71,10 +74,11 @@ fn hash(text: &str) -> String {
 }
 
 impl Record {
-    /// A record of nothing yet.
-    pub(super) fn new() -> Self {
+    /// A record of nothing yet, for the client's configuration in a folder.
+    pub(super) fn new(folder: &Path) -> Self {
         Self {
             form: FORM,
+            folder: Some(folder.to_owned()),
             gateway: String::new(),
             all: false,
             registries: BTreeSet::new(),
@@ -169,5 +173,9 @@ impl Files for Before<'_> {
 
     fn list(&self, folder: &Path) -> Result<Vec<PathBuf>, Problem> {
         self.host.list(folder)
+    }
+
+    fn is_folder(&self, path: &Path) -> Result<bool, Problem> {
+        self.host.is_folder(path)
     }
 }

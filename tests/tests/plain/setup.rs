@@ -9,6 +9,8 @@ use std::process::{Command, Stdio};
 use serde_json::Value;
 use shoal_tests::tool;
 
+mod containerd;
+
 /// What a command came to.
 #[derive(Debug)]
 struct Done {
@@ -83,6 +85,7 @@ const CASES: [Case; 6] = [
             "",
             "{}",
             "{\"z\":1,\"a\":[ ],\n\n\"n\":1e3}",
+            "\u{feff}{\n  \"registry-mirrors\": null\n}\n",
             "{\n\t\"registry-mirrors\": [ \"https://m.test\" ] ,\n\t\"ü\": \"\\u00fc\"\n}\n\n\n",
         ],
     },
@@ -98,7 +101,9 @@ const CASES: [Case; 6] = [
     Case {
         client: "crio",
         file: "etc/containers/registries.conf.d/99-mine.conf",
-        originals: &["[[registry]]\nprefix = \"docker.io\"\nlocation = \"hub.test\"\nblocked = false\n"],
+        originals: &[
+            "[[registry]]\nprefix = \"docker.io\"\nlocation = \"registry-1.docker.io\"\nblocked = false\n",
+        ],
     },
     Case {
         client: "k3s",
@@ -143,7 +148,8 @@ fn assert_mirrored(client: &str, root: &Path) {
             assert_eq!(hosts["host"][url]["capabilities"].as_array().unwrap().len(), 2);
         }
         "docker" => {
-            let config: Value = serde_json::from_str(&read("etc/docker/daemon.json")).unwrap();
+            let config = read("etc/docker/daemon.json");
+            let config: Value = serde_json::from_str(config.trim_start_matches('\u{feff}')).unwrap();
             assert_eq!(config["registry-mirrors"][0], url);
         }
         "podman" | "crio" => {
@@ -299,11 +305,17 @@ fn what_was_interrupted_is_gone_on_with_or_taken_back() {
 
 #[test]
 fn what_cannot_be_used_is_named_and_nothing_is_written() {
-    let broken: [(&str, &[u8], &str); 6] = [
+    let broken: [(&str, &[u8], &str); 8] = [
         ("etc/containerd/config.toml", b"version = = 2\n", "line 1"),
         ("etc/containerd/certs.d/_default/hosts.toml", b"[host", "not TOML"),
+        ("etc/containerd/certs.d/_default/hosts.toml", b"server = \"https://m.test\"\n", "has server = "),
         ("etc/docker/daemon.json", b"{ \"a\": 1, }", "not JSON"),
         ("etc/containers/registries.conf", b"\xff\xfe", "UTF-8"),
+        (
+            "etc/containers/registries.conf",
+            b"[[registry]]\nprefix = \"docker.io\"\nlocation = \"harbor.test/hub\"\n",
+            "has location = \"harbor.test/hub\" for docker.io",
+        ),
         ("etc/rancher/k3s/registries.yaml", b"mirrors: {}\n", "endpoint: [\"http://127.0.0.1:5055\"]"),
         ("etc/buildkit/buildkitd.toml", b"registry = 1\n", "no table"),
     ];
@@ -379,6 +391,10 @@ fn another_folder_has_a_record_of_its_own() {
     must(root.path(), &rke2);
     must(root.path(), &["k3s", "--undo"]);
     assert!(root.path().join("etc/rancher/rke2/registries.yaml").is_file());
+    let hint = must(root.path(), &["k3s", "--undo"]).out;
+    assert!(hint.starts_with("nothing to undo") && hint.contains("for /etc/rancher/rke2: "), "{hint}");
+    assert!(hint.contains("--config-dir"), "{hint}");
+    assert!(!must(root.path(), &["docker", "--undo"]).out.contains("--config-dir"));
     must(root.path(), &[&rke2[..], &["--undo"]].concat());
     let files = tree(root.path()).into_values().filter(|(_, what)| !what.is_empty()).count();
     assert_eq!((files, before.len()), (0, 0));

@@ -11,8 +11,10 @@ use crate::setup::tables;
 #[derive(Debug)]
 pub(super) struct Config {
     pub(super) text: String,
-    /// The folder of `hosts.toml` files.
-    pub(super) certs: PathBuf,
+    /// The roots of folders with `hosts.toml` files, in the order in which they are looked into; at least one.
+    pub(super) roots: Vec<PathBuf>,
+    /// Whether the file had none until now.
+    pub(super) is_new: bool,
     pub(super) notes: Vec<String>,
 }
 
@@ -37,8 +39,9 @@ pub(super) fn edit(path: &Path, text: Option<&str>, certs: &Path) -> Result<Conf
     };
     let notes = notes(&document);
     refuse_what_excludes_it(path, &document, plugin, version)?;
-    if let Some(configured) = configured(path, &document, plugin)? {
-        return Ok(Config { text: tables::written(&document, text), certs: configured, notes });
+    let roots = configured(path, &document, plugin)?;
+    if !roots.is_empty() {
+        return Ok(Config { text: tables::written(&document, text), roots, is_new: false, notes });
     }
     let plugins = tables::table(path, document.as_table_mut(), "plugins")?;
     let plugin = tables::table(path, plugins, plugin)?;
@@ -53,7 +56,8 @@ pub(super) fn edit(path: &Path, text: Option<&str>, certs: &Path) -> Result<Conf
             key.leaf_decor_mut().set_prefix(inner);
         }
     }
-    Ok(Config { text: tables::written(&document, text), certs: certs.to_owned(), notes })
+    let text = tables::written(&document, text);
+    Ok(Config { text, roots: vec![certs.to_owned()], is_new: true, notes })
 }
 
 /// What stands before the header of a new table in this one: as its other tables have it.
@@ -69,21 +73,18 @@ fn registry<'a>(document: &'a DocumentMut, plugin: &str) -> Option<&'a dyn Table
     document.get("plugins")?.get(plugin)?.get("registry")?.as_table_like()
 }
 
-/// The folder that the file names already. It may name several, and looks into the first one first.
-fn configured(path: &Path, document: &DocumentMut, plugin: &str) -> Result<Option<PathBuf>, Problem> {
+/// The roots that the file names already.
+fn configured(path: &Path, document: &DocumentMut, plugin: &str) -> Result<Vec<PathBuf>, Problem> {
     let Some(value) = registry(document, plugin).and_then(|registry| registry.get("config_path")) else {
-        return Ok(None);
+        return Ok(Vec::new());
     };
     let wrong = |what: &str| Problem::file(path, format!("has a config_path that {what}"), "correct it");
     let text = value.as_str().ok_or_else(|| wrong("is no text"))?;
-    let first = text.split(':').next().unwrap_or_default();
-    if first.is_empty() {
-        return Ok(None);
-    }
-    if !Path::new(first).is_absolute() {
+    let roots: Vec<PathBuf> = text.split(':').filter(|root| !root.is_empty()).map(PathBuf::from).collect();
+    if roots.iter().any(|root| !root.is_absolute()) {
         return Err(wrong("is no absolute path"));
     }
-    Ok(Some(PathBuf::from(first)))
+    Ok(roots)
 }
 
 /// With these beside a `config_path`, containerd does not start its Kubernetes plugin. containerd 2, whose own forms of
@@ -154,7 +155,7 @@ mod tests {
         let once = edited(text).unwrap().text;
         let twice = edited(Some(&once)).unwrap();
         assert_eq!(twice.text, once);
-        assert_eq!(twice.certs, Path::new("/etc/containerd/certs.d"));
+        assert_eq!(twice.roots, [Path::new("/etc/containerd/certs.d")]);
         let is_kept = |line: &&str| !line.contains("config_path") && !line.contains("{}");
         for line in text.unwrap_or_default().lines().filter(is_kept) {
             assert!(once.contains(line), "{line:?} was lost:\n{once}");
@@ -212,7 +213,8 @@ mod tests {
         assert!(written.contains("  config_path = \"/etc/containerd/certs.d\" # here\n"), "{written}");
         let own = format!("{head}config_path = \"/opt/certs:/etc/docker/certs.d\"\n");
         let config = edited(Some(&own)).unwrap();
-        assert_eq!((config.text, config.certs), (own, PathBuf::from("/opt/certs")));
+        assert_eq!(config.text, own);
+        assert_eq!(config.roots, [Path::new("/opt/certs"), Path::new("/etc/docker/certs.d")]);
     }
 
     #[test]

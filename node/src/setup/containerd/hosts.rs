@@ -2,20 +2,38 @@
 
 use std::path::Path;
 
-use toml_edit::{Array, Item, Table, TableLike, value};
+use reqwest::Url;
+use shoal_proto::name::Registry;
+use toml_edit::{Array, DocumentMut, Item, Table, TableLike, value};
 
+use super::certificates::Certificates;
 use crate::setup::gateway::Gateway;
 use crate::setup::problem::Problem;
 use crate::setup::tables;
 
 /// The table of hosts.
 const HOST: &str = "host";
+/// What stands for the registry itself, after the hosts.
+const SERVER: &str = "server";
 /// What a mirror is asked for.
 const CAPABILITIES: [&str; 2] = ["pull", "resolve"];
 
 /// The file with the gateway in it. Other hosts follow it; if it is there already, wherever it stands, it stays there.
-pub(super) fn edit(path: &Path, text: Option<&str>, gateway: &Gateway) -> Result<String, Problem> {
+/// The certificates are those of a registry whose file is a new one.
+pub(super) fn edit(
+    path: &Path,
+    text: Option<&str>,
+    name: &str,
+    gateway: &Gateway,
+    certificates: &Certificates,
+) -> Result<String, Problem> {
     let mut document = tables::parse(path, text)?;
+    refuse_another(path, &document, name, gateway)?;
+    certificates.put(&mut document);
+    if text.is_none() {
+        let why = "# Written by `shoal setup`: Shoal on this machine first, then the registry itself.\n";
+        document.decor_mut().set_prefix(why);
+    }
     let first = document.get(HOST).and_then(tables::position);
     let hosts = tables::table(path, document.as_table_mut(), HOST)?;
     if hosts.get(gateway.url()).is_some() {
@@ -37,10 +55,6 @@ pub(super) fn edit(path: &Path, text: Option<&str>, gateway: &Gateway) -> Result
     let mut host = Table::new();
     // Tables are written in the order of their positions: just before the first host.
     host.set_position(first.map(|first| first - 1));
-    if text.is_none() {
-        let why = "# Written by `shoal setup`: Shoal on this machine first, then the registry itself.\n";
-        host.decor_mut().set_prefix(why);
-    }
     host.insert("capabilities", value(Array::from_iter(CAPABILITIES)));
     if let Some(mut key) = host.key_mut("capabilities") {
         key.leaf_decor_mut().set_prefix("  ");
@@ -51,9 +65,44 @@ pub(super) fn edit(path: &Path, text: Option<&str>, gateway: &Gateway) -> Result
 
 /// Whether the gateway is among the hosts.
 pub(super) fn has(path: &Path, text: &str, gateway: &Gateway) -> Result<bool, Problem> {
+    Ok(has_host(&tables::parse(path, Some(text))?, gateway))
+}
+
+fn hosts(document: &DocumentMut) -> Option<&dyn TableLike> {
+    document.get(HOST)?.as_table_like()
+}
+
+fn has_host(document: &DocumentMut, gateway: &Gateway) -> bool {
+    hosts(document).is_some_and(|hosts| hosts.contains_key(gateway.url()))
+}
+
+/// What a file that a registry was looked up in says, apart from the gateway: its other hosts, and other keys.
+pub(super) fn others(path: &Path, text: &str, name: &str, gateway: &Gateway) -> Result<Vec<String>, Problem> {
     let document = tables::parse(path, Some(text))?;
-    let hosts = document.get(HOST).and_then(Item::as_table_like);
-    Ok(hosts.is_some_and(|hosts: &dyn TableLike| hosts.contains_key(gateway.url())))
+    refuse_another(path, &document, name, gateway)?;
+    let of_hosts = hosts(&document).into_iter().flat_map(TableLike::iter);
+    let others = of_hosts.chain(document.iter()).map(|(key, _)| key);
+    Ok(others.filter(|key| ![HOST, SERVER, gateway.url()].contains(key)).map(str::to_owned).collect())
+}
+
+/// Refuses a file by which another server stands for the registry, unless somebody has put the gateway before it.
+fn refuse_another(path: &Path, document: &DocumentMut, name: &str, gateway: &Gateway) -> Result<(), Problem> {
+    let server = document.get(SERVER).and_then(Item::as_str).unwrap_or_default();
+    if server.is_empty() || is_itself(server, name) || has_host(document, gateway) {
+        return Ok(());
+    }
+    let whence = format!("{SERVER} = {server:?}");
+    Err(Problem::elsewhere(path, &whence, &format!("[{HOST}.{:?}]", gateway.url())))
+}
+
+/// Whether a server, as containerd reads it, is the registry of this name.
+fn is_itself(server: &str, name: &str) -> bool {
+    let scheme = if server.starts_with("http") { "" } else { "https://" };
+    let Ok(server) = Url::parse(&format!("{scheme}{server}")) else { return false };
+    let Ok(own) = Url::parse(&format!("{}://{name}", server.scheme())) else { return false };
+    let place = |url: &Url| Some((url.host_str()?.parse::<Registry>().ok()?, url.port_or_known_default()?));
+    let is_whole = ["", "v2"].contains(&server.path().trim_matches('/'));
+    is_whole && place(&server).is_some_and(|there| place(&own) == Some(there))
 }
 
 #[cfg(test)]
@@ -61,8 +110,12 @@ mod tests {
     use super::*;
 
     fn edited(text: Option<&str>) -> Result<String, Problem> {
+        with(text, "a", &Certificates::default())
+    }
+
+    fn with(text: Option<&str>, name: &str, certificates: &Certificates) -> Result<String, Problem> {
         let gateway = "http://127.0.0.1:5055".parse().unwrap();
-        edit(Path::new("/etc/containerd/certs.d/_default/hosts.toml"), text, &gateway)
+        edit(Path::new("/etc/containerd/certs.d/a/hosts.toml"), text, name, &gateway, certificates)
     }
 
     const OURS: &str = "[host.\"http://127.0.0.1:5055\"]\n  capabilities = [\"pull\", \"resolve\"]\n";
@@ -123,7 +176,45 @@ mod tests {
             ["host = 3", "[host", "host = { \"https://b\" = {} }", "host.\"http://127.0.0.1:5055\" = 3"]
         {
             let error = edited(Some(text)).unwrap_err().to_string();
-            assert!(error.starts_with("/etc/containerd/certs.d/_default/hosts.toml "), "{error}");
+            assert!(error.starts_with("/etc/containerd/certs.d/a/hosts.toml "), "{error}");
+        }
+    }
+
+    #[test]
+    fn what_lay_in_its_folder_is_named_for_the_registry_itself() {
+        let certificates = Certificates {
+            ca: vec!["ca.crt".to_owned(), "more.crt".to_owned()],
+            client: vec![["a.cert".to_owned(), "a.key".to_owned()]],
+        };
+        let named = "ca = [\"ca.crt\", \"more.crt\"]\nclient = [[\"a.cert\", \"a.key\"]]\n";
+        assert_eq!(with(Some(""), "a", &certificates).unwrap(), format!("{named}\n{OURS}"));
+        let new = with(None, "a", &certificates).unwrap();
+        assert!(new.starts_with("# Written") && new.ends_with(&format!("\n{named}\n{OURS}")), "{new}");
+    }
+
+    #[test]
+    fn another_server_for_the_registry_is_refused() {
+        for (server, name) in [
+            ("https://registry-1.docker.io", "docker.io"),
+            ("https://docker.io/v2/", "docker.io"),
+            ("docker.io", "docker.io"),
+            ("https://reg.test:443", "reg.test"),
+            ("http://reg.test:5000/", "reg.test:5000"),
+            ("", "reg.test"),
+        ] {
+            with(Some(&format!("server = {server:?}\n")), name, &Certificates::default()).unwrap();
+        }
+        for (server, name) in [
+            ("https://harbor.test/v2/hub-proxy", "docker.io"),
+            ("https://docker.io/v2/hub-proxy", "docker.io"),
+            ("https://reg.test:5000", "reg.test"),
+            ("https://mirror.test", "_default"),
+        ] {
+            let text = format!("server = {server:?}\n");
+            let said = with(Some(&text), name, &Certificates::default()).unwrap_err().to_string();
+            assert!(said.contains(&format!("server = {server:?}")) && said.contains("by hand"), "{said}");
+            let by_hand = format!("{text}[host.\"http://127.0.0.1:5055\"]\n");
+            assert_eq!(with(Some(&by_hand), name, &Certificates::default()).unwrap(), by_hand);
         }
     }
 }
