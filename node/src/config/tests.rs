@@ -675,7 +675,7 @@ fn a_client_certificate_is_tried_and_somebody_says_who_may_use_it() {
         );
     }
     for (table, problem) in [
-        ("client_cert = \"old.pem\"", "UnsupportedCertVersion (allowed: a PEM file that"),
+        ("client_cert = \"old.pem\"", "UnsupportedCertVersion"),
         ("client_cert = \"cert.pem\"", "private key or certificate not found (allowed: a PEM file that"),
         ("client_cert = \"old.pem\"\nclient_key = \"key.pem\"", "(allowed: a PEM file that"),
     ] {
