@@ -115,11 +115,12 @@ impl Access {
     /// Upstream refused this reader the repository: what it once allowed is over, also when it is down later.
     pub async fn refused(&self, scope: &Scope, reader: Reader) {
         let now = clock::unix_ms();
+        let was_read = self.memory().last(scope, reader).is_some();
         self.memory().refused(scope, reader, now);
         let (Some(whom), Some(refused)) = (many(reader), many_refused(reader)) else { return };
         let forgotten = async {
             // Of what nobody could read nothing is remembered that a refusal had to end.
-            if self.store.readable_at(scope, whom).await?.is_some() {
+            if was_read || self.store.readable_at(scope, whom).await?.is_some() {
                 self.store.note_readable(scope, refused, now).await?;
                 self.store.forget_readable(scope, whom).await?;
             }
@@ -143,7 +144,9 @@ impl Access {
         }
         let Some(refused) = many_refused(reader) else { return false };
         match self.store.readable_at(scope, refused).await {
-            Ok(refused) => refused.is_some_and(|refused| refused >= unix_ms),
+            // A clock that ran ahead refuses nothing for ever.
+            Ok(refused) => refused
+                .is_some_and(|refused| refused >= unix_ms && !clock::is_to_come(refused, clock::unix_ms())),
             Err(error) => {
                 tracing::warn!(%error, %scope, "the store does not say who was refused a repository");
                 true
@@ -160,9 +163,10 @@ impl Access {
         self.store.is_in(digest, scope, reader == Reader::Everyone).await
     }
 
-    /// Upstream said to this reader that this is in the repository.
-    pub async fn found(&self, scope: &Scope, digest: &Digest, reader: Reader) {
-        if let Err(error) = self.store.note_repository(digest, scope, reader == Reader::Everyone).await {
+    /// Upstream said that this is in the repository, to everyone if it is `public`. Noted of what is given, which the disk
+    /// bounds, and of what a tag names: of all that upstream says yes to there is no end.
+    pub async fn found(&self, scope: &Scope, digest: &Digest, public: bool) {
+        if let Err(error) = self.store.note_repository(digest, scope, public).await {
             tracing::warn!(%error, %digest, "could not note which repository it is in");
         }
     }
@@ -192,6 +196,14 @@ impl Access {
         }
     }
 
+    /// Upstream does not give this for the repository, whatever it said before.
+    pub async fn gone(&self, scope: &Scope, digest: &Digest) {
+        self.memory().gone(scope, digest);
+        if let Err(error) = self.store.forget_repository(digest, scope).await {
+            tracing::warn!(%error, %digest, "could not note which repository it is not in");
+        }
+    }
+
     /// A verdict whose signature was checked. Says whether it is taken: not of who belongs to no cluster, nor if it is of a
     /// time to come or of before a refusal.
     pub async fn heard(&self, signed: SignedVerdict) -> bool {
@@ -208,9 +220,6 @@ impl Access {
         if self.is_outdated(&signed).await {
             return false;
         }
-        if let Some(digest) = question.object.digest() {
-            self.found(&scope, &digest, reader).await;
-        }
         self.memory().remember(signed, now);
         self.read_at(&scope, reader, at).await;
         true
@@ -223,10 +232,11 @@ impl Access {
         if remembered.is_some() {
             return remembered;
         }
-        self.store.readable_at(scope, many(reader)?).await.unwrap_or_else(|error| {
+        let noted = self.store.readable_at(scope, many(reader)?).await.unwrap_or_else(|error| {
             tracing::warn!(%error, %scope, "the store does not say who may read a repository");
             None
-        })
+        })?;
+        (!self.refused_since(scope, reader, noted).await).then_some(noted)
     }
 
     /// What a peer is told that asks the same question.

@@ -68,6 +68,8 @@ pub struct Ports {
     pub rates: Rates,
     /// What became of what was asked for.
     pub history: History,
+    /// There is no cluster: what peers say of upstream is anybody's word.
+    pub is_alone: bool,
 }
 
 impl Ports {

@@ -60,7 +60,6 @@ enum Request {
     Turn {
         from: PeerId,
         ask: AskTurn,
-        known: Option<PeerId>,
         reply: oneshot::Sender<TurnAnswer>,
     },
     TurnEnded {
@@ -125,14 +124,8 @@ impl Homes {
 
     /// A node wants a turn at something small.
     pub async fn turn(&self, from: PeerId, ask: AskTurn) -> TurnAnswer {
-        // A tag's key is no blob's digest: then nobody is known.
-        let known = match self.store.held(&ask.key).await {
-            Ok(Some(_)) => Some(self.peers.local_peer()),
-            _ => None,
-        };
-        let known = known.filter(|&peer| peer != from);
         let (reply, answer) = oneshot::channel();
-        self.requests.send(Request::Turn { from, ask, known, reply }).await.ok();
+        self.requests.send(Request::Turn { from, ask, reply }).await.ok();
         answer.await.unwrap_or(TurnAnswer::Failed(LeaseEnd::TROUBLE))
     }
 
@@ -292,11 +285,11 @@ impl Keeper {
                     drop(reply.send(answer));
                 }
             }
-            Request::Turn { from, ask, known, reply } => {
+            Request::Turn { from, ask, reply } => {
                 self.waiting.retain(|_, reply| !reply.is_closed());
                 self.waiting.insert(question, reply);
                 let now = self.began.elapsed();
-                let asked = turn::Asked { question, from, ask, known };
+                let asked = turn::Asked { question, from, ask };
                 let answers = self.turns.ask(&asked, self.core.ranking(), now);
                 self.answer_turns(answers);
             }

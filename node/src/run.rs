@@ -93,6 +93,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         barred,
         rates,
         history: history.clone(),
+        is_alone: access.is_alone(),
     };
     let fetcher = Fetcher::start(ports.clone(), &mut tasks, shutdown.clone());
     serve.complete(fetcher.clone(), homes.clone(), peers.clone());

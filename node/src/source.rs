@@ -144,7 +144,9 @@ impl Source for NodeSource {
     ) -> Result<BlobBody, PullError> {
         self.ports.upstreams.check(&scope.registry)?;
         let of = self.admit(scope, Object::Blob(*digest)).await?;
-        self.open_blob(&of, digest, range).await
+        let body = self.open_blob(&of, digest, range).await;
+        self.note_whether_found(&of, digest, body.as_ref().err()).await;
+        body
     }
 
     async fn pass(&self, scope: &Scope, passage: Passage, query: &str) -> Result<Passed, PullError> {

@@ -55,6 +55,9 @@ impl Wish<'_> {
         Fetched: Future<Output = Result<T, PullError>>,
         Told: Future<Output = Option<T>>,
     {
+        if ports.is_alone {
+            return fetch().await;
+        }
         let mut lost = Vec::new();
         for _ in 0..MAX_HOLDERS {
             match take(ports, &self, &lost).await {

@@ -31,13 +31,17 @@ impl Reach {
         let (failed, silent) = match answer {
             Err(PullError::Upstream { status: None, .. }) => (true, true),
             Err(PullError::Upstream { status: Some(500..), .. }) => (true, false),
-            Err(PullError::Throttled { .. } | PullError::Refused(_)) => return,
+            Err(PullError::Throttled { .. }) => {
+                self.state().has_answered = true;
+                return;
+            }
+            Err(PullError::Refused(_)) => return,
             Ok(_) | Err(_) => (false, false),
         };
         let mut state = self.state();
         state.failed_at = failed.then_some(now);
         state.silent_at = silent.then_some(now);
-        state.has_answered |= !failed;
+        state.has_answered |= !silent;
     }
 
     /// Whether the last question got no answer, no longer ago than this.

@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use hashlink::LruCache;
-use shoal_proto::name::Scope;
-use shoal_proto::verdict::{Question, Reader, SignedVerdict};
+use shoal_proto::digest::Digest;
+use shoal_proto::name::{Reference, Scope};
+use shoal_proto::verdict::{Object, Question, Reader, SignedVerdict};
 
 use crate::clock;
 
@@ -62,6 +63,15 @@ impl Verdicts {
         (fresh && !refused).then_some(signed)
     }
 
+    /// What was said of this to many is no more so. What was said to clients ends soon.
+    pub(super) fn gone(&mut self, scope: &Scope, digest: &Digest) {
+        for reader in [Reader::Everyone, Reader::Cluster] {
+            for object in [Object::Blob(*digest), Object::Manifest(Reference::Digest(*digest))] {
+                self.exact.remove(&Question { scope: scope.clone(), object, reader });
+            }
+        }
+    }
+
     pub(super) fn refused_since(&self, scope: &Scope, reader: Reader, at: u64) -> bool {
         self.refused.peek(&(scope.clone(), reader)).is_some_and(|&refused| refused >= at)
     }
@@ -98,6 +108,7 @@ impl Verdicts {
     pub(super) fn refused(&mut self, scope: &Scope, reader: Reader, at: u64) {
         let key = (scope.clone(), reader);
         self.read.remove(&key);
+        self.written.remove(&key);
         self.refused.insert(key, at);
     }
 
@@ -120,9 +131,8 @@ fn is_newer(at: u64, known: u64, now: u64) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use shoal_proto::digest::Digest;
     use shoal_proto::identity::Keypair;
-    use shoal_proto::verdict::{Object, Verdict};
+    use shoal_proto::verdict::Verdict;
 
     const MINUTE: Duration = Duration::from_mins(1);
 

@@ -92,7 +92,7 @@ impl NodeSource {
         };
         let TagMapping { digest, size, .. } = answer.mapping;
         self.sizes.note_one(scope, digest, size);
-        self.access.found(scope, &digest, reader).await;
+        self.access.found(scope, &digest, reader == Reader::Everyone).await;
         Ok(answer)
     }
 
@@ -359,7 +359,7 @@ impl NodeSource {
 }
 
 /// Whether upstream has said no.
-const fn is_refusal(error: &PullError) -> bool {
+pub(super) const fn is_refusal(error: &PullError) -> bool {
     matches!(error, PullError::NotFound { .. } | PullError::Denied { .. } | PullError::Rejected { .. })
 }
 

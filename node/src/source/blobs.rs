@@ -17,6 +17,7 @@ use shoal_proto::range::{ByteRange, RangeRequest};
 
 use shoal_store::{Held, Of, Whose};
 
+use super::admission::is_refusal;
 use super::{NodeSource, unavailable};
 use crate::config::Stream;
 use crate::fetch::discovery;
@@ -77,6 +78,15 @@ impl NodeSource {
         }
         self.note_everyones(of, digest, &whose).await?;
         Ok(Here::Ours(held))
+    }
+
+    /// Notes what came of asking for it: it was given for this repository, or upstream does not have it there.
+    pub(super) async fn note_whether_found(&self, of: &Of, digest: &Digest, error: Option<&PullError>) {
+        match error {
+            None => self.access.found(&of.scope, digest, of.everyones).await,
+            Some(error) if is_refusal(error) => self.access.gone(&of.scope, digest).await,
+            Some(_) => {}
+        }
     }
 
     /// What came for somebody is everyone's where everyone may read it.

@@ -25,6 +25,17 @@ impl NodeSource {
         digest: &Digest,
         accept: &Accept,
     ) -> Result<Manifest, PullError> {
+        let manifest = self.held_or_fetched(of, digest, accept).await;
+        self.note_whether_found(of, digest, manifest.as_ref().err()).await;
+        manifest
+    }
+
+    async fn held_or_fetched(
+        &self,
+        of: &Of,
+        digest: &Digest,
+        accept: &Accept,
+    ) -> Result<Manifest, PullError> {
         if let Some(manifest) = self.held_manifest(of, digest).await? {
             return Ok(manifest);
         }

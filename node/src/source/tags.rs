@@ -11,6 +11,7 @@ use shoal_store::Of;
 use tokio::task::JoinSet;
 use tokio::time::{Duration, Instant, timeout, timeout_at};
 
+use super::admission::is_refusal;
 use super::{MOST_PEERS, NodeSource, ONE_PEER, PEERS_LIMIT, unavailable};
 use crate::clock;
 use crate::tags::{Said, Trust, Ttl};
@@ -187,7 +188,7 @@ impl NodeSource {
         // Before upstream is asked: what it says from then on counts.
         self.recent.refreshed(scope, tag, clock::unix_ms());
         let mapping = match self.checked_within(ask, now).await {
-            Err(PullError::Denied { .. } | PullError::NotFound { .. }) => {
+            Err(error) if is_refusal(&error) => {
                 self.checked_within(Ask { identity: &Identity::Node, ..ask }, now).await?
             }
             told => told?,

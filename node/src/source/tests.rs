@@ -80,6 +80,7 @@ impl Node {
             barred: Barred::default(),
             rates: crate::fetch::Rates::default(),
             history: crate::history::History::default(),
+            is_alone: false,
         };
         let fetcher = Fetcher::start(ports.clone(), &mut tasks, stop.clone());
         serve.complete(fetcher.clone(), homes, peers.clone());

@@ -45,6 +45,8 @@ pub(crate) enum Change {
     MediaType(Digest, String),
     /// The blob is in a repository, for everyone or for some.
     Repository { digest: Digest, scope: Scope, public: bool },
+    /// The blob is in a repository no more.
+    NotIn(Digest, Scope),
     /// What a tag named.
     Tag(SignedTagMapping),
     /// Upstream let these read a repository at this time, or does so no more.
@@ -105,6 +107,12 @@ impl Change {
             }
             Self::Readable(scope, whom, checked_unix_ms) => readable(txn, scope, whom, *checked_unix_ms),
             Self::Repository { digest, scope, public } => note_repository(txn, digest, scope, *public),
+            Self::NotIn(digest, scope) => {
+                for table in [REPOSITORIES, PUBLIC_IN] {
+                    txn.open_table(table)?.remove(&*repository_key(digest, scope))?;
+                }
+                Ok(())
+            }
             Self::Tag(signed) => put_tag(txn, signed),
             Self::Totals(totals) => put_totals(txn, totals),
             Self::Origin(digest, of) => note_origin(txn, digest, of),
@@ -182,7 +190,8 @@ fn note_origin(txn: &WriteTransaction, digest: &Digest, of: &Of) -> Result<(), S
     Ok(())
 }
 
-/// Notes a repository with a blob, unless many are.
+/// Notes a repository with a blob. Where many are, one of the registry that has most of them makes room: names are made up
+/// easily, and the one that is asked for now is the one to know.
 fn note_repository(
     txn: &WriteTransaction,
     digest: &Digest,
@@ -191,9 +200,15 @@ fn note_repository(
 ) -> Result<(), StoreError> {
     for table in [Some(REPOSITORIES), public.then_some(PUBLIC_IN)].into_iter().flatten() {
         let mut table = txn.open_table(table)?;
-        if scopes(&table, digest)?.len() < MAX_REPOSITORIES {
-            table.insert(&*repository_key(digest, scope), ())?;
+        let known = scopes(&table, digest)?;
+        let of = |one: &&Scope| known.iter().filter(|other| other.registry == one.registry).count();
+        if known.len() >= MAX_REPOSITORIES
+            && !known.contains(scope)
+            && let Some(crowded) = known.iter().max_by_key(of)
+        {
+            table.remove(&*repository_key(digest, crowded))?;
         }
+        table.insert(&*repository_key(digest, scope), ())?;
     }
     Ok(())
 }

@@ -54,6 +54,17 @@ impl Store {
         self.inner.writer.write(Change::Repository { digest: *digest, scope: scope.clone(), public }).await
     }
 
+    /// Notes that a blob is in a repository no more.
+    ///
+    /// # Errors
+    /// Whatever the disk says.
+    pub async fn forget_repository(&self, digest: &Digest, scope: &Scope) -> Result<(), StoreError> {
+        if !self.is_in(digest, scope, false).await? {
+            return Ok(());
+        }
+        self.inner.writer.write(Change::NotIn(*digest, scope.clone())).await
+    }
+
     /// The repositories that a blob is in.
     ///
     /// # Errors

@@ -28,9 +28,9 @@ pub(crate) const CHUNKS: TableDefinition<'_, Bytes, Bytes> = TableDefinition::ne
 /// Media types of manifests.
 pub(crate) const MEDIA_TYPES: TableDefinition<'_, Bytes, &str> = TableDefinition::new("media_types");
 /// The repositories that a blob is in, as upstream said: its key, then `registry NUL repository`.
-pub(crate) const REPOSITORIES: TableDefinition<'_, Bytes, ()> = TableDefinition::new("repositories");
+pub(crate) const REPOSITORIES: TableDefinition<'_, Bytes, ()> = TableDefinition::new("found_in");
 /// Of these, those for which upstream said so to everyone.
-pub(crate) const PUBLIC_IN: TableDefinition<'_, Bytes, ()> = TableDefinition::new("public_in");
+pub(crate) const PUBLIC_IN: TableDefinition<'_, Bytes, ()> = TableDefinition::new("found_in_public");
 /// The repositories whose registry gave a held blob's bytes: its key, then `registry NUL repository`.
 pub(crate) const ORIGINS: TableDefinition<'_, Bytes, ()> = TableDefinition::new("origins");
 /// Held blobs that everyone could read where they came from.

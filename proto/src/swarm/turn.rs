@@ -67,8 +67,6 @@ pub struct Asked {
     pub from: PeerId,
     /// For what.
     pub ask: AskTurn,
-    /// Who is known here to have the thing.
-    pub known: Option<PeerId>,
 }
 
 /// The end of a turn.
@@ -169,7 +167,7 @@ impl Turns {
     }
 
     fn place(&mut self, asked: &Asked, lost: &BTreeSet<&PeerId>, now: Duration) -> Answers {
-        let &Asked { question, from, ref ask, known } = asked;
+        let &Asked { question, from, ref ask } = asked;
         let thing = self.things.entry(ask.key).or_default();
         thing.used = now;
         if thing.done.is_some_and(|(by, _)| lost.contains(&by)) {
@@ -179,9 +177,6 @@ impl Turns {
             && now <= at.saturating_add(ask.fresh)
             && by != from
         {
-            return vec![(question, TurnAnswer::Done(by))];
-        }
-        if let Some(by) = known.filter(|by| !lost.contains(by)) {
             return vec![(question, TurnAnswer::Done(by))];
         }
         if let Some(how) = thing.hopeless(now)

@@ -123,9 +123,12 @@ async fn tags_types_and_repositories() {
     assert_eq!(store.media_type(&digest).await.unwrap().as_deref(), Some("application/x"));
     assert_eq!(store.media_type(&Digest::sha256_of(b"y")).await.unwrap(), None);
     assert_eq!(store.repositories(&digest).await.unwrap().len(), 16);
-    assert!(store.is_in(&digest, &scope("r1"), false).await.unwrap());
-    assert!(!store.is_in(&digest, &scope("r1"), true).await.unwrap(), "not to everyone");
-    assert!(store.is_in(&digest, &scope("r2"), true).await.unwrap());
+    assert!(store.is_in(&digest, &scope("r39"), false).await.unwrap(), "the last one is known");
+    assert!(!store.is_in(&digest, &scope("r39"), true).await.unwrap(), "not to everyone");
+    assert!(store.is_in(&digest, &scope("r38"), true).await.unwrap());
+    store.forget_repository(&digest, &scope("r38")).await.unwrap();
+    assert!(!store.is_in(&digest, &scope("r38"), true).await.unwrap());
+    assert!(!store.is_in(&digest, &scope("r38"), false).await.unwrap());
     store.remove(&digest).await.unwrap();
     assert_eq!(store.repositories(&digest).await.unwrap(), []);
 }

@@ -23,7 +23,7 @@ impl Home {
         self.next += 1;
         let question = QuestionId(self.next);
         let ask = AskTurn { key: Digest::sha256_of(b"tag"), fresh: ms(5000), lost };
-        let asked = Asked { question, from: test_peer(from), ask, known: None };
+        let asked = Asked { question, from: test_peer(from), ask };
         (question, self.turns.ask(&asked, &self.ranking, ms(now)))
     }
 
@@ -179,7 +179,7 @@ fn who_had_no_turn_is_not_believed() {
 fn asks(turns: &mut Turns, thing: u8, question: u64, now: Duration) -> Answers {
     let ask = AskTurn { key: Digest::sha256_of(&[thing]), fresh: ms(5000), lost: vec![] };
     let from = test_peer(u8::try_from(question).unwrap());
-    let asked = Asked { question: QuestionId(question), from, ask, known: None };
+    let asked = Asked { question: QuestionId(question), from, ask };
     turns.ask(&asked, &Ranking::new(test_peer(0)), now)
 }
 
@@ -211,8 +211,7 @@ proptest! {
                 0 | 1 => {
                     let fresh = if odd { Duration::MAX } else { ms(5000) };
                     let ask = AskTurn { key, fresh, lost: vec![test_peer(thing)] };
-                    let known = (odd && who > 6).then_some(from);
-                    let asked = Asked { question: QuestionId(question), from, ask, known };
+                    let asked = Asked { question: QuestionId(question), from, ask };
                     turns.ask(&asked, &ranking, now)
                 }
                 2 => turns.ended(from, end(LeaseEnd::Done), now),
@@ -237,7 +236,7 @@ fn who_wants_it_fresh_shares_the_next_turn_and_not_the_one_that_runs() {
         home.next += 1;
         let question = QuestionId(home.next);
         let ask = AskTurn { key: Digest::sha256_of(b"tag"), fresh: Duration::ZERO, lost: vec![] };
-        let asked = Asked { question, from: test_peer(from), ask, known: None };
+        let asked = Asked { question, from: test_peer(from), ask };
         (question, home.turns.ask(&asked, &home.ranking, ms(now)))
     };
     let (first, answers) = fresh(&mut home, 1, 10);
