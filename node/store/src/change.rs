@@ -204,7 +204,7 @@ fn note_repository(
         let of = |one: &&Scope| known.iter().filter(|other| other.registry == one.registry).count();
         if known.len() >= MAX_REPOSITORIES
             && !known.contains(scope)
-            && let Some(crowded) = known.iter().max_by_key(of)
+            && let Some(crowded) = known.iter().rev().max_by_key(of)
         {
             table.remove(&*repository_key(digest, crowded))?;
         }

@@ -59,7 +59,7 @@ impl Store {
     /// # Errors
     /// Whatever the disk says.
     pub async fn forget_repository(&self, digest: &Digest, scope: &Scope) -> Result<(), StoreError> {
-        if !self.is_in(digest, scope, false).await? {
+        if !self.is_in(digest, scope, false).await? && !self.is_in(digest, scope, true).await? {
             return Ok(());
         }
         self.inner.writer.write(Change::NotIn(*digest, scope.clone())).await
