@@ -83,6 +83,11 @@ impl Access {
         self.is_alone
     }
 
+    /// Whether peers are given something that is `everyones` or not: without a cluster whoever is on this machine can ask.
+    pub const fn is_for_peers(&self, everyones: bool) -> bool {
+        everyones || !self.is_alone
+    }
+
     /// The login in a client's `Authorization`, if it is of a kind that registries know.
     pub fn login(&self, header: &HeaderValue) -> Option<ClientLogin> {
         ClientLogin::read(header, &self.key)
@@ -129,12 +134,6 @@ impl Access {
         if let Err(error) = forgotten.await {
             tracing::warn!(%error, %scope, "could not forget who could read a repository");
         }
-    }
-
-    /// Whether upstream has refused since what this verdict says.
-    pub async fn is_outdated(&self, signed: &SignedVerdict) -> bool {
-        let Verdict { question, checked_unix_ms } = &signed.verdict;
-        self.refused_since(&question.scope, question.reader, *checked_unix_ms).await
     }
 
     /// Whether upstream has refused this reader since that time, before a restart too.
@@ -217,7 +216,7 @@ impl Access {
             tracing::debug!(signer = %signed.signer, %scope, "its clock runs ahead: what it was told is not taken");
             return false;
         }
-        if self.is_outdated(&signed).await {
+        if self.refused_since(&scope, reader, at).await {
             return false;
         }
         self.memory().remember(signed, now);
@@ -243,7 +242,7 @@ impl Access {
     pub fn answer(&self, question: Question) -> BoxFuture<'static, Option<SignedVerdict>> {
         let access = self.clone();
         async move {
-            if access.is_alone && question.reader != Reader::Everyone {
+            if !access.is_for_peers(question.reader == Reader::Everyone) {
                 return None;
             }
             // However old: who asks knows how old is too old for it.

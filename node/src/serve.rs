@@ -95,8 +95,7 @@ impl NodeServe {
     async fn held(&self, digest: &Digest, origin: Origin) -> Option<u64> {
         let held = async {
             let held = self.store.held_of(digest, origin).await?;
-            // Without a cluster whoever is on this machine can ask.
-            let is_given = !self.access.is_alone() || self.store.whose(digest).await?.everyones;
+            let is_given = self.access.is_for_peers(false) || self.store.whose(digest).await?.everyones;
             Ok::<_, StoreError>(held.filter(|_| is_given))
         };
         match held.await {
@@ -124,7 +123,7 @@ impl NodeServe {
     async fn running(&self, digest: Digest, origin: Origin) -> Option<TransferHandle> {
         let transfer = self.later.get()?.fetcher.find(digest).await;
         let is_given =
-            |transfer: &TransferHandle| !self.access.is_alone() || transfer.partial().is_everyones();
+            |transfer: &TransferHandle| self.access.is_for_peers(transfer.partial().is_everyones());
         transfer.filter(|transfer| transfer.origin == origin && is_given(transfer))
     }
 
@@ -263,17 +262,16 @@ impl NodeServe {
     }
 
     async fn knows(self, scope: Scope, tag: Tag, asked: Option<Digest>) -> Vec<SignedTagMapping> {
-        if let Some(asked) = asked {
+        let mut known = if let Some(asked) = asked {
             let said = self.recent.get(&asked).map(|said| said.signed);
-            let is_given = |signed: &SignedTagMapping| signed.mapping.public || !self.access.is_alone();
-            let said = said.filter(|signed| signed.mapping.is_of(&scope, &tag) && is_given(signed));
-            return said.into_iter().collect();
-        }
-        let mut known = self.store.tags(&scope, &tag).await.unwrap_or_else(|error| {
-            tracing::warn!(%error, "the store did not answer a peer's question for a tag");
-            Vec::new()
-        });
-        known.retain(|signed| signed.mapping.public || !self.access.is_alone());
+            said.filter(|signed| signed.mapping.is_of(&scope, &tag)).into_iter().collect()
+        } else {
+            self.store.tags(&scope, &tag).await.unwrap_or_else(|error| {
+                tracing::warn!(%error, "the store did not answer a peer's question for a tag");
+                Vec::new()
+            })
+        };
+        known.retain(|signed| self.access.is_for_peers(signed.mapping.public));
         known
     }
 }

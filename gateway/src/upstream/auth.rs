@@ -92,18 +92,15 @@ impl Tokens {
         }
         let slot = self.slot(at.repository, at.who.party());
         let slot = slot.lock().await;
-        slot.grant.clone().filter(|grant| grant.is_fresh() && grant.shows_login(at, now))
+        slot.grant.clone().filter(|grant| grant.counts(at, now))
     }
 }
 
 impl Grant {
-    fn is_fresh(&self) -> bool {
-        self.ends.is_none_or(|ends| Instant::now() < ends)
-    }
-
-    /// Whether it says of the login what is to be known: that it is good now, where it is checked.
-    fn shows_login(&self, at: At<'_>, since: Instant) -> bool {
-        !at.checks_login || self.ends.is_none() || self.got >= since
+    /// Whether it holds, and says of the login what is to be known: that it is good now, where that is checked.
+    fn counts(&self, at: At<'_>, since: Instant) -> bool {
+        let Some(ends) = self.ends else { return true };
+        Instant::now() < ends && (!at.checks_login || self.got >= since)
     }
 }
 
@@ -123,8 +120,7 @@ pub(super) async fn authorize(
     let slot = at.site.tokens.slot(at.repository, at.who.party());
     let mut slot = slot.lock().await;
     if let Some(grant) = &slot.grant
-        && grant.is_fresh()
-        && grant.shows_login(at, began)
+        && grant.counts(at, began)
         && rejected != Some(&grant.header)
     {
         return Ok(grant.clone());

@@ -76,23 +76,26 @@ impl NodeSource {
         let object = Object::Manifest(Reference::Tag(tag.clone()));
         let question = Question { scope: scope.clone(), object, reader: self.everyone(scope) };
         let may_read = self.access.may_read(scope, question.reader);
-        let mut reader = question.reader;
-        let mut answer = None;
-        if may_read || !self.client_is_known(&question).await? {
+        let told = if may_read || !self.client_is_known(&question).await? {
             match self.tag_for_everyone(scope, tag, accept).await {
-                Err(refused) if is_refusal(&refused) => self.client_or(&question, refused).await?,
-                told => answer = Some(told?),
+                Err(refused) if is_refusal(&refused) => {
+                    self.client_or(&question, refused).await?;
+                    None
+                }
+                told => Some(told?),
             }
-        }
-        let answer = if let Some(answer) = answer {
-            answer
         } else {
-            reader = self.client(scope).map_or(reader, reader_of);
-            self.resolve_tag(Ask { scope, tag, accept, identity: &Identity::Node }).await?
+            None
+        };
+        let public = told.is_some() && question.reader == Reader::Everyone;
+        let answer = match told {
+            Some(answer) => answer,
+            // The client may.
+            None => self.resolve_tag(Ask { scope, tag, accept, identity: &Identity::Node }).await?,
         };
         let TagMapping { digest, size, .. } = answer.mapping;
         self.sizes.note_one(scope, digest, size);
-        self.access.found(scope, &digest, reader == Reader::Everyone).await;
+        self.access.found(scope, &digest, public).await;
         Ok(answer)
     }
 
