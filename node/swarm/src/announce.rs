@@ -3,10 +3,11 @@
 //! Each announcement is a lookup and some twenty messages. Thousands at once lose more than half of them, silently
 //! (measured), so only a few are under way at a time. Records last two hours and are repeated each half an hour;
 //! one that failed, sooner. A peer that connects may have been restarted, and then has lost what it was told: the keys
-//! that it is to know of, which in a small fleet are all, are announced again a few seconds later.
+//! that it is to know of, which in a small fleet are all, are announced again a few seconds later. Peers that connect one
+//! soon after the other settle together: where a fleet starts, keys are announced again once, and not for each of them.
 
 use std::collections::hash_map::Entry;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::hash::Hash;
 use std::time::{Duration, Instant};
 
@@ -57,6 +58,8 @@ pub(crate) struct Announcer<Peer> {
     peers: HashMap<Peer, Point>,
     /// Those of them that are to settle, and when.
     met: Vec<(Instant, Peer)>,
+    /// The keys that those who have settled are to know of, while more are to be looked at.
+    concerned: HashSet<Digest>,
 }
 
 impl<Peer: Copy + Eq + Hash> Announcer<Peer> {
@@ -68,6 +71,7 @@ impl<Peer: Copy + Eq + Hash> Announcer<Peer> {
             announced: 0,
             peers: HashMap::new(),
             met: Vec::new(),
+            concerned: HashSet::new(),
         }
     }
 
@@ -130,11 +134,12 @@ impl<Peer: Copy + Eq + Hash> Announcer<Peer> {
         self.schedule(key, Turn::Again(now + wait));
     }
 
-    /// A peer connected that was not connected a moment before. It settles at `settled`: until then it may be gone
-    /// again, or not be found by announcements.
-    pub(crate) fn met(&mut self, peer: Peer, point: Point, settled: Instant) {
+    /// A peer connected that was not connected a moment before. Until it settles it may be gone again, or not be found
+    /// by announcements. It settles with others that do so at `soonest` or after, or if there are none, at `settled`.
+    pub(crate) fn met(&mut self, peer: Peer, point: Point, soonest: Instant, settled: Instant) {
         self.peers.insert(peer, point);
         self.met.retain(|(_, met)| *met != peer);
+        let settled = self.met.iter().map(|&(at, _)| at).filter(|&at| at >= soonest).min().unwrap_or(settled);
         self.met.push((settled, peer));
     }
 
@@ -160,10 +165,11 @@ impl<Peer: Copy + Eq + Hash> Announcer<Peer> {
         }
         let peers: Vec<&Point> = self.peers.values().collect();
         let concerned = |key: &Key| settled.iter().any(|peer| is_among_closest(peer, &key.point, &peers));
-        let again: Vec<Digest> =
-            self.keys.iter().filter(|(_, key)| concerned(key)).map(|(&key, _)| key).collect();
-        for key in again {
-            self.announce_again(key, now);
+        self.concerned.extend(self.keys.iter().filter(|(_, key)| concerned(key)).map(|(&key, _)| key));
+        if !self.met.iter().any(|(at, _)| *at <= now) {
+            for key in std::mem::take(&mut self.concerned) {
+                self.announce_again(key, now);
+            }
         }
     }
 
@@ -195,8 +201,6 @@ impl<Peer: Copy + Eq + Hash> Announcer<Peer> {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::HashSet;
-
     use super::*;
 
     fn key(n: u32) -> Digest {
@@ -268,7 +272,7 @@ mod tests {
         let settled = start + SETTLES.0;
         let mut announcer = announcer(500);
         assert_eq!(round(&mut announcer, start, true).len(), 500);
-        (0..20).for_each(|peer| announcer.met(peer, point(1000 + peer), start));
+        (0..20).for_each(|peer| announcer.met(peer, point(1000 + peer), start, start));
         while !announcer.met.is_empty() {
             announcer.tick(start);
         }
@@ -277,24 +281,51 @@ mod tests {
         // In a small fleet, of all; whichever peer it is, and each time.
         for peer in [3, 3, 7] {
             announcer.lost(peer);
-            announcer.met(peer, point(1000 + peer), settled);
+            announcer.met(peer, point(1000 + peer), settled, settled);
             announcer.tick(start);
             assert_eq!(announcer.next(start), None);
             announcer.tick(settled);
             assert_eq!(round(&mut announcer, settled, true).len(), 500);
         }
         // Not of what is gone meanwhile.
-        announcer.met(3, point(1003), settled);
+        announcer.met(3, point(1003), settled, settled);
         announcer.lost(3);
         announcer.tick(settled);
         assert_eq!(announcer.next(settled), None);
         // In a large one, of its share.
-        (20..200).for_each(|peer| announcer.met(peer, point(1000 + peer), start));
+        (20..200).for_each(|peer| announcer.met(peer, point(1000 + peer), start, start));
         announcer.met.clear();
-        announcer.met(3, point(1003), settled);
+        announcer.met(3, point(1003), settled, settled);
         announcer.tick(settled);
         let share = round(&mut announcer, settled, true).len();
         assert!((20..100).contains(&share), "{share}");
+    }
+
+    #[test]
+    fn peers_that_connect_one_soon_after_the_other_hear_of_a_key_together() {
+        let start = Instant::now();
+        let mut announcer = announcer(50);
+        assert_eq!(round(&mut announcer, start, true).len(), 50);
+        let (soonest, last) = (start + SETTLES.0, start + SETTLES.1);
+        announcer.met(0, point(1000), soonest, last);
+        (1..10).for_each(|peer| announcer.met(peer, point(1000 + peer), soonest, soonest));
+        announcer.tick(soonest);
+        assert_eq!(announcer.next(soonest), None, "they settle with the first of them");
+        // However many ticks it takes to look at them.
+        let ticks = 10_u32.div_ceil(u32::try_from(MET_AT_A_TIME).unwrap());
+        for _ in 1..ticks {
+            announcer.tick(last);
+            assert_eq!(announcer.next(last), None);
+        }
+        announcer.tick(last);
+        assert_eq!(round(&mut announcer, last, true).len(), 50);
+        assert!(announcer.met.is_empty());
+        // One that comes just before they settle is not yet found then.
+        announcer.met(0, point(1000), soonest, last);
+        announcer.met(1, point(1001), last + SETTLES.0, last + SETTLES.1);
+        assert_eq!(announcer.met.len(), 2);
+        announcer.tick(last);
+        assert_eq!((round(&mut announcer, last, true).len(), announcer.met.len()), (50, 1));
     }
 
     #[test]
@@ -302,7 +333,7 @@ mod tests {
         let start = Instant::now();
         let mut announcer = announcer(1);
         assert_eq!(announcer.next(start), Some(key(0)));
-        announcer.met(1, point(1), start);
+        announcer.met(1, point(1), start, start);
         announcer.tick(start);
         assert_eq!(announcer.next(start), None);
         announcer.ended(key(0), true, start);

@@ -48,7 +48,8 @@ impl Node {
     pub(super) fn met(&mut self, peer: PeerId) {
         let (least, most) = SETTLES;
         let settles = rand::rng().random_range(least..most);
-        self.announcer.met(peer, closeness::of_peer(&peer), Instant::now() + settles);
+        let now = Instant::now();
+        self.announcer.met(peer, closeness::of_peer(&peer), now + least, now + settles);
     }
 
     pub(super) fn look_up(&mut self, key: &Digest, found: mpsc::Sender<PeerId>, limit: usize) {
