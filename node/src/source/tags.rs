@@ -119,7 +119,7 @@ impl NodeSource {
         if self.rules.trust == Trust::Own {
             return self.checked_tag(ask, key).await;
         }
-        let wish = Wish { key, fresh, asked, registry: &scope.registry };
+        let wish = Wish { key, fresh, asked, registry: &scope.registry, identity };
         wish.once(
             &self.ports,
             async || self.checked_tag(ask, key).await,
