@@ -4,22 +4,16 @@ use std::num::NonZeroUsize;
 use std::time::Duration;
 
 use libp2p::swarm::NetworkBehaviour;
-use libp2p::{StreamProtocol, connection_limits, identify, kad, ping};
+use libp2p::{StreamProtocol, connection_limits, identify, kad};
 
 use crate::book::{self, Book};
 use crate::records::Records;
-use crate::{Config, denial, streams, zone};
+use crate::{Config, denial, heartbeat, streams, zone};
 
 /// Kademlia, under a name of Shoal's own.
 const KAD_PROTOCOL: StreamProtocol = StreamProtocol::new("/shoal/kad/1");
 /// What identify calls the protocol; nothing is negotiated by it.
 const IDENTIFY_PROTOCOL: &str = "/shoal/identify/1";
-/// The time between a heartbeat's answer, or its failure, and the next.
-const HEARTBEAT: Duration = Duration::from_secs(1);
-/// How late a heartbeat may be: a node under load answers late, and is not dead. libp2p keeps the first failure to itself,
-/// so that a peer that is silent is left after two of these, and an interval before each: within 5 s, before clients
-/// that wait for what it has are cut off.
-const HEARTBEAT_LIMIT: Duration = Duration::from_millis(1500);
 /// Connections that may be in the making at once.
 const MAX_PENDING: u32 = 256;
 
@@ -31,7 +25,7 @@ pub(crate) struct Behaviour {
     pub(crate) book: book::Behaviour,
     pub(crate) kad: kad::Behaviour<Records>,
     pub(crate) identify: identify::Behaviour,
-    pub(crate) ping: ping::Behaviour,
+    pub(crate) heartbeat: heartbeat::Behaviour,
     pub(crate) streams: streams::Behaviour,
 }
 
@@ -59,9 +53,7 @@ impl Behaviour {
                     .with_agent_version(zone::agent_version(config.zone.as_deref()))
                     .with_push_listen_addr_updates(true),
             ),
-            ping: ping::Behaviour::new(
-                ping::Config::new().with_interval(HEARTBEAT).with_timeout(HEARTBEAT_LIMIT),
-            ),
+            heartbeat: heartbeat::Behaviour::default(),
             streams,
         }
     }

@@ -29,6 +29,7 @@ mod closeness;
 pub mod cluster_key;
 mod denial;
 pub mod handle;
+mod heartbeat;
 pub mod identity;
 mod neighbours;
 mod node;

@@ -268,7 +268,7 @@ impl Node {
                 self.learn_addresses(peer_id, &info.listen_addrs);
                 self.shown.neighbours.told_zone(peer_id, zone::told(&info.agent_version));
             }
-            BehaviourEvent::Ping(ping::Event { peer, connection, result: Err(error) }) => {
+            BehaviourEvent::Heartbeat(ping::Event { peer, connection, result: Err(error) }) => {
                 tracing::info!(%peer, %error, "no heartbeat: disconnecting");
                 self.heartbeat_missed(peer, connection);
             }

@@ -6,9 +6,12 @@ use crate::clock::{At, Event};
 use crate::fleet::{Blob, Fleet};
 use crate::scenario::millis;
 
-/// A machine that fell silent is found out after so long at the soonest, and a heartbeat later at the latest.
-const FOUND_OUT: Duration = Duration::from_secs(4);
-const HEARTBEAT: f64 = 1e3;
+/// So late an answer to a heartbeat may be. A machine that fell silent is found out after two of these and the interval
+/// between two heartbeats at the soonest, and that interval later at the latest.
+const LIMIT: Duration = Duration::from_millis(1500);
+/// A daemon sends about so many heartbeats a second, on all its connections together, within these limits for one.
+const EACH_SECOND: f64 = 64.0;
+const INTERVAL: (f64, f64) = (1.0, 15.0);
 
 impl Fleet {
     /// Says who dies, and when.
@@ -46,7 +49,9 @@ impl Fleet {
         self.drop_uploads(dead);
         self.drop_fetches(dead);
         let wait = if self.scenario.failures.silent {
-            FOUND_OUT + millis(HEARTBEAT * self.dice.fraction())
+            let connections = self.scenario.nodes.min(self.scenario.control.connections);
+            let interval = (f64::from(connections) / EACH_SECOND).clamp(INTERVAL.0, INTERVAL.1);
+            LIMIT * 2 + millis(1e3 * interval * (1.0 + self.dice.fraction()))
         } else {
             millis(self.scenario.links.latency_ms)
         };
