@@ -14,8 +14,12 @@ use std::task::{Context, Poll, ready};
 use futures::{AsyncRead, AsyncWrite};
 use libp2p::tcp::tokio::TcpStream;
 
-/// Bytes that are read at once. The pages that nothing was read into cost nothing.
-const READ_AHEAD: usize = 64 * 1024;
+/// Bytes that are read at once: few where little comes, for a node has thousands of connections, and more where a read
+/// has filled what there was.
+const LEAST: usize = 4 * 1024;
+const MOST: usize = 64 * 1024;
+/// After so many small reads in a row little comes.
+const CALM: u32 = 16;
 /// The bytes before each record: its type, a version, and how many follow (RFC 8446, section 5.1).
 const HEADER: usize = 5;
 
@@ -26,6 +30,8 @@ pub(crate) struct Records {
     /// What was read and not taken yet, within this.
     buffer: Vec<u8>,
     unread: std::ops::Range<usize>,
+    /// Reads in a row that brought little.
+    small: u32,
     framing: Framing,
     /// With so many bytes the system wakes this node.
     wakes_at: usize,
@@ -34,7 +40,18 @@ pub(crate) struct Records {
 impl Records {
     pub(super) fn new(stream: TcpStream) -> Self {
         let framing = Framing::default();
-        Self { stream, buffer: vec![0; READ_AHEAD], unread: 0..0, framing, wakes_at: 1 }
+        Self { stream, buffer: vec![0; LEAST], unread: 0..0, small: 0, framing, wakes_at: 1 }
+    }
+
+    /// Makes the buffer, of which all is taken, what the next read may need after one of so many bytes.
+    fn fit(&mut self, read: usize) {
+        let size = self.buffer.len();
+        self.small = if read < LEAST { self.small.saturating_add(1) } else { 0 };
+        if read == size && size < MOST {
+            self.buffer = vec![0; size * 2];
+        } else if self.small >= CALM && size > LEAST {
+            self.buffer = vec![0; LEAST];
+        }
     }
 
     /// Has this node woken when a record is whole.
@@ -66,6 +83,9 @@ impl AsyncRead for Records {
         let some = unread.len().min(into.len());
         into[..some].copy_from_slice(&unread[..some]);
         this.unread.start += some;
+        if this.unread.is_empty() && some > 0 {
+            this.fit(this.unread.end);
+        }
         Poll::Ready(Ok(some))
     }
 }
@@ -227,7 +247,8 @@ mod tests {
     #[tokio::test]
     async fn a_record_wakes_once_it_is_whole() {
         let (mut sender, mut records) = connection().await;
-        let mut into = vec![0; READ_AHEAD];
+        records.buffer = vec![0; MOST];
+        let mut into = vec![0; MOST];
         for length in [16_000, 3, 16_000] {
             let record = record(length);
             let (begin, rest) = record.split_at(6);
@@ -243,7 +264,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn several_records_are_read_at_once_and_taken_as_they_are_wanted() {
+    async fn what_came_at_once_is_taken_as_it_is_wanted() {
         let (mut sender, mut records) = connection().await;
         let all = [record(900), record(0), record(10_000)].concat();
         send(&mut sender, &all, all.len()).await;
@@ -252,9 +273,27 @@ mod tests {
         while taken.len() < all.len() {
             let some = records.read(&mut into).await.unwrap();
             taken.extend_from_slice(&into[..some]);
-            assert!(records.unread.end == all.len(), "one read brought all");
         }
         assert_eq!(taken, all);
+    }
+
+    #[tokio::test]
+    async fn much_is_read_at_once_where_much_comes() {
+        let (mut sender, mut records) = connection().await;
+        let bulk = record(u16::MAX).repeat(4);
+        let mut taken = vec![0; bulk.len()];
+        for round in 0..2 {
+            let (sent, read) = tokio::join!(sender.write_all(&bulk), records.read_exact(&mut taken));
+            sent.unwrap();
+            read.unwrap();
+            assert_eq!((taken == bulk, records.buffer.len()), (true, MOST), "{round}");
+            for _ in 0..CALM {
+                assert_eq!(records.buffer.len(), MOST);
+                sender.write_all(&record(60)).await.unwrap();
+                records.read_exact(&mut [0; 60 + HEADER]).await.unwrap();
+            }
+            assert_eq!(records.buffer.len(), LEAST);
+        }
     }
 
     #[tokio::test]
