@@ -8,6 +8,7 @@
 //! Each end of a link lets out only so much, and what has to wait waits in a queue of bounded time, as in a real
 //! switch. The host's own network is never touched, and nothing here can reach it.
 
+use std::fs;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -59,6 +60,23 @@ pub struct Network {
     hosts: u8,
 }
 
+/// Addresses that machines of all namespaces together may know: Linux counts them as one machine's, of which a thousand
+/// are plenty. Beyond that, connects fail as if the other end were dead.
+const NEIGHBOURS: [(&str, u32); 3] =
+    [("gc_thresh3", 1 << 16), ("gc_thresh2", 1 << 15), ("gc_thresh1", 1 << 14)];
+
+/// Has the kernel keep as many. It is a setting of the whole machine, and stays; where it cannot be changed, thirty
+/// machines do without.
+fn make_room_for_neighbours() {
+    for (name, least) in NEIGHBOURS {
+        let path = format!("/proc/sys/net/ipv4/neigh/default/{name}");
+        let now = fs::read_to_string(&path).ok().and_then(|now| now.trim().parse::<u32>().ok());
+        if now.is_some_and(|now| now < least) {
+            drop(fs::write(&path, least.to_string()));
+        }
+    }
+}
+
 /// One host's place in the network. Processes started in its namespace are on it.
 #[derive(Debug, Clone)]
 pub struct Host {
@@ -76,6 +94,7 @@ impl Network {
     /// If this is not root, or iproute2 is missing.
     pub fn new(directory: &Path) -> Result<Self> {
         let switch = Namespace::new("switch", directory)?;
+        make_room_for_neighbours();
         for bridge in [NEAR, FAR] {
             switch.ip(&["link", "add", bridge, "type", "bridge"])?;
             switch.ip(&["link", "set", bridge, "up"])?;

@@ -17,7 +17,6 @@ const START: Duration = Duration::from_secs(20);
 #[derive(Debug)]
 pub struct Nginx {
     log: PathBuf,
-    // Its workers end with it: they are told by a pipe.
     _process: Process,
 }
 
@@ -102,8 +101,8 @@ fn configuration(directory: &Path, log: &Path, servers: &str) -> String {
         .concat();
     format!(
         "daemon off;
+master_process off;
 user root;
-worker_processes 1;
 pid {}/nginx.pid;
 events {{}}
 http {{

@@ -41,6 +41,9 @@ pub const MAX_RETRY_AFTER: Duration = Duration::from_mins(5);
 const MAX_HOLDERS: usize = 1024;
 /// For how long what was learnt of a failing upstream holds.
 const REMEMBERED: Duration = Duration::from_secs(3);
+/// For how long others are sent instead of one whom upstream failed, while it answers them: that one's own way there may
+/// be what is broken, and each try of its costs the fleet's readers seconds.
+const AVOIDED: Duration = Duration::from_secs(5);
 
 /// The right to fetch these chunks from upstream.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -125,6 +128,10 @@ pub struct Leases {
     /// With which status upstream asked for that pause.
     paused_by: Option<u16>,
     troubles: u32,
+    /// When upstream last failed whom, of those lately.
+    failed: BTreeMap<PeerId, Duration>,
+    /// Who brought something last, and when.
+    brought: Option<(PeerId, Duration)>,
     refused: BTreeSet<PeerId>,
     failed_at: Duration,
     last_failure: Option<LeaseEnd>,
@@ -149,6 +156,8 @@ impl Leases {
             paused_until: Duration::ZERO,
             paused_by: None,
             troubles: 0,
+            failed: BTreeMap::new(),
+            brought: None,
             refused: BTreeSet::new(),
             failed_at: Duration::ZERO,
             last_failure: None,
@@ -206,7 +215,8 @@ impl Leases {
         now: Duration,
     ) -> Option<Lease> {
         let first_only = !self.proven && !self.running.is_empty();
-        if now < self.paused_until || !self.has_room() || first_only || self.refused.contains(&holder) {
+        let is_out = self.refused.contains(&holder) || self.fails_alone(&holder, now);
+        if now < self.paused_until || !self.has_room() || first_only || is_out {
             return None;
         }
         let chunks = self.first_gap(wants.unwrap_or(0), covered, self.length(&holder))?;
@@ -222,6 +232,13 @@ impl Leases {
             granted: true,
         });
         Some(lease)
+    }
+
+    /// Whether upstream failed this one lately, and answers others since.
+    fn fails_alone(&self, holder: &PeerId, now: Duration) -> bool {
+        let answers_others =
+            |at| self.brought.is_some_and(|(by, when)| by != *holder && when > at && now < when + REMEMBERED);
+        self.failed.get(holder).is_some_and(|&at| now < at + AVOIDED && answers_others(at))
     }
 
     /// How many chunks this holder is given at once.
@@ -295,6 +312,7 @@ impl Leases {
             }
         }
         if grew {
+            self.brought = Some((*holder, now));
             self.note_holder(*holder);
         }
     }
@@ -330,6 +348,10 @@ impl Leases {
                 self.refused.insert(*holder);
             }
             LeaseEnd::Trouble { status, retry_after } => {
+                self.failed.retain(|_, at| now < *at + AVOIDED);
+                if self.failed.len() < MAX_HOLDERS {
+                    self.failed.insert(*holder, now);
+                }
                 let pause = (FIRST_PAUSE * 2_u32.pow(self.troubles.min(10))).min(MAX_PAUSE);
                 self.troubles = self.troubles.saturating_add(1);
                 // A long pause stops the fleet: it takes more than a member's word that it was ever sent.
@@ -355,6 +377,7 @@ impl Leases {
         self.running.retain(|running| running.holder != *holder);
         self.whole &= !self.running.is_empty();
         self.refused.remove(holder);
+        self.failed.remove(holder);
     }
 
     /// Takes leases back that stand still.

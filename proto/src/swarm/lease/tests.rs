@@ -161,6 +161,31 @@ proptest! {
     }
 }
 
+/// One node without a way to the registry, whose readers wait for what it was sent to fetch.
+#[test]
+fn who_fails_while_others_do_well_is_not_sent_again_at_once() {
+    let (lost, well) = (test_peer(1), test_peer(2));
+    let mut leases = Leases::new(layout(256), 8);
+    let mut covered = bits(256, []);
+    let first = leases.grant(well, &covered, 1, at(0)).unwrap();
+    covered.insert(0);
+    leases.progress(&well, &covered, at(10));
+    let its = leases.grant(lost, &covered, 1, at(20)).unwrap();
+    leases.end(&lost, &ended(&its, LeaseEnd::TROUBLE), at(3000));
+    // The pause after a failure is over, and nobody is known to do better.
+    assert!(leases.clone().grant(lost, &covered, 1, at(3200)).is_some());
+    covered.insert_range(0..2);
+    leases.progress(&well, &covered, at(3200));
+    assert_eq!(leases.grant(lost, &covered, 1, at(3300)), None);
+    leases.end(&well, &ended(&first, LeaseEnd::Done), at(3300));
+    let next = leases.clone().grant(well, &covered, 1, at(3300)).unwrap();
+    assert_eq!(next.chunks.start, its.chunks.start, "the other is sent for it");
+    // Not for longer than others do well, nor for ever.
+    assert!(leases.clone().grant(lost, &covered, 1, at(6300)).is_some());
+    leases.progress(&well, &covered, at(7900));
+    assert!(leases.grant(lost, &covered, 1, at(8000)).is_some());
+}
+
 #[test]
 fn a_lease_begins_at_what_is_wanted() {
     let mut leases = Leases::new(layout(64), 4);
