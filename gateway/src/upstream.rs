@@ -68,7 +68,7 @@ use shoal_proto::range::ByteRange;
 
 use self::client::{Introduction, Wire, Wires};
 use self::config::{Access, Settings};
-use self::identity::{ClientLogin, Identity, Party, Who};
+use self::identity::{ClientLogin, Identity, Who};
 use self::mirrors::Mirror;
 use self::policy::Rules;
 use self::roots::Roots;
@@ -227,15 +227,15 @@ impl Upstreams {
         sites.filter_map(|(name, site)| Some((name, site.quota.last()?))).collect()
     }
 
-    /// Takes another node's word that a registry wants to be left alone by whom this node asks as: each refused question may cost all nodes the next.
+    /// Takes another node's word that a registry wants to be left alone: each refused question may cost all nodes the next.
     /// For ten seconds at the most, and no longer because more of them say so: then this node finds out for itself.
     pub fn heard(&self, registry: &Registry, error: &PullError) {
         let now = tokio::time::Instant::now();
         if let PullError::Throttled { status, retry_after: Some(after), .. } = error
             && let (Ok(status), Ok(site)) = (StatusCode::from_u16(*status), self.site(registry))
-            && site.hearsay.pause(self.party(&site), now).is_none()
+            && site.hearsay.pause(now).is_none()
         {
-            site.hearsay.throttled(self.party(&site), status, (*after).min(HEARSAY), now);
+            site.hearsay.throttled(status, (*after).min(HEARSAY), now);
         }
     }
 
@@ -243,9 +243,7 @@ impl Upstreams {
     pub fn is_paused(&self, registry: &Registry) -> bool {
         let now = tokio::time::Instant::now();
         self.site(registry).is_ok_and(|site| {
-            [&site.circuit, &site.hearsay]
-                .iter()
-                .any(|circuit| circuit.pause(self.party(&site), now).is_some())
+            [&site.circuit, &site.hearsay].iter().any(|circuit| circuit.pause(now).is_some())
         })
     }
 
@@ -352,15 +350,6 @@ impl Upstreams {
             Identity::Client(login) => Who::Client(login.clone()),
             Identity::Node if site.has_credentials() => Who::Operator,
             Identity::Node => site.lent.of(&scope.repository).map_or(Who::Nobody, Who::Client),
-        }
-    }
-
-    /// Whose pauses these are, whatever clients lent.
-    fn party(&self, site: &Site) -> Party {
-        match &self.identity {
-            Identity::Client(login) => Party::Client(*login.fingerprint()),
-            Identity::Node if site.has_credentials() => Party::Operator,
-            Identity::Node | Identity::Anonymous => Party::Nobody,
         }
     }
 

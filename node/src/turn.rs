@@ -4,7 +4,6 @@
 use std::time::Duration;
 
 use shoal_gateway::error::PullError;
-use shoal_gateway::upstream::identity::Identity;
 use shoal_proto::digest::Digest;
 use shoal_proto::identity::PeerId;
 use shoal_proto::name::Registry;
@@ -38,8 +37,6 @@ pub struct Wish<'a> {
     pub asked: Instant,
     /// Who is upstream.
     pub registry: &'a Registry,
-    /// In whose name upstream is asked.
-    pub identity: &'a Identity,
 }
 
 impl Wish<'_> {
@@ -65,7 +62,7 @@ impl Wish<'_> {
         for _ in 0..MAX_HOLDERS {
             match take(ports, &self, &lost).await {
                 Turn::Mine(ticket) => {
-                    let paused = ports.upstreams.named(self.identity.clone()).is_paused(self.registry);
+                    let paused = ports.upstreams.is_paused(self.registry);
                     let fetched = fetch().await;
                     ticket.end(&fetched, paused);
                     return fetched;
@@ -76,7 +73,7 @@ impl Wish<'_> {
                 },
                 Turn::Failed(how) => {
                     let error = hearsay::told(self.registry.to_string(), how);
-                    ports.upstreams.named(self.identity.clone()).heard(self.registry, &error);
+                    ports.upstreams.heard(self.registry, &error);
                     return Err(error);
                 }
                 Turn::Alone => break,

@@ -1,18 +1,14 @@
 //! The pause that a registry asks for: by 429, or by 503 with a `Retry-After`.
 //!
 //! A registry that counts requests also counts those it refuses: each further one may lengthen the ban.
-//! Until its `Retry-After` is over, nothing more is sent there and callers are told at once. It counts them by who
-//! asks: where nobody's are used up, as behind one address they soon are, a login may still have all of its own.
+//! Until its `Retry-After` is over, nothing more is sent there and callers are told at once.
 
-use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use http::header::RETRY_AFTER;
 use http::{HeaderMap, StatusCode};
 use tokio::time::Instant;
-
-use super::identity::Party;
 
 /// The pause when a 429 does not say how long: shorter than a client waits for a body that it has begun.
 const UNSAID: Duration = Duration::from_secs(3);
@@ -21,8 +17,6 @@ const SHORTEST: Duration = Duration::from_secs(1);
 /// The longest pause, whatever was said: quotas last for hours, but another repository or a login may be fine
 /// before.
 const LONGEST: Duration = Duration::from_mins(5);
-/// Pauses that are kept at a time: so many clients with logins of their own, and who has no login.
-const MOST: usize = 256;
 
 /// A pause that runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,41 +27,29 @@ pub(super) struct Pause {
     pub(super) status: StatusCode,
 }
 
-/// Whether a registry may be asked now, and by whom.
+/// Whether a registry may be asked now.
 #[derive(Debug, Default)]
 pub(super) struct Circuit {
     /// Held for an instant only, never across an await.
-    closed_until: Mutex<HashMap<Party, (Instant, StatusCode)>>,
+    closed_until: Mutex<Option<(Instant, StatusCode)>>,
 }
 
 impl Circuit {
-    /// How long the registry wants to be left alone by this party, if it does.
-    pub(super) fn pause(&self, party: Party, now: Instant) -> Option<Pause> {
-        let closed = self.closed_until.lock().unwrap_or_else(PoisonError::into_inner);
-        let &(until, status) = closed.get(&party)?;
+    /// How long the registry wants to be left alone, if it does.
+    pub(super) fn pause(&self, now: Instant) -> Option<Pause> {
+        let (until, status) = (*self.closed_until.lock().unwrap_or_else(PoisonError::into_inner))?;
         let left = until.checked_duration_since(now).filter(|left| !left.is_zero())?;
         Some(Pause { left, status })
     }
 
-    /// Takes note that it wants to be; says for how long nothing is sent. The pause that ends soonest makes room.
-    pub(super) fn throttled(
-        &self,
-        party: Party,
-        status: StatusCode,
-        asked: Duration,
-        now: Instant,
-    ) -> Duration {
+    /// Takes note that it wants to be; says for how long nothing is sent.
+    pub(super) fn throttled(&self, status: StatusCode, asked: Duration, now: Instant) -> Duration {
         let pause = asked.clamp(SHORTEST, LONGEST);
-        let next = (now + pause, status);
         let mut closed = self.closed_until.lock().unwrap_or_else(PoisonError::into_inner);
-        closed.retain(|_, (until, _)| *until > now);
-        if closed.len() >= MOST
-            && !closed.contains_key(&party)
-            && let Some(first) = closed.iter().min_by_key(|(_, (until, _))| *until).map(|(&party, _)| party)
-        {
-            closed.remove(&first);
+        let next = now + pause;
+        if closed.is_none_or(|(until, _)| until < next) {
+            *closed = Some((next, status));
         }
-        closed.entry(party).and_modify(|until| *until = (*until).max(next)).or_insert(next);
         pause
     }
 }
@@ -119,32 +101,13 @@ mod tests {
     fn a_pause_is_bounded_and_never_shortened() {
         let circuit = Circuit::default();
         let now = Instant::now();
-        let party = Party::Nobody;
-        assert_eq!(circuit.pause(party, now), None);
+        assert_eq!(circuit.pause(now), None);
         let (busy, down) = (StatusCode::TOO_MANY_REQUESTS, StatusCode::SERVICE_UNAVAILABLE);
-        assert_eq!(circuit.throttled(party, busy, Duration::from_secs(u64::MAX), now), LONGEST);
-        assert_eq!(circuit.throttled(party, down, Duration::ZERO, now), SHORTEST);
-        assert_eq!(circuit.pause(party, now), Some(Pause { left: LONGEST, status: busy }));
-        assert_eq!(circuit.pause(Party::Operator, now), None);
-        assert_eq!(circuit.pause(party, now + LONGEST), None);
-        assert_eq!(circuit.throttled(party, busy, UNSAID, now + LONGEST), UNSAID);
-    }
-
-    #[test]
-    fn of_many_pauses_the_one_that_ends_soonest_makes_room() {
-        let circuit = Circuit::default();
-        let now = Instant::now();
-        let client = |number: usize| {
-            let mut fingerprint = [0; 32];
-            fingerprint[..8].copy_from_slice(&number.to_be_bytes());
-            Party::Client(fingerprint)
-        };
-        for number in 0..=MOST {
-            let asked = Duration::from_secs(if number == 7 { 5 } else { 60 });
-            circuit.throttled(client(number), StatusCode::TOO_MANY_REQUESTS, asked, now);
-        }
-        let paused = (0..=MOST).filter(|&number| circuit.pause(client(number), now).is_some()).count();
-        assert_eq!((paused, circuit.pause(client(7), now)), (MOST, None));
+        assert_eq!(circuit.throttled(busy, Duration::from_secs(u64::MAX), now), LONGEST);
+        assert_eq!(circuit.throttled(down, Duration::ZERO, now), SHORTEST);
+        assert_eq!(circuit.pause(now), Some(Pause { left: LONGEST, status: busy }));
+        assert_eq!(circuit.pause(now + LONGEST), None);
+        assert_eq!(circuit.throttled(busy, UNSAID, now + LONGEST), UNSAID);
     }
 
     #[test]

@@ -64,12 +64,11 @@ impl Mirror {
 /// Asks the mirrors; `None` if none of them has it.
 pub(super) async fn ask(at: At<'_>, ask: &Ask) -> Option<Response> {
     for mirror in at.mirrors {
-        let who = if mirror.site.login.is_some() { at.who } else { &Who::Nobody };
-        let now = Instant::now();
-        if mirror.site.circuit.pause(who.party(), now).is_some() || !mirror.health.may_ask(now) {
+        if mirror.site.circuit.pause(Instant::now()).is_some() || !mirror.health.may_ask(Instant::now()) {
             continue;
         }
         let Some(ask) = there(at, mirror, ask) else { continue };
+        let who = if mirror.site.login.is_some() { at.who } else { &Who::Nobody };
         let there = At { site: &mirror.site, who, mirrors: &[], ..at };
         let patience = PATIENCE.min(at.web.limits.head);
         let answer = tokio::time::timeout(patience, Box::pin(request::ask_registry(there, &ask))).await;

@@ -16,9 +16,9 @@ use super::address::NotPublic;
 use super::auth::{self, Grant};
 use super::body;
 use super::challenge;
-use super::circuit;
+use super::circuit::{self, Circuit};
 use super::client::{Wire, chain};
-use super::identity::{Party, Who};
+use super::identity::Who;
 use super::mirrors;
 use super::redirect::{self, MAX_REDIRECTS, is_redirect};
 use super::site::{At, Site, host_and_port};
@@ -55,7 +55,14 @@ pub(super) async fn ask(at: At<'_>, ask: Ask) -> Result<Response, PullError> {
 /// The same, of the registry alone, and says nothing of whether that is down.
 pub(super) async fn ask_registry(at: At<'_>, ask: &Ask) -> Result<Response, PullError> {
     let site = at.site;
-    if let Some(error) = paused(at) {
+    let pause = |circuit: &Circuit, is_own: bool| {
+        circuit.pause(Instant::now()).map(|pause| PullError::Throttled {
+            registry: site.registry.to_string(),
+            status: pause.status.as_u16(),
+            retry_after: is_own.then_some(pause.left),
+        })
+    };
+    if let Some(error) = pause(&site.circuit, true).or_else(|| pause(&site.hearsay, false)) {
         return Err(error);
     }
     let head = at.web.limits.head;
@@ -64,19 +71,6 @@ pub(super) async fn ask_registry(at: At<'_>, ask: &Ask) -> Result<Response, Pull
         Ok(result) => result,
         Err(_) => Err(site.failed(None, format!("it did not answer within {head:?}"))),
     }
-}
-
-/// What the registry said last to whoever asks, while it wants to be left alone. Only what this node found out by itself,
-/// and not for a client, comes with a time, and is told on.
-fn paused(at: At<'_>) -> Option<PullError> {
-    let (site, party, now) = (at.site, at.who.party(), Instant::now());
-    let own = site.circuit.pause(party, now).map(|pause| (pause, !matches!(party, Party::Client(_))));
-    let (pause, is_told) = own.or_else(|| site.hearsay.pause(party, now).map(|pause| (pause, false)))?;
-    Some(PullError::Throttled {
-        registry: site.registry.to_string(),
-        status: pause.status.as_u16(),
-        retry_after: is_told.then_some(pause.left),
-    })
 }
 
 /// Tries with the token at hand, if any, and once more with a new one.
@@ -215,15 +209,15 @@ fn tls_problem(error: &reqwest::Error) -> Option<&rustls::Error> {
 /// stops nobody else, and is not told on.
 pub(super) fn throttled(at: At<'_>, status: StatusCode, asked: Duration) -> PullError {
     let site = at.site;
-    let pause = site.circuit.throttled(at.who.party(), status, asked, Instant::now());
-    let retry_after = match at.who {
+    let pause = match at.who {
         Who::Client(_) => None,
         Who::Nobody | Who::Operator => {
+            let pause = site.circuit.throttled(status, asked, Instant::now());
             tracing::warn!(registry = %site.registry, %status, seconds = pause.as_secs(), "it wants to be left alone");
             Some(pause)
         }
     };
-    PullError::Throttled { registry: site.registry.to_string(), status: status.as_u16(), retry_after }
+    PullError::Throttled { registry: site.registry.to_string(), status: status.as_u16(), retry_after: pause }
 }
 
 /// What a status means.

@@ -55,7 +55,7 @@ impl NodeSource {
         }
         match self.everyone_may(&question).await {
             Ok(()) => Ok(of(asks_all && self.knows(&question).await?)),
-            Err(refused) if self.leaves_it_to_the_client(scope, &refused) => {
+            Err(refused) if is_refusal(&refused) => {
                 self.client_or(&question, refused).await?;
                 Ok(of(false))
             }
@@ -78,7 +78,7 @@ impl NodeSource {
         let may_read = self.access.may_read(scope, question.reader);
         let told = if may_read || !self.client_is_known(&question).await? {
             match self.tag_for_everyone(scope, tag, accept).await {
-                Err(refused) if self.leaves_it_to_the_client(scope, &refused) => {
+                Err(refused) if is_refusal(&refused) => {
                     self.client_or(&question, refused).await?;
                     None
                 }
@@ -143,7 +143,7 @@ impl NodeSource {
     ) -> Result<Passed, PullError> {
         let everyone = self.ports.upstreams.everyone(&scope.registry);
         let passed = match (self.passed(scope, passage.clone(), query, everyone).await, self.client(scope)) {
-            (Err(refused), Some(login)) if self.leaves_it_to_the_client(scope, &refused) => {
+            (Err(refused), Some(login)) if is_refusal(&refused) => {
                 self.passed(scope, passage, query, Identity::Client(login.clone())).await
             }
             (passed, _) => passed,
@@ -182,12 +182,6 @@ impl NodeSource {
     fn client(&self, scope: &Scope) -> Option<&ClientLogin> {
         let named = self.registry_is_named || self.ports.upstreams.is_configured(&scope.registry);
         self.login.as_ref().filter(|_| named)
-    }
-
-    /// Whether the caller is to be asked for, after this was said to everyone: upstream refused, or allows everyone no more
-    /// requests for now and the caller has a login, of which it counts them apart.
-    fn leaves_it_to_the_client(&self, scope: &Scope, said: &PullError) -> bool {
-        is_refusal(said) || (matches!(said, PullError::Throttled { .. }) && self.client(scope).is_some())
     }
 
     /// Whether the object is known to be in the repository, by upstream's word to this reader. A tag is asked for anyway.
@@ -300,8 +294,7 @@ impl NodeSource {
             return Err(denied(&question.scope));
         }
         let fresh = self.access.lasts(question.reader);
-        let (asked, registry, identity) = (Instant::now(), &question.scope.registry, &identity);
-        let wish = Wish { key, fresh, asked, registry, identity };
+        let wish = Wish { key, fresh, asked: Instant::now(), registry: &question.scope.registry };
         let asked = wish.once(
             &self.ports,
             async || {

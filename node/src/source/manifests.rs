@@ -3,7 +3,6 @@
 use bytes::{Bytes, BytesMut};
 use shoal_gateway::error::PullError;
 use shoal_gateway::source::{Accept, Manifest, ManifestInfo};
-use shoal_gateway::upstream::identity::Identity;
 use shoal_proto::chunk::ChunkLayout;
 use shoal_proto::digest::Digest;
 use shoal_proto::manifest::{MAX_MANIFEST, media_type, tells_its_type};
@@ -47,7 +46,7 @@ impl NodeSource {
         if let Some(manifest) = self.held_manifest(of, digest).await? {
             return Ok(manifest);
         }
-        let wish = Wish { key, fresh: FRESH, asked: Instant::now(), registry, identity: &Identity::Node };
+        let wish = Wish { key, fresh: FRESH, asked: Instant::now(), registry };
         wish.once(
             &self.ports,
             async || self.fetch_manifest(of, digest, accept).await,

@@ -161,7 +161,7 @@ impl NodeSource {
     async fn have_it_sent(&self, of: &Of, digest: Digest) -> Result<(), PullError> {
         let registry = &of.scope.registry;
         let key = Digest::sha256_of(format!("proof\n{registry}\n{digest}").as_bytes());
-        let wish = Wish { key, fresh: FRESH, asked: Instant::now(), registry, identity: &Identity::Node };
+        let wish = Wish { key, fresh: FRESH, asked: Instant::now(), registry };
         let origin = of.origin();
         wish.once(
             &self.ports,

@@ -119,7 +119,7 @@ impl NodeSource {
         if self.rules.trust == Trust::Own {
             return self.checked_tag(ask, key).await;
         }
-        let wish = Wish { key, fresh, asked, registry: &scope.registry, identity };
+        let wish = Wish { key, fresh, asked, registry: &scope.registry };
         wish.once(
             &self.ports,
             async || self.checked_tag(ask, key).await,

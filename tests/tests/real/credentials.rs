@@ -10,7 +10,7 @@ use futures::future::join_all;
 use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
 use shoal_tests::client::{Answer, Client};
 use shoal_tests::fleet::Fleet;
-use shoal_tests::image::{Image, OCI_MANIFEST, synthetic};
+use shoal_tests::image::{Image, synthetic};
 use shoal_tests::nginx::{Nginx, Seen, free};
 use shoal_tests::node::{self, Node, Settings};
 use shoal_tests::process::Process;
@@ -310,61 +310,4 @@ async fn a_fleet_that_is_told_to_wait_asks_nothing_more_until_then() {
         pulled.unwrap();
     }
     assert_eq!(fleet.registry.access().await.unwrap().since(&before).all_blob_bytes(), image.size());
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn who_has_a_login_is_not_held_up_by_what_everyone_has_used_up() {
-    const LOGIN: &str = "Bearer of-a-client-that-may";
-    let mut fleet = Fleet::start(Kind::Distribution, 0).await.unwrap();
-    let image = synthetic::image(fleet.home(), 1, &[3_000_000, 2000]).unwrap();
-    fleet.registry.push(REPOSITORY, "one", &image).await.unwrap();
-    let at = free("127.0.0.1").unwrap();
-    let server = format!(
-        "server {{
-           listen {at};
-           location / {{
-             if ($http_authorization = \"\") {{
-               add_header Retry-After 60 always;
-               return 429;
-             }}
-             proxy_pass http://{};
-           }}
-         }}",
-        fleet.registry.address()
-    );
-    let nginx = Nginx::start(fleet.home(), "nginx", at, &server).await.unwrap();
-    for _ in 0..2 {
-        let settings =
-            Settings { upstreams: vec![("reg.test".to_owned(), format!("http://{at}"))], ..fleet.settings() };
-        fleet.grow_with(settings).await.unwrap();
-    }
-    fleet.settled().await.unwrap();
-    let clients: Vec<Client> = fleet.nodes.iter().map(|node| node.client().unwrap()).collect();
-    let get = async |node: usize, path: &str, headers: &[(&str, &str)]| {
-        let path = format!("/v2/reg.test/{REPOSITORY}/{path}");
-        let headers = [&[("accept", OCI_MANIFEST)], headers].concat();
-        clients[node].send(http::Method::GET, &path, &headers).await.unwrap()
-    };
-    let before = fleet.registry.access().await.unwrap();
-    let everyone = get(0, "manifests/one", &[]).await;
-    let told = String::from_utf8_lossy(&everyone.body).into_owned();
-    assert!(everyone.status == 404 && told.contains("retryAfterSeconds"), "{everyone:?}");
-
-    for node in [0, 1] {
-        let manifest = get(node, "manifests/one", &[("authorization", LOGIN)]).await;
-        assert_eq!(manifest.status, 200, "{manifest:?}");
-        for blob in image.blobs() {
-            let got = get(node, &format!("blobs/{}", blob.digest), &[("authorization", LOGIN)]).await;
-            assert_eq!((got.status.as_u16(), got.body.len() as u64), (200, blob.size), "{}", blob.digest);
-        }
-        // It is still nobody else's.
-        for path in ["manifests/one".to_owned(), format!("blobs/{}", image.layers[0].digest)] {
-            assert_eq!(get(node, &path, &[]).await.status, 404, "{path}");
-        }
-    }
-    let (shown, hidden): (Vec<Seen>, Vec<Seen>) =
-        nginx.seen().await.unwrap().into_iter().partition(|seen| seen.authorized);
-    assert_eq!(hidden.len(), 1, "it wanted to be left alone: {hidden:?}");
-    let after = fleet.registry.access().await.unwrap();
-    assert_eq!(after.since(&before).all_blob_bytes(), image.size(), "one copy for the fleet: {shown:?}");
 }

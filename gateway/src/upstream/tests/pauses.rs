@@ -73,36 +73,6 @@ async fn what_a_client_has_used_up_pauses_nobody_else() {
     let error = get(&upstreams.named(Identity::Client(login)), "reg.test").await.unwrap_err();
     assert!(matches!(error, PullError::Throttled { status: 429, retry_after: None, .. }), "{error}");
     assert_eq!(get(&upstreams, "reg.test").await.unwrap(), b"hello");
-    assert_eq!(registry.asked().len(), 2);
-    // The client itself is not asked for again meanwhile.
-    let login = ClientLogin::read(&"Bearer used-up".parse().unwrap(), &[0; 32]).unwrap();
-    let error = get(&upstreams.named(Identity::Client(login)), "reg.test").await.unwrap_err();
-    assert!(matches!(error, PullError::Throttled { status: 429, retry_after: None, .. }), "{error}");
-    assert_eq!(registry.asked().len(), 2);
-}
-
-#[tokio::test]
-async fn what_everyone_has_used_up_pauses_no_login() {
-    let registry = Fake::start(|request| match request.header("authorization") {
-        "" => answer(429, &[("retry-after", "30")], ""),
-        _ => hello(),
-    })
-    .await;
-    let upstreams = upstreams([("reg.test", at(registry.http()))]);
-    get(&upstreams, "reg.test").await.unwrap_err();
-    let name = "reg.test".parse().unwrap();
-    let told = PullError::Throttled {
-        registry: "reg.test".into(),
-        status: 429,
-        retry_after: Some(Duration::from_secs(30)),
-    };
-    upstreams.heard(&name, &told);
-    let login = ClientLogin::read(&"Bearer another".parse().unwrap(), &[0; 32]).unwrap();
-    let client = upstreams.named(Identity::Client(login));
-    assert_eq!(get(&client, "reg.test").await.unwrap(), b"hello");
-    assert_eq!((upstreams.is_paused(&name), client.is_paused(&name)), (true, false));
-    get(&upstreams, "reg.test").await.unwrap_err();
-    assert_eq!(registry.asked().len(), 2);
 }
 
 #[tokio::test]
