@@ -24,6 +24,8 @@ const RETRY: Duration = Duration::from_secs(10);
 /// How long a peer that connected may take to be in the tables of others, at the least and at the most. Fleets meet a
 /// peer at the same instant, and should not all announce at the same.
 pub(crate) const SETTLES: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(6));
+/// How long keys wait for more peers to be looked at, of thousands that connect at once.
+const GATHER: Duration = Duration::from_secs(2);
 /// Peers for which the keys are looked through in one tick: for thousands of keys and peers it takes milliseconds.
 const MET_AT_A_TIME: usize = 4;
 
@@ -58,8 +60,8 @@ pub(crate) struct Announcer<Peer> {
     peers: HashMap<Peer, Point>,
     /// Those of them that are to settle, and when.
     met: Vec<(Instant, Peer)>,
-    /// The keys that those who have settled are to know of, while more are to be looked at.
-    concerned: HashSet<Digest>,
+    /// The keys that those who have settled are to know of, while more are to be looked at, and since when.
+    concerned: Option<(Instant, HashSet<Digest>)>,
 }
 
 impl<Peer: Copy + Eq + Hash> Announcer<Peer> {
@@ -71,7 +73,7 @@ impl<Peer: Copy + Eq + Hash> Announcer<Peer> {
             announced: 0,
             peers: HashMap::new(),
             met: Vec::new(),
-            concerned: HashSet::new(),
+            concerned: None,
         }
     }
 
@@ -160,14 +162,15 @@ impl<Peer: Copy + Eq + Hash> Announcer<Peer> {
             }
             !taken
         });
-        if settled.is_empty() {
-            return;
+        if !settled.is_empty() {
+            let peers: Vec<&Point> = self.peers.values().collect();
+            let concerned = |key: &Key| settled.iter().any(|peer| is_among_closest(peer, &key.point, &peers));
+            let (_, all) = self.concerned.get_or_insert_with(|| (now, HashSet::new()));
+            all.extend(self.keys.iter().filter(|(_, key)| concerned(key)).map(|(&key, _)| key));
         }
-        let peers: Vec<&Point> = self.peers.values().collect();
-        let concerned = |key: &Key| settled.iter().any(|peer| is_among_closest(peer, &key.point, &peers));
-        self.concerned.extend(self.keys.iter().filter(|(_, key)| concerned(key)).map(|(&key, _)| key));
-        if !self.met.iter().any(|(at, _)| *at <= now) {
-            for key in std::mem::take(&mut self.concerned) {
+        let more_come = self.met.iter().any(|(at, _)| *at <= now);
+        if let Some((_, keys)) = self.concerned.take_if(|(since, _)| !more_come || now >= *since + GATHER) {
+            for key in keys {
                 self.announce_again(key, now);
             }
         }
@@ -320,6 +323,19 @@ mod tests {
         announcer.tick(last);
         assert_eq!(round(&mut announcer, last, true).len(), 50);
         assert!(announcer.met.is_empty());
+        // Whoever of them goes away before it was looked at, and however many more come.
+        (0..5).for_each(|peer| announcer.met(peer, point(1000 + peer), soonest, soonest));
+        announcer.tick(last);
+        assert_eq!(announcer.next(last), None);
+        (0..5).for_each(|peer| announcer.lost(peer));
+        announcer.tick(last);
+        assert_eq!(round(&mut announcer, last, true).len(), 50);
+        (0..90).for_each(|peer| announcer.met(peer, point(1000 + peer), soonest, soonest));
+        announcer.tick(last);
+        assert_eq!(announcer.next(last), None);
+        announcer.tick(last + GATHER);
+        assert!(!round(&mut announcer, last + GATHER, true).is_empty());
+        (0..90).for_each(|peer| announcer.lost(peer));
         // One that comes just before they settle is not yet found then.
         announcer.met(0, point(1000), soonest, last);
         announcer.met(1, point(1001), last + SETTLES.0, last + SETTLES.1);

@@ -15,12 +15,12 @@ use crate::upgrade::{Upgrade, UpgradeError};
 
 mod drop_on_close;
 mod fresh_port;
-mod records;
 mod unsent;
+mod whole_records;
 
 use drop_on_close::DropOnClose;
 use fresh_port::FreshPort;
-use records::Records;
+use whole_records::WholeRecords;
 
 /// How long a connection may take until it can be used: TCP, TLS, and the proof of membership.
 const CONNECT: Duration = Duration::from_secs(10);
@@ -58,7 +58,7 @@ pub(crate) fn transport_within(
     // Addresses as they are first: a machine without a resolver can still be given addresses.
     let names = dns::tokio::Transport::system(tcp()).map_err(TransportBuildError::Dns)?;
     let tcp = OrTransport::new(tcp(), names)
-        .map(|either, _| Records::new(unsent::bounded(either.into_inner())))
+        .map(|either, _| WholeRecords::new(unsent::bounded(either.into_inner())))
         .map_err(|error| std::io::Error::other(error.to_string()));
     let upgraded = tcp.and_then(move |stream, point| {
         let loopback = is_loopback(&point);

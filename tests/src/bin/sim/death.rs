@@ -9,8 +9,8 @@ use crate::scenario::millis;
 /// So late an answer to a heartbeat may be. A machine that fell silent is found out after two of these and the interval
 /// between two heartbeats at the soonest, and that interval later at the latest.
 const LIMIT: Duration = Duration::from_millis(1500);
-/// A daemon sends about so many heartbeats a second, on all its connections together, within these limits for one.
-const EACH_SECOND: f64 = 64.0;
+/// A daemon's connections beyond so many have fewer heartbeats, within these limits in seconds.
+const QUICK: f64 = 64.0;
 const INTERVAL: (f64, f64) = (1.0, 15.0);
 
 impl Fleet {
@@ -50,7 +50,7 @@ impl Fleet {
         self.drop_fetches(dead);
         let wait = if self.scenario.failures.silent {
             let connections = self.scenario.nodes.min(self.scenario.control.connections);
-            let interval = (f64::from(connections) / EACH_SECOND).clamp(INTERVAL.0, INTERVAL.1);
+            let interval = (f64::from(connections) / QUICK).clamp(INTERVAL.0, INTERVAL.1);
             LIMIT * 2 + millis(1e3 * interval * (1.0 + self.dice.fraction()))
         } else {
             millis(self.scenario.links.latency_ms)
