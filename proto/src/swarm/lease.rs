@@ -128,7 +128,7 @@ pub struct Leases {
     /// With which status upstream asked for that pause.
     paused_by: Option<u16>,
     troubles: u32,
-    /// When upstream last failed whom, of those lately.
+    /// When upstream last failed whom, or a lease of whom stood still, of those lately.
     failed: BTreeMap<PeerId, Duration>,
     /// Who brought something last, and when.
     brought: Option<(PeerId, Duration)>,
@@ -265,6 +265,13 @@ impl Leases {
         Some(start..end)
     }
 
+    fn note_failed(&mut self, holder: PeerId, now: Duration) {
+        self.failed.retain(|_, at| now < *at + AVOIDED);
+        if self.failed.len() < MAX_HOLDERS {
+            self.failed.insert(holder, now);
+        }
+    }
+
     fn note_holder(&mut self, holder: PeerId) {
         if self.holders.len() < MAX_HOLDERS {
             self.holders.insert(holder);
@@ -348,10 +355,7 @@ impl Leases {
                 self.refused.insert(*holder);
             }
             LeaseEnd::Trouble { status, retry_after } => {
-                self.failed.retain(|_, at| now < *at + AVOIDED);
-                if self.failed.len() < MAX_HOLDERS {
-                    self.failed.insert(*holder, now);
-                }
+                self.note_failed(*holder, now);
                 let pause = (FIRST_PAUSE * 2_u32.pow(self.troubles.min(10))).min(MAX_PAUSE);
                 self.troubles = self.troubles.saturating_add(1);
                 // A long pause stops the fleet: it takes more than a member's word that it was ever sent.
@@ -382,7 +386,10 @@ impl Leases {
 
     /// Takes leases back that stand still.
     pub fn expire(&mut self, now: Duration) {
-        self.running.retain(|running| now < running.moved + PATIENCE);
+        let stands_still = |running: &Running| now >= running.moved + PATIENCE;
+        for running in self.running.extract_if(.., |running| stands_still(running)).collect::<Vec<_>>() {
+            self.note_failed(running.holder, now);
+        }
         self.whole &= !self.running.is_empty();
         if now >= self.failed_at + REMEMBERED {
             self.forgive();

@@ -183,7 +183,16 @@ fn who_fails_while_others_do_well_is_not_sent_again_at_once() {
     // Not for longer than others do well, nor for ever.
     assert!(leases.clone().grant(lost, &covered, 1, at(6300)).is_some());
     leases.progress(&well, &covered, at(7900));
-    assert!(leases.grant(lost, &covered, 1, at(8000)).is_some());
+    let its = leases.grant(lost, &covered, 1, at(8000)).unwrap();
+    // Nor one whom upstream says nothing.
+    leases.progress(&well, &covered, at(8000));
+    let stood_still = at(8000) + PATIENCE;
+    leases.expire(stood_still);
+    assert_eq!(leases.of(&lost), None);
+    leases.grant(well, &covered, 1, stood_still).unwrap();
+    covered.insert(its.chunks.start as usize);
+    leases.progress(&well, &covered, stood_still + at(100));
+    assert_eq!(leases.grant(lost, &covered, 1, stood_still + at(200)), None);
 }
 
 #[test]

@@ -6,6 +6,7 @@ use shoal_tests::fleet::{Fleet, Linked, REGISTRY};
 use shoal_tests::link::Link;
 use shoal_tests::node::{Node, Settings};
 use shoal_tests::registry::Kind;
+use tokio::net::TcpListener;
 
 use super::rollout::{RATE, Rollout, SIZE, at_most, closest};
 
@@ -38,6 +39,27 @@ async fn a_home_has_no_route_to_upstream() {
     rollout.begin([0]);
     rollout.complete(rollout.numbers()).await;
     assert_eq!(link.carried(), 0);
+    rollout.cost_at_most(1.1);
+}
+
+/// One member, not the home, whose way to the registry leads nowhere: its readers wait as the others' do, and what it was
+/// sent to fetch, others fetch.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_member_hears_nothing_from_upstream() {
+    let nowhere = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", nowhere.local_addr().unwrap());
+    let mut fleet = Fleet::behind_a_link(Kind::Distribution, RATE, 0).await.unwrap();
+    let settings = Settings { upstreams: vec![(REGISTRY.to_owned(), url)], ..fleet.settings() };
+    fleet.grow_with(settings).await.unwrap();
+    for _ in 1..NODES {
+        fleet.grow().await.unwrap();
+    }
+    fleet.settled().await.unwrap();
+    let mut rollout = Rollout::of(fleet, SIZE, |nodes, digest| closest(nodes, digest)[0] != 0).await;
+    rollout.begin(1..NODES);
+    rollout.reaches(0.05).await;
+    rollout.begin([0]);
+    rollout.complete(rollout.numbers()).await;
     rollout.cost_at_most(1.1);
 }
 
