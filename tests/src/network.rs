@@ -21,6 +21,10 @@ use crate::tool;
 
 /// What a host's end of its link is called.
 const LINK: &str = "eth0";
+/// Addresses that machines of all namespaces together may know: Linux counts them as one machine's, of which a thousand
+/// are plenty. Beyond that, connects fail as if the other end were dead.
+const NEIGHBOURS: [(&str, u32); 3] =
+    [("gc_thresh3", 1 << 16), ("gc_thresh2", 1 << 15), ("gc_thresh1", 1 << 14)];
 /// Where hosts have their addresses.
 const SUBNET: &str = "10.77.0.0/24";
 /// The bridge that joins the hosts.
@@ -58,23 +62,6 @@ pub struct Network {
     switch: Namespace,
     directory: PathBuf,
     hosts: u8,
-}
-
-/// Addresses that machines of all namespaces together may know: Linux counts them as one machine's, of which a thousand
-/// are plenty. Beyond that, connects fail as if the other end were dead.
-const NEIGHBOURS: [(&str, u32); 3] =
-    [("gc_thresh3", 1 << 16), ("gc_thresh2", 1 << 15), ("gc_thresh1", 1 << 14)];
-
-/// Has the kernel keep as many. It is a setting of the whole machine, and stays; where it cannot be changed, thirty
-/// machines do without.
-fn make_room_for_neighbours() {
-    for (name, least) in NEIGHBOURS {
-        let path = format!("/proc/sys/net/ipv4/neigh/default/{name}");
-        let now = fs::read_to_string(&path).ok().and_then(|now| now.trim().parse::<u32>().ok());
-        if now.is_some_and(|now| now < least) {
-            drop(fs::write(&path, least.to_string()));
-        }
-    }
 }
 
 /// One host's place in the network. Processes started in its namespace are on it.
@@ -174,5 +161,17 @@ impl Host {
     pub fn route(&self, to: Ipv4Addr, there: bool) -> Result<()> {
         let change = if there { "del" } else { "add" };
         self.namespace.ip(&["route", change, "unreachable", &format!("{to}/32")])
+    }
+}
+
+/// Has the kernel keep so many [`NEIGHBOURS`]. It is a setting of the whole machine, and stays; where it cannot be
+/// changed, thirty machines do without.
+fn make_room_for_neighbours() {
+    for (name, least) in NEIGHBOURS {
+        let path = format!("/proc/sys/net/ipv4/neigh/default/{name}");
+        let now = fs::read_to_string(&path).ok().and_then(|now| now.trim().parse::<u32>().ok());
+        if now.is_some_and(|now| now < least) {
+            drop(fs::write(&path, least.to_string()));
+        }
     }
 }

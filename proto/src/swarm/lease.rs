@@ -386,8 +386,9 @@ impl Leases {
 
     /// Takes leases back that stand still.
     pub fn expire(&mut self, now: Duration) {
-        let stands_still = |running: &Running| now >= running.moved + PATIENCE;
-        for running in self.running.extract_if(.., |running| stands_still(running)).collect::<Vec<_>>() {
+        let late: Vec<Running> =
+            self.running.extract_if(.., |running| now >= running.moved + PATIENCE).collect();
+        for running in late {
             self.note_failed(running.holder, now);
         }
         self.whole &= !self.running.is_empty();

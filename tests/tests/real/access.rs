@@ -331,8 +331,8 @@ async fn why_says_who_may_and_where_it_came_from() {
     assert_eq!(status["sent_past"]["no_credentials"], 1);
 }
 
-/// A manifest that lists a digest is no ticket: registries take manifests that name what is in other repositories, in fields that they
-/// do not read themselves.
+/// A manifest that lists a digest is no ticket: registries take manifests that name what is in other repositories, in
+/// fields that they do not read themselves.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_manifest_that_names_anothers_blobs_admits_nobody_to_them() {
     let world = World::start(Some("verify"), 2).await;

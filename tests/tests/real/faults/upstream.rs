@@ -14,16 +14,21 @@ const NODES: usize = 5;
 /// How long upstream is away: longer than a lease may stand still.
 const AWAY: Duration = Duration::from_secs(5);
 
-/// A fleet whose first node has a link of its own to upstream.
-async fn with_a_link_of_its_own() -> (Fleet<Linked>, Link) {
-    let mut fleet = Fleet::behind_a_link(Kind::Distribution, RATE, 0).await.unwrap();
-    let link = Link::start(fleet.registry.registry.address(), RATE).unwrap();
-    let settings = Settings { upstreams: vec![(REGISTRY.to_owned(), link.url())], ..fleet.settings() };
+/// Starts a fleet's nodes, of which the first looks for the registry at `url`.
+async fn start(fleet: &mut Fleet<Linked>, url: String) {
+    let settings = Settings { upstreams: vec![(REGISTRY.to_owned(), url)], ..fleet.settings() };
     fleet.grow_with(settings).await.unwrap();
     for _ in 1..NODES {
         fleet.grow().await.unwrap();
     }
     fleet.settled().await.unwrap();
+}
+
+/// A fleet whose first node has a link of its own to upstream.
+async fn with_a_link_of_its_own() -> (Fleet<Linked>, Link) {
+    let mut fleet = Fleet::behind_a_link(Kind::Distribution, RATE, 0).await.unwrap();
+    let link = Link::start(fleet.registry.registry.address(), RATE).unwrap();
+    start(&mut fleet, link.url()).await;
     (fleet, link)
 }
 
@@ -47,14 +52,8 @@ async fn a_home_has_no_route_to_upstream() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_member_hears_nothing_from_upstream() {
     let nowhere = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let url = format!("http://{}", nowhere.local_addr().unwrap());
     let mut fleet = Fleet::behind_a_link(Kind::Distribution, RATE, 0).await.unwrap();
-    let settings = Settings { upstreams: vec![(REGISTRY.to_owned(), url)], ..fleet.settings() };
-    fleet.grow_with(settings).await.unwrap();
-    for _ in 1..NODES {
-        fleet.grow().await.unwrap();
-    }
-    fleet.settled().await.unwrap();
+    start(&mut fleet, format!("http://{}", nowhere.local_addr().unwrap())).await;
     let mut rollout = Rollout::of(fleet, SIZE, |nodes, digest| closest(nodes, digest)[0] != 0).await;
     rollout.begin(1..NODES);
     rollout.reaches(0.05).await;
