@@ -143,11 +143,13 @@ fn tail(log: &Path) -> String {
 mod tests {
     use super::*;
 
+    /// A program. Another process writes it: one that another test starts inherits what this one has open for an
+    /// instant, and a program that is open for writing cannot be started ("Text file busy").
     fn script(folder: &Path, text: &str) -> PathBuf {
-        use std::os::unix::fs::PermissionsExt as _;
         let path = folder.join("program");
-        std::fs::write(&path, format!("#!/bin/sh\n{text}\n")).unwrap();
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+        let text = format!("#!/bin/sh\n{text}\n");
+        let write = ["-c", r#"printf %s "$1" >"$2" && chmod 755 "$2""#, "sh", &text];
+        assert!(std::process::Command::new("/bin/sh").args(write).arg(&path).status().unwrap().success());
         path
     }
 

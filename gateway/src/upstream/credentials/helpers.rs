@@ -209,9 +209,6 @@ fn answer(said: &[u8]) -> Result<Option<Login>, String> {
 
 #[cfg(test)]
 mod tests {
-    use std::fs::Permissions;
-    use std::os::unix::fs::PermissionsExt as _;
-
     use tempfile::TempDir;
 
     use super::*;
@@ -220,9 +217,11 @@ mod tests {
     fn helper(script: &str) -> (Helpers, TempDir) {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("docker-credential-test");
-        std::fs::write(&file, format!("#!/bin/sh\necho x >>{}/runs\n{script}\n", folder.path().display()))
-            .unwrap();
-        std::fs::set_permissions(&file, Permissions::from_mode(0o755)).unwrap();
+        let text = format!("#!/bin/sh\necho x >>{}/runs\n{script}\n", folder.path().display());
+        // Another process writes it: one that another test starts inherits what this one has open for an instant, and
+        // a program that is open for writing cannot be started ("Text file busy").
+        let write = ["-c", r#"printf %s "$1" >"$2" && chmod 755 "$2""#, "sh", &text];
+        assert!(std::process::Command::new("/bin/sh").args(write).arg(&file).status().unwrap().success());
         let mut path = folder.path().as_os_str().to_owned();
         path.push(":/usr/bin:/bin");
         (Helpers { path: Some(path), ..Default::default() }, folder)
