@@ -24,7 +24,7 @@ mod swarm;
 mod tag;
 mod verdict;
 
-pub use chunks::{ChunkReply, ChunkRequest, Refusal};
+pub use chunks::{ChunkReply, ChunkRequest, Refusal, received};
 
 pub use swarm::Whereabouts;
 pub use tag::{mapping_from_wire, mapping_to_wire};

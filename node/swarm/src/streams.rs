@@ -32,6 +32,7 @@ mod handler;
 pub(crate) mod inbound;
 mod lane;
 pub(crate) mod link;
+mod sent;
 mod session;
 
 use handler::Handler;

@@ -5,13 +5,17 @@
 //! pass it on, and a swarm grows by whole chunks. Too few leave a fast link idle for the round trip between two of
 //! them. So what is bounded is the time that an upload takes: it is what the next node waits for.
 //!
+//! An upload is over when the asker says that it has the chunk. What the sender sees of it says little: its system takes
+//! half a megabyte for each connection at once, and then sends to all of them at a time. In that time the asker's own link
+//! is in, where other chunks may be before it: so it is long, and several are always under way.
+//!
 //! The line is short, so that nobody waits longer than a chunk takes elsewhere, but it is there: asked for at once or
 //! never, in a fleet in which everybody is busy most requests are refused, and who is out of luck starves.
 //!
 //! A chunk that came from upstream to this node alone is asked for by all at once, and sent to each from here it
 //! would reach the last of them after as many times its own time; meanwhile those who got it first have nothing to
 //! do. So while slots are scarce, they are for what this node has not sent yet: the others are told who could have it
-//! by now.
+//! by now, and wait in no line for it.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -19,12 +23,16 @@ use std::time::Duration;
 use crate::digest::Digest;
 use crate::wire::Refusal;
 
+/// So many are sent at once before it is known how long that takes.
+const FIRST: usize = 12;
 /// Even the slowest link sends so many at once.
 const LEAST: usize = 3;
-/// Uploads that take longer than this are too many.
-const SLOW: Duration = Duration::from_millis(150);
+/// Uploads that take longer than this are too many, if they are more than [`FIRST`].
+const SLOW: Duration = Duration::from_millis(400);
+/// Uploads that take longer than this are too many even so: large chunks on a slow link.
+const TOO_SLOW: Duration = Duration::from_millis(1500);
 /// Uploads that take less than this leave room for more.
-const FAST: Duration = Duration::from_millis(75);
+const FAST: Duration = Duration::from_millis(200);
 
 /// So many askers may wait for each slot.
 const LINE: usize = 1;
@@ -77,7 +85,7 @@ impl Slots {
     pub fn new(most: usize) -> Self {
         Self {
             used: 0,
-            limit: LEAST.min(most),
+            limit: FIRST.min(most),
             most,
             sent: VecDeque::with_capacity(REMEMBERED),
             line: VecDeque::new(),
@@ -98,7 +106,7 @@ impl Slots {
         }
         let copies = self.sent.iter().filter(|&&sent| sent == chunk).count();
         let kept_free = self.limit * copies.min(PARTS / 2) / PARTS;
-        if self.used > 0 && self.used + kept_free >= self.limit && kept_free > 0 {
+        if copies > 0 && self.used + kept_free >= self.limit {
             return Err(Refusal::Sent);
         }
         if self.sent.len() >= REMEMBERED {
@@ -125,7 +133,8 @@ impl Slots {
         let full = self.used >= self.limit;
         self.used = self.used.saturating_sub(1);
         match took {
-            Some(took) if took > SLOW => self.limit = (self.limit - 1).max(LEAST.min(self.most)),
+            Some(took) if took > TOO_SLOW => self.limit = (self.limit - 1).max(LEAST.min(self.most)),
+            Some(took) if took > SLOW && self.limit > FIRST => self.limit -= 1,
             Some(took) if took < FAST && full => self.limit = (self.limit + 1).min(self.most),
             _ => {}
         }
@@ -190,10 +199,11 @@ mod tests {
 
     #[test]
     fn slow_links_send_few_at_once_and_fast_ones_many() {
-        assert_eq!(settled(55), 3);
-        assert!((7..=14).contains(&settled(11)), "{}", settled(11));
-        assert!(settled(3) > 20, "{}", settled(3));
-        assert_eq!(settled(1), 32);
+        assert_eq!(settled(840), 3);
+        assert_eq!(settled(300), 5);
+        assert_eq!(settled(55), 12);
+        assert!((18..=36).contains(&settled(11)), "{}", settled(11));
+        assert_eq!(settled(3), 32);
     }
 
     #[test]

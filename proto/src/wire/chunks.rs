@@ -22,34 +22,44 @@ pub struct ChunkRequest {
 }
 
 impl ChunkRequest {
-    /// Reads a generated message.
+    /// Reads a generated message: how many chunks have come on its stream, and what it asks for, if it does.
     ///
     /// # Errors
     /// [`WireError::Field`] naming what is wrong.
-    pub fn from_wire(request: &generated::ChunkRequest) -> Result<Self, WireError> {
+    pub fn from_wire(request: &generated::ChunkRequest) -> Result<(u64, Option<Self>), WireError> {
+        if request.digest.is_empty() && request.received > 0 {
+            return Ok((request.received, None));
+        }
         let layout = ChunkLayout::of(request.size).map_err(|_| WireError::Field("size"))?;
         if request.chunk >= layout.count() {
             return Err(WireError::Field("chunk"));
         }
-        Ok(Self {
+        let asked = Self {
             id: request.id,
             digest: digest(&request.digest)?,
             size: request.size,
             chunk: request.chunk,
             origin: origin(&request.origin)?,
-        })
+        };
+        Ok((request.received, Some(asked)))
     }
 
-    /// The generated form.
-    pub fn into_wire(self) -> generated::ChunkRequest {
+    /// The generated form, which says as well how many chunks have come on its stream.
+    pub fn into_wire(self, received: u64) -> generated::ChunkRequest {
         generated::ChunkRequest {
             id: self.id,
             digest: self.digest.multihash().into(),
             size: self.size,
             chunk: self.chunk,
             origin: self.origin.as_bytes().to_vec().into(),
+            received,
         }
     }
+}
+
+/// Asks for nothing: so many chunks have come on this stream.
+pub fn received(received: u64) -> generated::ChunkRequest {
+    generated::ChunkRequest { received, ..generated::ChunkRequest::default() }
 }
 
 /// Why a peer does not give a chunk.

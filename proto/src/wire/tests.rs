@@ -19,7 +19,7 @@ fn golden_chunk_request() {
     let (digest, origin) = (Digest::sha256_of(b""), Origin::from_bytes([7; 16]));
     let request = ChunkRequest { id: 7, digest, size: 1_000_000, chunk: 3, origin };
     let mut frame = BytesMut::new();
-    encode_frame(&request.into_wire(), &mut frame);
+    encode_frame(&request.into_wire(0), &mut frame);
     assert_eq!(
         hex::encode(&frame),
         "3e080712221220e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b85518c0843d20032a1007070707070707\
@@ -98,8 +98,11 @@ fn fields_out_of_bounds_are_named() {
         size: 10,
         chunk: 1,
         origin: vec![0; 16].into(),
+        received: 0,
     };
     assert_eq!(ChunkRequest::from_wire(&request), Err(WireError::Field("chunk")));
+    assert_eq!(ChunkRequest::from_wire(&received(3)), Ok((3, None)));
+    assert_eq!(ChunkRequest::from_wire(&received(0)), Err(WireError::Field("chunk")), "it says nothing");
     let of_no_registry = generated::ChunkRequest { chunk: 0, origin: vec![0; 15].into(), ..request.clone() };
     assert_eq!(ChunkRequest::from_wire(&of_no_registry), Err(WireError::Field("origin")));
     let request = generated::ChunkRequest { size: u64::MAX, ..request };

@@ -12,7 +12,7 @@ use shoal_proto::identity::Keypair;
 use shoal_proto::origin::Origin;
 use shoal_proto::wire::{
     AskBlob, CHUNK_PROTOCOL, ChunkRequest, MAX_MESSAGE, SESSION_PROTOCOL, SessionMessage, encode_frame,
-    generated, hello,
+    generated, hello, received,
 };
 use shoal_tests::faulty::Faulty;
 use shoal_tests::fleet::{Fleet, REGISTRY};
@@ -95,7 +95,7 @@ fn asking(chunk: &generated::ChunkRequest) -> Vec<u8> {
 fn request(image: &Image, size: u64, chunk: u32) -> generated::ChunkRequest {
     let digest: Digest = image.layers[0].digest.parse().unwrap();
     let origin = Origin::of(&REGISTRY.parse().unwrap());
-    ChunkRequest { id: 1, digest, size, chunk, origin }.into_wire()
+    ChunkRequest { id: 1, digest, size, chunk, origin }.into_wire(0)
 }
 
 /// Asks for a chunk on a stream of its own.
@@ -144,6 +144,7 @@ fn malformed() -> Vec<(&'static str, Vec<u8>)> {
 fn impossible_chunks(image: &Image) -> Vec<(&'static str, Vec<u8>)> {
     let true_request = request(image, LAYER, 0);
     vec![
+        ("a chunk said to be there that was not asked for", asking(&received(1))),
         ("a chunk beyond the end", asking(&generated::ChunkRequest { chunk: 20, ..true_request.clone() })),
         (
             "the chunk of the largest number",

@@ -80,26 +80,6 @@ impl Reader {
         Ok(true)
     }
 
-    /// The next message if one is wanted, else no more than the end of the stream: for that it reads a little ahead.
-    ///
-    /// Cancel-safe: what was read stays in the buffer.
-    pub(super) async fn message_if<M: Message + Default>(
-        &mut self,
-        wanted: bool,
-    ) -> Result<Option<M>, StreamError> {
-        if wanted {
-            return self.message().await;
-        }
-        while self.buffer.len() < READ {
-            self.buffer.reserve(READ);
-            if self.half.read_buf(&mut self.buffer).await? == 0 {
-                return Err(StreamError::Ended);
-            }
-        }
-        // Whoever sends so much ahead of its replies is not watched any more.
-        std::future::pending().await
-    }
-
     /// The next message, which is due.
     pub(super) async fn due<M: Message + Default>(&mut self) -> Result<M, StreamError> {
         let message = timeout(PATIENCE, self.message()).await.map_err(|_| StreamError::Stalled)?;

@@ -83,24 +83,23 @@ pub(super) struct Slot<'a> {
     gate: &'a Gate,
     chunk: ChunkKey,
     since: Instant,
-    sent: bool,
+    took: Option<Duration>,
 }
 
 impl<'a> Slot<'a> {
     fn begin(gate: &'a Gate, chunk: ChunkKey) -> Self {
-        Self { gate, chunk, since: Instant::now(), sent: false }
+        Self { gate, chunk, since: Instant::now(), took: None }
     }
 
-    /// The chunk was sent whole: how long that took says something.
-    pub(super) fn sent(&mut self) {
-        self.sent = true;
+    /// The asker has the chunk: how long that took says something.
+    pub(super) fn over(mut self) {
+        self.took = Some(self.since.elapsed());
     }
 }
 
 impl Drop for Slot<'_> {
     fn drop(&mut self) {
-        let took = self.sent.then(|| self.since.elapsed());
-        self.gate.inside().release(self.chunk, took);
+        self.gate.inside().release(self.chunk, self.took);
     }
 }
 

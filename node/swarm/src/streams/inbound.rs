@@ -17,6 +17,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::frame::{self, Reader, StreamError, Writer};
 use super::gate::{Gate, Slot};
+use super::lane::PIPELINE;
+use super::sent::Sent;
 use super::{Inbound, Kind};
 use crate::{RateCap, Serve};
 
@@ -186,11 +188,10 @@ async fn answer(
     }
 }
 
-/// A reply, and the upload slot that it keeps until it is sent.
+/// A reply. A chunk has an upload slot.
 struct Reply<'a> {
     id: u64,
-    chunk: Result<(Bytes, Attestation), Refusal>,
-    slot: Option<Slot<'a>>,
+    chunk: Result<(Bytes, Attestation, Slot<'a>), Refusal>,
 }
 
 async fn chunks(
@@ -200,19 +201,52 @@ async fn chunks(
     uploads: &Uploads,
 ) -> Result<(), StreamError> {
     greet(&mut reader, &mut writer).await?;
+    let sent = Sent::default();
+    // An honest asker has one more under way than its pipeline holds.
+    let (asked, mut requests) = mpsc::channel(2 * PIPELINE);
+    // Not cancel-safe, and need not be: the stream is given up with what is dropped. Whoever gives up resets the stream, and
+    // that is always listened for, so that its slots are free for others at once.
+    tokio::select! {
+        ended = hear(&mut reader, &asked, &sent) => ended,
+        ended = give(peer, &mut requests, &mut writer, &sent, uploads) => ended,
+        never = sent.give_up_late() => match never {},
+    }
+}
+
+/// Reads what is asked for, and what has arrived.
+async fn hear(
+    reader: &mut Reader,
+    asked: &mpsc::Sender<ChunkRequest>,
+    sent: &Sent<'_>,
+) -> Result<(), StreamError> {
+    while let Some(message) = reader.message::<generated::ChunkRequest>().await? {
+        let (received, request) = ChunkRequest::from_wire(&message)?;
+        sent.received(received)?;
+        if let Some(request) = request {
+            asked.try_send(request).map_err(|_| WireError::Field("more requests than may wait"))?;
+        }
+    }
+    Ok(())
+}
+
+/// Sends what is asked for, in order.
+async fn give<'a>(
+    peer: PeerId,
+    requests: &mut mpsc::Receiver<ChunkRequest>,
+    writer: &mut Writer,
+    sent: &Sent<'a>,
+    uploads: &'a Uploads,
+) -> Result<(), StreamError> {
     let mut replies = FuturesOrdered::new();
     loop {
-        // Cancel-safe: as in `session`.
+        // Cancel-safe: both only take what is ready.
         tokio::select! {
-            // Whoever gives up resets the stream: that is watched for also while no more is read, so that the slots
-            // are free for others at once.
-            message = reader.message_if::<generated::ChunkRequest>(replies.len() < READ_AHEAD) => {
-                let Some(message) = message? else { return Ok(()) };
-                let request = ChunkRequest::from_wire(&message)?;
+            request = requests.recv(), if replies.len() < READ_AHEAD => {
+                let Some(request) = request else { return Ok(()) };
                 replies.push_back(chunk(peer, request, uploads));
             }
             Some(reply) = replies.next(), if !replies.is_empty() => {
-                send(&mut writer, reply, &uploads.rate).await?;
+                send(writer, reply, sent, &uploads.rate).await?;
             }
         }
     }
@@ -222,32 +256,36 @@ async fn chunk(peer: PeerId, request: ChunkRequest, Uploads { serve, gate, .. }:
     let passed = tokio::time::timeout(LINE, gate.pass(ChunkKey::of(&request.digest, request.chunk))).await;
     let slot = match passed.unwrap_or(Err(Refusal::Busy)) {
         Ok(slot) => slot,
-        Err(refusal) => return Reply { id: request.id, chunk: Err(refusal), slot: None },
+        Err(refusal) => return Reply { id: request.id, chunk: Err(refusal) },
     };
     let reply = serve.chunk(peer, request);
     let reply = tokio::time::timeout(SERVE, reply).await.unwrap_or(Err(Refusal::Missing));
-    Reply { id: request.id, chunk: reply, slot: Some(slot) }
+    Reply { id: request.id, chunk: reply.map(|(bytes, attestation)| (bytes, attestation, slot)) }
 }
 
-async fn send(
+async fn send<'a>(
     writer: &mut Writer,
-    Reply { id, chunk, mut slot }: Reply<'_>,
+    Reply { id, chunk }: Reply<'a>,
+    sent: &Sent<'a>,
     rate: &RateCap,
 ) -> Result<(), StreamError> {
     match chunk {
-        Err(refusal) => writer.queue(&ChunkReply::Refused(refusal).into_wire(id)),
-        Ok((bytes, attestation)) => {
+        Err(refusal) => {
+            writer.queue(&ChunkReply::Refused(refusal).into_wire(id));
+            writer.flush().await
+        }
+        Ok((bytes, attestation, slot)) => {
             // A chunk is at most 4 MiB.
             let length = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
             writer.queue(&ChunkReply::Chunk { attestation, length }.into_wire(id));
+            sent.begins(slot);
             for piece in bytes.chunks(PIECE) {
                 rate.pass(piece.len()).await;
                 writer.send(piece).await?;
             }
-            if let Some(slot) = &mut slot {
-                slot.sent();
-            }
+            writer.flush().await?;
+            sent.is_whole();
+            Ok(())
         }
     }
-    writer.flush().await
 }

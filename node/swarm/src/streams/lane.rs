@@ -4,8 +4,8 @@ use bytes::Bytes;
 use shoal_proto::attestation::Attestation;
 use shoal_proto::chunk::ChunkLayout;
 use shoal_proto::range::ByteRange;
-use shoal_proto::wire::{ChunkReply, ChunkRequest, Refusal, WireError, generated, negotiate};
-use tokio::sync::{mpsc, oneshot};
+use shoal_proto::wire::{self, ChunkReply, ChunkRequest, Refusal, WireError, generated, negotiate};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use super::frame::{self, Reader, StreamError, Writer};
 use crate::{ChunkError, RateCap};
@@ -27,13 +27,14 @@ pub(super) struct Ask {
 pub(super) async fn run(stream: libp2p::swarm::Stream, mut asks: mpsc::Receiver<Ask>, rate: RateCap) {
     let (reader, writer) = frame::split(stream);
     let (sent, mut due) = mpsc::channel(PIPELINE);
+    let (came, received) = watch::channel(0);
     let mut current = None;
     let ended = {
-        let mut reading = std::pin::pin!(read(reader, &rate, &mut due, &mut current));
+        let mut reading = std::pin::pin!(read(reader, &rate, &mut due, &mut current, &came));
         // Not cancel-safe, and need not be: the stream is given up with the half that is dropped.
         tokio::select! {
             read = &mut reading => read,
-            written = write(writer, &mut asks, sent) => match written {
+            written = write(writer, &mut asks, sent, received) => match written {
                 // Nobody asks any more; what was asked is still answered.
                 Ok(()) => reading.await,
                 Err(error) => Err(error),
@@ -54,15 +55,27 @@ pub(super) async fn run(stream: libp2p::swarm::Stream, mut asks: mpsc::Receiver<
     }
 }
 
-/// Sends requests as they come; each goes into `sent` before, so that its reply finds who waits.
+/// Sends requests as they come, and says how many chunks were `received`. Each request goes into `sent` before, so that
+/// its reply finds who waits.
 async fn write(
     mut writer: Writer,
     asks: &mut mpsc::Receiver<Ask>,
     sent: mpsc::Sender<Ask>,
+    mut received: watch::Receiver<u64>,
 ) -> Result<(), StreamError> {
     writer.hello();
-    while let Some(ask) = asks.recv().await {
-        let mut next = Some(ask);
+    loop {
+        // Cancel-safe: both only receive.
+        let mut next = tokio::select! {
+            ask = asks.recv() => match ask {
+                Some(ask) => Some(ask),
+                None => return Ok(()),
+            },
+            Ok(()) = received.changed() => {
+                writer.queue(&wire::received(*received.borrow_and_update()));
+                None
+            }
+        };
         while let Some(ask) = next {
             if !ask.reply.is_closed() {
                 if sent.capacity() == 0 {
@@ -70,14 +83,13 @@ async fn write(
                     writer.flush().await?;
                 }
                 let Ok(place) = sent.reserve().await else { return Ok(()) };
-                writer.queue(&ask.request.into_wire());
+                writer.queue(&ask.request.into_wire(*received.borrow_and_update()));
                 place.send(ask);
             }
             next = asks.try_recv().ok();
         }
         writer.flush().await?;
     }
-    Ok(())
 }
 
 /// Reads replies, in the order of the requests, and watches the stream while none is due. A request stays in
@@ -87,6 +99,7 @@ async fn read(
     rate: &RateCap,
     due: &mut mpsc::Receiver<Ask>,
     current: &mut Option<Ask>,
+    came: &watch::Sender<u64>,
 ) -> Result<(), StreamError> {
     let mut greeted = false;
     loop {
@@ -118,7 +131,9 @@ async fn read(
         let Some(ask) = current else { continue };
         let answer = match head(&mut reader, &ask.request).await? {
             Ok((attestation, length)) => {
-                reader.bytes(length, rate).await.map(|bytes| Ok((bytes, attestation)))
+                let bytes = reader.bytes(length, rate).await;
+                came.send_modify(|came| *came += u64::from(bytes.is_ok()));
+                bytes.map(|bytes| Ok((bytes, attestation)))
             }
             Err(refusal) => Ok(Err(ChunkError::Refused(refusal))),
         };

@@ -53,6 +53,8 @@ pub(crate) enum Event {
     Uplink(u32),
     /// A chunk is there.
     Chunk(Wanted),
+    /// Its sender hears that.
+    Received(Wanted),
     /// The peer is busy.
     Busy(Wanted),
     /// The peer has just sent it to others.

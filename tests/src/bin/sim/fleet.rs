@@ -181,6 +181,7 @@ impl Fleet {
             Event::SearchEnd(at, search) => self.search_ends(at, search),
             Event::Serve(wanted) => self.asked_for_chunk(wanted),
             Event::Uplink(node) => self.uplink(node),
+            Event::Received(wanted) => self.upload_is_over(wanted),
             Event::Chunk(_) | Event::Busy(_) | Event::Sent(_) | Event::Missing(_) | Event::Gone(_) => {
                 self.chunk_answered(event);
             }

@@ -8,7 +8,7 @@ use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
 use shoal_proto::swarm::slots::{Admission, ChunkKey, Slots, Ticket};
-use shoal_proto::transfer::{ChunkFailure, Event as Happens};
+use shoal_proto::transfer::{ChunkFailure, Event as Happens, RequestId};
 use shoal_proto::wire::Refusal;
 
 use crate::clock::{Event, Wanted};
@@ -19,6 +19,8 @@ use crate::link::Link;
 const OF_ONE_PEER: u32 = 4;
 /// A request that brings nothing for so long has stalled.
 const STALLED: Duration = Duration::from_secs(4);
+/// What says that a chunk is there waits behind what its sender is sending, or has in queues on its way.
+const BEHIND: Duration = Duration::from_millis(50);
 
 #[derive(Debug, Default)]
 struct Lanes {
@@ -26,19 +28,21 @@ struct Lanes {
     waiting: VecDeque<Wanted>,
 }
 
-/// A chunk under way, since when.
-#[derive(Debug)]
-struct Upload {
-    wanted: Wanted,
-    began: Duration,
+/// Numbers an upload: the asker's blob, and its request.
+type UploadId = (u32, u8, RequestId);
+
+fn id(wanted: Wanted) -> UploadId {
+    (wanted.by.node, wanted.by.layer, wanted.id)
 }
 
 #[derive(Debug)]
 pub(crate) struct Uploads {
-    link: Link<Upload>,
+    link: Link<Wanted>,
     slots: Slots,
     lanes: HashMap<u32, Lanes>,
     line: HashMap<Ticket, Wanted>,
+    /// Since when slots are taken.
+    taken: HashMap<UploadId, Duration>,
     /// Bytes of control that the next chunk waits for.
     control: f64,
 }
@@ -50,6 +54,7 @@ impl Uploads {
             slots: Slots::new(slots),
             lanes: HashMap::new(),
             line: HashMap::new(),
+            taken: HashMap::new(),
             control: 0.0,
         }
     }
@@ -118,7 +123,8 @@ impl Fleet {
         let bytes = self.layer(wanted.by).bytes_of(wanted.chunk);
         let uploads = &mut self.node(wanted.of).uploads;
         let control = std::mem::take(&mut uploads.control);
-        uploads.link.begin(bytes + control, Upload { wanted, began: now }, now);
+        uploads.link.begin(bytes + control, wanted, now);
+        uploads.taken.insert(id(wanted), now);
         self.watch_uplink(wanted.of);
     }
 
@@ -131,7 +137,7 @@ impl Fleet {
     pub(crate) fn uplink(&mut self, node: u32) {
         let now = self.clock.now;
         self.node(node).uploads.link.looked(now);
-        while let Some(Upload { wanted, began }) = self.node(node).uploads.link.ended(now) {
+        while let Some(wanted) = self.node(node).uploads.link.ended(now) {
             let bytes = self.layer(wanted.by).bytes_of(wanted.chunk);
             let sent = now + self.membership.latency(node, wanted.by.node);
             let there = self.received(wanted.by.node, bytes, sent);
@@ -140,21 +146,28 @@ impl Fleet {
             let works = self.scenario.control.chunk_cpu_us;
             let backlog = self.works(wanted.by.node, works).saturating_sub(now);
             self.clock.at(there + backlog, Event::Chunk(wanted));
-            let key = self.chunk_key(wanted);
             let uploads = &mut self.node(node).uploads;
-            uploads.slots.release(key, Some(now.saturating_sub(began)));
             if let Some(lanes) = uploads.lanes.get_mut(&wanted.by.node) {
                 lanes.active -= 1;
-            }
-            while let Some(ticket) = self.node(node).uploads.slots.admit() {
-                let next = self.node(node).uploads.line.remove(&ticket);
-                if let Some(next) = next {
-                    self.upload(next);
-                }
             }
             self.next_of_peer(node, wanted.by.node);
         }
         self.watch_uplink(node);
+    }
+
+    /// The asker has it: its slot is free for who is next in line.
+    pub(crate) fn upload_is_over(&mut self, wanted: Wanted) {
+        let (now, node, key) = (self.clock.now, wanted.of, self.chunk_key(wanted));
+        self.works(node, self.scenario.control.message_cpu_us);
+        let uploads = &mut self.node(node).uploads;
+        let Some(began) = uploads.taken.remove(&id(wanted)) else { return };
+        uploads.slots.release(key, Some(now.saturating_sub(began)));
+        while let Some(ticket) = self.node(node).uploads.slots.admit() {
+            let next = self.node(node).uploads.line.remove(&ticket);
+            if let Some(next) = next {
+                self.upload(next);
+            }
+        }
     }
 
     /// A peer's next request has its turn, and those after it if it is refused.
@@ -185,6 +198,11 @@ impl Fleet {
             _ => return,
         };
         let at = wanted.by;
+        if failure.is_none() {
+            self.works(at.node, self.scenario.control.message_cpu_us);
+            let heard = self.clock.now + self.membership.latency(at.node, wanted.of) + BEHIND;
+            self.clock.at(heard, Event::Received(wanted));
+        }
         if !self.node(at.node).alive {
             return;
         }
@@ -218,7 +236,8 @@ impl Fleet {
         let now = self.clock.now;
         let uploads = &mut self.node(node).uploads;
         let mut lost: Vec<Wanted> =
-            uploads.link.stop(now, |_| true).into_iter().map(|(_, upload)| upload.wanted).collect();
+            uploads.link.stop(now, |_| true).into_iter().map(|(_, wanted)| wanted).collect();
+        uploads.taken.clear();
         let mut line: Vec<(Ticket, Wanted)> = uploads.line.drain().collect();
         line.sort_unstable_by_key(|(ticket, _)| *ticket);
         lost.extend(line.into_iter().map(|(_, wanted)| wanted));
