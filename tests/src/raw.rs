@@ -258,11 +258,12 @@ async fn accept(mut stream: SubstreamBox, answers: &Answers, asked: &Asked) -> R
     match protocol.as_str() {
         PING => echo(stream).await,
         SESSION_PROTOCOL => {
-            let id = |message: generated::SessionMessage| message.id;
+            let id = |message: generated::SessionMessage| Some(message.id);
             answer(stream, &answers.greeting, &answers.session, id, &asked.questions).await
         }
         _ => {
-            let id = |request: generated::ChunkRequest| request.id;
+            // One without a digest asks for nothing.
+            let id = |request: generated::ChunkRequest| (!request.digest.is_empty()).then_some(request.id);
             answer(stream, &answers.greeting, &answers.chunks, id, &asked.chunks).await
         }
     }
@@ -281,7 +282,7 @@ async fn answer<M: Message + Default>(
     mut stream: SubstreamBox,
     greeting: &Bytes,
     answer: &Answer,
-    id: impl Fn(M) -> u64,
+    id: impl Fn(M) -> Option<u64>,
     asked: &AtomicU64,
 ) -> Result<()> {
     stream.write_all(greeting).await?;
@@ -293,8 +294,9 @@ async fn answer<M: Message + Default>(
             greeted = decode_frame::<generated::Hello>(&mut read)?.is_some();
         }
         while greeted && let Some(message) = decode_frame::<M>(&mut read)? {
+            let Some(id) = id(message) else { continue };
             asked.fetch_add(1, Ordering::Relaxed);
-            stream.write_all(&answer(id(message))).await?;
+            stream.write_all(&answer(id)).await?;
             stream.flush().await?;
         }
         let mut piece = [0; 4096];

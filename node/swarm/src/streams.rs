@@ -8,6 +8,7 @@
 //! | `session` | questions and answers, many in flight |
 //! | `lane` | chunk requests in a pipeline, replies in order |
 //! | `inbound` | what peers ask of this node |
+//! | `gate`, `sent` | upload slots: who gets one, and until when |
 //!
 //! `libp2p-stream` drops streams and hangs dials when many are opened at once; this one queues a dial's streams
 //! until the dial ends, and tells each how it ended.

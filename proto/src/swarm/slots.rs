@@ -5,9 +5,9 @@
 //! pass it on, and a swarm grows by whole chunks. Too few leave a fast link idle for the round trip between two of
 //! them. So what is bounded is the time that an upload takes: it is what the next node waits for.
 //!
-//! An upload is over when the asker says that it has the chunk. What the sender sees of it says little: its system takes
-//! half a megabyte for each connection at once, and then sends to all of them at a time. In that time the asker's own link
-//! is in, where other chunks may be before it: so it is long, and several are always under way.
+//! An upload is over when the asker says that it has the chunk. That it is written says little: queues on the way take
+//! half a megabyte for each connection at once. So the time is long, for the asker's link is in it, where other chunks
+//! may come first; and several uploads are always under way.
 //!
 //! The line is short, so that nobody waits longer than a chunk takes elsewhere, but it is there: asked for at once or
 //! never, in a fleet in which everybody is busy most requests are refused, and who is out of luck starves.
@@ -31,7 +31,7 @@ const LEAST: usize = 3;
 const SLOW: Duration = Duration::from_millis(400);
 /// Uploads that take longer than this are too many even so: large chunks on a slow link.
 const TOO_SLOW: Duration = Duration::from_millis(1500);
-/// Uploads that take less than this leave room for more.
+/// Uploads that take less than this leave room for more than [`FIRST`].
 const FAST: Duration = Duration::from_millis(200);
 
 /// So many askers may wait for each slot.
@@ -71,6 +71,8 @@ pub enum Admission {
 #[derive(Debug, Clone)]
 pub struct Slots {
     used: usize,
+    /// So many of them began when more were allowed than are now: how long they take says nothing of that.
+    older: usize,
     limit: usize,
     most: usize,
     /// What was sent lately or is about to be, the oldest first.
@@ -85,6 +87,7 @@ impl Slots {
     pub fn new(most: usize) -> Self {
         Self {
             used: 0,
+            older: 0,
             limit: FIRST.min(most),
             most,
             sent: VecDeque::with_capacity(REMEMBERED),
@@ -132,10 +135,17 @@ impl Slots {
         // Only uploads beside as many as allowed say whether more could be.
         let full = self.used >= self.limit;
         self.used = self.used.saturating_sub(1);
+        let is_old = self.older > 0;
+        self.older = self.older.saturating_sub(1);
+        // Twice as many at once take twice as long: what takes half of what is too long has room.
+        let fast = if self.limit < FIRST { TOO_SLOW / 2 } else { FAST };
         match took {
-            Some(took) if took > TOO_SLOW => self.limit = (self.limit - 1).max(LEAST.min(self.most)),
-            Some(took) if took > SLOW && self.limit > FIRST => self.limit -= 1,
-            Some(took) if took < FAST && full => self.limit = (self.limit + 1).min(self.most),
+            _ if is_old => {}
+            Some(took) if took > TOO_SLOW && self.limit > LEAST || took > SLOW && self.limit > FIRST => {
+                self.limit -= 1;
+                self.older = self.used;
+            }
+            Some(took) if took < fast && full => self.limit = (self.limit + 1).min(self.most),
             _ => {}
         }
     }
@@ -186,9 +196,9 @@ mod tests {
         ChunkKey(NEXT.fetch_add(1, Ordering::Relaxed))
     }
 
-    /// The limit after many uploads over a link that sends one chunk in so many milliseconds.
-    fn settled(chunk_ms: u64) -> usize {
-        let mut slots = Slots::new(32);
+    /// The limit after many uploads over a link that sends one chunk in so many milliseconds, from such a limit on.
+    fn settled(first: usize, chunk_ms: u64) -> usize {
+        let mut slots = Slots { limit: first, ..Slots::new(32) };
         for _ in 0..500 {
             while slots.ask(fresh()).is_ok() {}
             slots.release(fresh(), Some(Duration::from_millis(chunk_ms * slots.limit() as u64)));
@@ -199,11 +209,11 @@ mod tests {
 
     #[test]
     fn slow_links_send_few_at_once_and_fast_ones_many() {
-        assert_eq!(settled(840), 3);
-        assert_eq!(settled(300), 5);
-        assert_eq!(settled(55), 12);
-        assert!((18..=36).contains(&settled(11)), "{}", settled(11));
-        assert_eq!(settled(3), 32);
+        for (chunk_ms, limit) in [(840, 3), (300, 5), (55, 12), (11, 19), (3, 32)] {
+            assert_eq!(settled(FIRST, chunk_ms), limit, "{chunk_ms} ms");
+        }
+        assert_eq!(settled(32, 55), FIRST, "it was faster before");
+        assert_eq!(settled(LEAST, 55), FIRST, "it was slower before");
     }
 
     #[test]
@@ -224,6 +234,15 @@ mod tests {
             assert_eq!(slots.ask(chunk), Ok(Admission::Now));
             slots.release(chunk, Some(SLOW));
         }
+    }
+
+    #[test]
+    fn copies_wait_in_no_line() {
+        let mut slots = Slots::new(3);
+        let chunks = [fresh(), fresh(), fresh()];
+        assert_eq!(chunks.map(|chunk| slots.ask(chunk)), [Ok(Admission::Now); 3]);
+        assert_eq!(slots.ask(chunks[0]), Err(Refusal::Sent));
+        assert!(matches!(slots.ask(fresh()), Ok(Admission::Wait(_))));
     }
 
     #[test]

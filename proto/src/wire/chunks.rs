@@ -44,7 +44,7 @@ impl ChunkRequest {
         Ok((request.received, Some(asked)))
     }
 
-    /// The generated form, which says as well how many chunks have come on its stream.
+    /// The generated form. It also says how many chunks have come on its stream.
     pub fn into_wire(self, received: u64) -> generated::ChunkRequest {
         generated::ChunkRequest {
             id: self.id,

@@ -241,7 +241,8 @@ async fn half_messages_and_peers_that_never_read_cost_bounded_memory() {
         for (protocol, bytes) in attacks.iter().cycle().take(10).cloned() {
             let Ok(mut stream) = member.open(protocol).await else { continue };
             writing.spawn(async move {
-                // Once the node reads no more, neither does this go on: that is what is wanted.
+                // A session is read no more, a chunk stream with so many requests ends: neither goes on, which is
+                // what is wanted.
                 tokio::time::timeout(Duration::from_secs(2), stream.write_all(&bytes)).await.ok();
                 stream
             });

@@ -27,6 +27,8 @@ const MAX_STREAMS: usize = 8;
 /// Questions of one session that are answered at once: one who follows a blob waits up to a second for its answer, and
 /// a peer may follow several blobs.
 const MAX_QUESTIONS: usize = 64;
+/// Requests of one stream that may wait: an honest asker has one more under way than its pipeline holds.
+const MAX_REQUESTS: usize = 2 * PIPELINE;
 /// Chunks of one stream that are read ahead of the one being sent.
 const READ_AHEAD: usize = 2;
 /// Bytes that are sent at a time: where uploads are capped they take turns.
@@ -188,7 +190,7 @@ async fn answer(
     }
 }
 
-/// A reply. A chunk has an upload slot.
+/// A reply. With a chunk goes its upload slot, kept until the asker has it.
 struct Reply<'a> {
     id: u64,
     chunk: Result<(Bytes, Attestation, Slot<'a>), Refusal>,
@@ -202,9 +204,8 @@ async fn chunks(
 ) -> Result<(), StreamError> {
     greet(&mut reader, &mut writer).await?;
     let sent = Sent::default();
-    // An honest asker has one more under way than its pipeline holds.
-    let (asked, mut requests) = mpsc::channel(2 * PIPELINE);
-    // Not cancel-safe, and need not be: the stream is given up with what is dropped. Whoever gives up resets the stream, and
+    let (asked, mut requests) = mpsc::channel(MAX_REQUESTS);
+    // Not cancel-safe, and need not be: the stream is given up with what is dropped. Whoever gives up resets it, and
     // that is always listened for, so that its slots are free for others at once.
     tokio::select! {
         ended = hear(&mut reader, &asked, &sent) => ended,
@@ -213,7 +214,7 @@ async fn chunks(
     }
 }
 
-/// Reads what is asked for, and what has arrived.
+/// Reads what is asked for, and how many chunks the asker says it has.
 async fn hear(
     reader: &mut Reader,
     asked: &mpsc::Sender<ChunkRequest>,
@@ -229,6 +230,12 @@ async fn hear(
     Ok(())
 }
 
+/// The next request, once its answer may be on its way. Cancel-safe.
+async fn next(requests: &mut mpsc::Receiver<ChunkRequest>, sent: &Sent<'_>) -> Option<ChunkRequest> {
+    sent.has_room().await;
+    requests.recv().await
+}
+
 /// Sends what is asked for, in order.
 async fn give<'a>(
     peer: PeerId,
@@ -241,7 +248,7 @@ async fn give<'a>(
     loop {
         // Cancel-safe: both only take what is ready.
         tokio::select! {
-            request = requests.recv(), if replies.len() < READ_AHEAD => {
+            request = next(requests, sent), if replies.len() < READ_AHEAD => {
                 let Some(request) = request else { return Ok(()) };
                 replies.push_back(chunk(peer, request, uploads));
             }
@@ -283,9 +290,8 @@ async fn send<'a>(
                 rate.pass(piece.len()).await;
                 writer.send(piece).await?;
             }
-            writer.flush().await?;
             sent.is_whole();
-            Ok(())
+            writer.flush().await
         }
     }
 }

@@ -35,7 +35,8 @@ pub(super) async fn run(stream: libp2p::swarm::Stream, mut asks: mpsc::Receiver<
         tokio::select! {
             read = &mut reading => read,
             written = write(writer, &mut asks, sent, received) => match written {
-                // Nobody asks any more; what was asked is still answered.
+                // Nobody asks any more; what was asked is still answered. That it came is not said: the slots are
+                // free when the stream ends.
                 Ok(()) => reading.await,
                 Err(error) => Err(error),
             },
@@ -132,7 +133,9 @@ async fn read(
         let answer = match head(&mut reader, &ask.request).await? {
             Ok((attestation, length)) => {
                 let bytes = reader.bytes(length, rate).await;
-                came.send_modify(|came| *came += u64::from(bytes.is_ok()));
+                if bytes.is_ok() {
+                    came.send_modify(|chunks| *chunks += 1);
+                }
                 bytes.map(|bytes| Ok((bytes, attestation)))
             }
             Err(refusal) => Ok(Err(ChunkError::Refused(refusal))),

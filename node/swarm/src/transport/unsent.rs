@@ -1,8 +1,9 @@
 //! How much a connection lets wait in the kernel.
 //!
-//! Left alone, Linux takes some megabytes that a slow link has not begun to send. Whatever is said meanwhile waits behind
-//! them for as long as that takes, and a chunk that is not wanted any more is sent all the same. Bounded, a write waits until the link is ready for it
-//! (`TCP_NOTSENT_LOWAT`, see tcp(7)); what is sent and not acknowledged is not counted, so that no link is left idle.
+//! Left alone, Linux takes some megabytes that a slow link has not begun to send. Whatever is said meanwhile waits
+//! behind them, and a chunk that is not wanted any more is sent all the same. Bounded, a write waits until the link is
+//! ready for it (`TCP_NOTSENT_LOWAT`, see tcp(7)); what is sent and not acknowledged is not counted, so that no link is
+//! left idle.
 
 use libp2p::tcp::tokio::TcpStream;
 

@@ -203,7 +203,7 @@ async fn requests_on_lanes_that_die_unanswered_are_made_again() {
 async fn a_stalled_request_frees_its_slot_as_it_is_given_up() {
     let blob = blob();
     let digest = Digest::sha256_of(&blob);
-    // As many as are read ahead: then no further request is read that would show the reset.
+    // As many as are served at once: no further request is taken on, and the reset is seen all the same.
     let holder = node(Wish { blobs: vec![blob], stalls: 2, slots: Some(2), ..Wish::default() }).await;
     let asker = node(Wish { bootstrap: vec![holder.address()], ..Wish::default() }).await;
     joined(&asker).await;

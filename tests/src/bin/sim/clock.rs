@@ -53,7 +53,7 @@ pub(crate) enum Event {
     Uplink(u32),
     /// A chunk is there.
     Chunk(Wanted),
-    /// Its sender hears that.
+    /// The sender of a chunk hears that it is there.
     Received(Wanted),
     /// The peer is busy.
     Busy(Wanted),

@@ -1,8 +1,9 @@
 //! Chunks from node to node: slots, the sender's uplink, the receiver's downlink.
 //!
 //! A chunk crosses the sender's uplink, which all its uploads share evenly, and then has its turn at the receiver's
-//! downlink. Both work at once: where the downlink is free a chunk costs the time of one link. A full downlink does not
-//! slow the uplink down: what is in flight is bounded by the core, as TCP bounds it.
+//! downlink. A slot is taken until the sender hears that the chunk is there. Both links work at once: where the downlink
+//! is free a chunk costs the time of one link. A full downlink does not slow the uplink down: what is in flight is
+//! bounded by the core, as TCP bounds it.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
@@ -19,7 +20,8 @@ use crate::link::Link;
 const OF_ONE_PEER: u32 = 4;
 /// A request that brings nothing for so long has stalled.
 const STALLED: Duration = Duration::from_secs(4);
-/// What says that a chunk is there waits behind what its sender is sending, or has in queues on its way.
+/// The word that a chunk is there waits in the asker's own queues, behind chunks that it sends: so long is what the
+/// fleet benchmark's links let wait.
 const BEHIND: Duration = Duration::from_millis(50);
 
 #[derive(Debug, Default)]
@@ -198,13 +200,17 @@ impl Fleet {
             _ => return,
         };
         let at = wanted.by;
+        let alive = self.node(at.node).alive;
+        if failure.is_none() {
+            // A dead one says nothing: its sender gives up.
+            let after = if alive { self.membership.latency(at.node, wanted.of) + BEHIND } else { STALLED };
+            self.clock.at(self.clock.now + after, Event::Received(wanted));
+        }
+        if !alive {
+            return;
+        }
         if failure.is_none() {
             self.works(at.node, self.scenario.control.message_cpu_us);
-            let heard = self.clock.now + self.membership.latency(at.node, wanted.of) + BEHIND;
-            self.clock.at(heard, Event::Received(wanted));
-        }
-        if !self.node(at.node).alive {
-            return;
         }
         let bytes = self.layer(at).bytes_of(wanted.chunk);
         let place = self.running(at).and_then(|running| {
