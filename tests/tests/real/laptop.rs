@@ -50,6 +50,8 @@ async fn docker_pulls_again_while_its_registry_is_gone() {
     // The node is started again too: what it knows of the tag and of who may read is on its disk.
     docker.docker(&["image", "rm", "debian:latest"]).unwrap();
     fleet.registry.stop();
+    // A kill would lose what was counted since it was written down last.
+    fleet.nodes[0].stop().unwrap();
     fleet.nodes[0].restart().await.unwrap();
     pull();
     assert_eq!(id(), first);
